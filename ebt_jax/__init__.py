@@ -1,0 +1,1 @@
+"""Energy-Based Transformers in JAX (arXiv 2507.02092)."""
