@@ -1,0 +1,23 @@
+"""Losses, as sums over positions so that microbatches and hosts can be weighted by tokens."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def cross_entropy(
+    logits: Float[Array, "b s v"], targets: Int[Array, "b s"], weights: Float[Array, "b s"], smoothing=0.0
+) -> Float[Array, ""]:
+  """Sum of weighted cross-entropies in nats; `smoothing` moves that share of each target to all tokens alike."""
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  nll = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  if isinstance(smoothing, jax.Array) or smoothing:
+    nll = (1 - smoothing) * nll + smoothing * (log_z - jnp.mean(logits, axis=-1))
+  return jnp.sum(weights * nll)
+
+
+def energy_contrast(
+    true: Float[Array, "b s"], predicted: Float[Array, "b s"], weights: Float[Array, "b s"]
+) -> Float[Array, ""]:
+  """Sum of -log softmax([-E_true, -E_predicted])[0]: truth should have the lower energy (facts 2.4)."""
+  return jnp.sum(weights * jax.nn.softplus(true - predicted))

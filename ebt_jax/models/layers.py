@@ -1,0 +1,172 @@
+"""Building blocks of every model: projections, norms, rotary positions, attention, SwiGLU.
+
+Shape suffixes: B rows, S queries, T context entries, H heads, K head width, D width.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ebt_jax.config import ModelConfig
+
+NORM_EPS = 1e-5  # sets the scale of the first gradients: near-zero candidate embeddings are smaller than it
+
+
+def initializer(config: ModelConfig) -> nn.initializers.Initializer:
+  """Normal initialisation of linear weights (paper: Xavier), kernel `[in, out]`."""
+  scale, mode = (1.0, "fan_avg") if config.init == "xavier" else (2.0, "fan_in")
+  base = nn.initializers.variance_scaling(scale, mode, "normal")
+  return lambda *args, **kwargs: config.init_gain * base(*args, **kwargs)
+
+
+def compute_dtype(config: ModelConfig):
+  """Type of matrix products; None leaves the parameters' own, so that float64 stays float64."""
+  return jnp.bfloat16 if config.dtype == "bfloat16" else None
+
+
+def wide(x: jax.Array) -> jax.Array:
+  """At least float32: norms, softmax, energies."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def einsum(spec: str, a: jax.Array, b: jax.Array, dtype=None) -> jax.Array:
+  """A product in `dtype` whose result has the type of `a`, so that derivatives of any order run in `dtype` too."""
+  if dtype is None:
+    return jnp.einsum(spec, a, b)
+  return jnp.einsum(spec, a.astype(dtype), b.astype(dtype)).astype(a.dtype)
+
+
+class Linear(nn.Module):
+  features: int
+  kernel_init: nn.initializers.Initializer
+  bias_init: nn.initializers.Initializer | None = None
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+    y = einsum("...i,io->...o", x, kernel, self.dtype)
+    if self.bias_init is not None:
+      y = y + self.param("bias", self.bias_init, (self.features,))
+    return y
+
+
+class Norm(nn.Module):
+  """RMSNorm (default), LayerNorm, DyT (`tanh(a x) w + b`) or nothing; in float32."""
+
+  kind: str = "rms"
+  dyt_scale: float = 0.5
+
+  @nn.compact
+  def __call__(self, x):
+    if self.kind == "none":
+      return x
+    x = wide(x)
+    width = x.shape[-1:]
+    scale = self.param("scale", nn.initializers.ones, width)
+    if self.kind == "rms":
+      return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + NORM_EPS) * scale
+    bias = self.param("bias", nn.initializers.zeros, width)
+    if self.kind == "dyt":
+      slope = self.param("slope", nn.initializers.constant(self.dyt_scale), (1,))
+      return jnp.tanh(slope * x) * scale + bias
+    x = x - jnp.mean(x, -1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + NORM_EPS) * scale + bias
+
+
+def rope(positions: jax.Array, head_dim: int, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
+  """Cosines and sines of rotary angles, base 10000.
+
+  Args:
+    positions: `[s]` or `[b, s]` integers.
+
+  Returns:
+    Two arrays `[s, k/2]` or `[b, 1, s, k/2]` that broadcast against `[b, h, s, k/2]`.
+  """
+  frequency = 10000.0 ** (-jnp.arange(0, head_dim, 2, dtype=dtype) / head_dim)
+  angle = positions[..., None].astype(dtype) * frequency
+  if positions.ndim == 2:
+    angle = angle[:, None]
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_BxHxSxK: jax.Array, table) -> jax.Array:
+  """Rotates pairs (j, j + k/2). The authors pair neighbours; `interop` reorders their weights, the model is the same."""
+  cos, sin = table
+  x = wide(x_BxHxSxK)
+  a, b = jnp.split(x, 2, axis=-1)
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def _masked_scores(q, k_BxHxTxK, positions, dtype):
+  """Scores `[b, h, s, t]`; entry t is seen where t <= position - 0 of the query; -inf elsewhere."""
+  scores = wide(einsum("bhsk,bhtk->bhst", q, k_BxHxTxK, dtype))
+  seen = jnp.arange(k_BxHxTxK.shape[2]) <= positions[..., None]
+  if positions.ndim == 2:
+    seen = seen[:, None]
+  return jnp.where(seen, scores, -jnp.inf)
+
+
+def context_attention(q_BxHxSxK, k_BxHxTxK, v_BxHxTxK, positions, dtype=None):
+  """Causal attention: the query at position p sees entries 0..p.
+
+  Args:
+    positions: `[s]` or `[b, s]`, index of each query's own entry.
+
+  Returns:
+    `[b, h, s, k]`.
+  """
+  scores = _masked_scores(q_BxHxSxK, k_BxHxTxK, positions, dtype)
+  top = jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True))
+  weights = jnp.exp(scores - top)
+  y = einsum("bhst,bhtk->bhsk", weights, v_BxHxTxK, dtype)
+  return y / jnp.sum(weights, -1, keepdims=True)
+
+
+def candidate_attention(q_BxHxSxK, k_BxHxSxK, v_BxHxSxK, context_k_BxHxTxK, context_v_BxHxTxK, positions, dtype=None):
+  """A candidate at position p sees context entries 0..p-1 and itself, and no other candidate (facts: paper section 3).
+
+  The self term joins the softmax through its sum of exponentials, so no row is widened by one column.
+  """
+  scores = _masked_scores(q_BxHxSxK, context_k_BxHxTxK, positions - 1, dtype)
+  own = jnp.sum(q_BxHxSxK * k_BxHxSxK, -1, keepdims=True)
+  top = jax.lax.stop_gradient(jnp.maximum(jnp.max(scores, -1, keepdims=True), own))
+  weights, own = jnp.exp(scores - top), jnp.exp(own - top)
+  y = einsum("bhst,bhtk->bhsk", weights, context_v_BxHxTxK, dtype) + own * v_BxHxSxK
+  return y / (jnp.sum(weights, -1, keepdims=True) + own)
+
+
+class Attention(nn.Module):
+  config: ModelConfig
+
+  def setup(self):
+    c = self.config
+    make = lambda: Linear(c.width, initializer(c), dtype=compute_dtype(c))
+    self.q, self.k, self.v, self.o = make(), make(), make(), make()
+
+  def heads(self, x_BxSxD, table):
+    """Queries (scaled), keys (both rotated) and values, each `[b, h, s, k]`."""
+    c = self.config
+    split = lambda y: y.reshape(*y.shape[:2], c.heads, c.head_dim).transpose(0, 2, 1, 3)
+    q = rotate(split(self.q(x_BxSxD)), table) * c.head_dim**-0.5
+    return q, rotate(split(self.k(x_BxSxD)), table), split(self.v(x_BxSxD))
+
+  def merge(self, y_BxHxSxK):
+    b, h, s, k = y_BxHxSxK.shape
+    return self.o(y_BxHxSxK.transpose(0, 2, 1, 3).reshape(b, s, h * k))
+
+
+ACTIVATIONS = {"silu": nn.silu, "relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False), "elu": nn.elu}
+
+
+class GatedFFN(nn.Module):
+  """SwiGLU: `down(act(gate x) * up x)`, no biases."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x):
+    c = self.config
+    make = lambda n, name: Linear(n, initializer(c), dtype=compute_dtype(c), name=name)
+    h = ACTIVATIONS[c.activation](make(c.hidden, "gate")(x)) * make(c.hidden, "up")(x)
+    return make(c.width, "down")(h)

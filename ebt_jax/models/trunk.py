@@ -1,0 +1,139 @@
+"""The stack of pre-norm blocks that EBT and Transformer++ share, scanned over layers.
+
+One block has three ways to be used: `context` (causal, whole sequence), `cached` (causal, against entries
+already encoded) and `candidate` (against context entries and itself). All use the same weights.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from ebt_jax.config import ModelConfig
+from ebt_jax.models import layers
+
+
+class Context(NamedTuple):
+  """What candidates look at: keys and values of every layer, and where the candidates stand.
+
+  Also the cache of generation: `extend` appends to it.
+  """
+
+  keys: Float[Array, "l b h t k"]
+  values: Float[Array, "l b h t k"]
+  positions: Int[Array, "*b s"]  # of the candidates, `[s]` or `[b, s]`; each sees entries before its own
+
+
+class Block(nn.Module):
+  """h = x + attention(norm(x)); y = h + ffn(norm(h)), optionally modulated by a landscape (adaLN)."""
+
+  config: ModelConfig
+
+  def setup(self):
+    c = self.config
+    norm = lambda: layers.Norm(c.norm, c.dyt_scale)
+    self.attention_norm, self.ffn_norm = norm(), norm()
+    self.attention, self.ffn = layers.Attention(c), layers.GatedFFN(c)
+    if c.kind == "ebt" and c.variant.startswith("adaln"):
+      self.modulation = modulation(c, 6)
+
+  def _around(self, x, condition, attend):
+    """The block around `attend(normed x) -> (attention output before projection, extra)`."""
+    if condition is None:
+      y, extra = attend(self.attention_norm(x))
+      x = x + self.attention.merge(y)
+      return x + self.ffn(self.ffn_norm(x)), extra
+    shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = jnp.split(self.modulation(nn.silu(condition)), 6, -1)
+    y, extra = attend(self.attention_norm(x) * (1 + scale_a) + shift_a)
+    x = x + gate_a * self.attention.merge(y)
+    return x + gate_f * self.ffn(self.ffn_norm(x) * (1 + scale_f) + shift_f), extra
+
+  def context(self, x, table, positions, condition):
+    def attend(x):
+      q, k, v = self.attention.heads(x, table)
+      return layers.context_attention(q, k, v, positions, layers.compute_dtype(self.config)), (k, v)
+
+    return self._around(x, condition, attend)
+
+  def cached(self, x, table, positions, condition, keys, values):
+    def attend(x):
+      q, k, v = self.attention.heads(x, table)
+      # each row writes its new entries from its own position on
+      write = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=1))
+      k, v = write(keys, k, positions[:, 0]), write(values, v, positions[:, 0])
+      return layers.context_attention(q, k, v, positions, layers.compute_dtype(self.config)), (k, v)
+
+    return self._around(x, condition, attend)
+
+  def candidate(self, x, table, positions, condition, keys, values):
+    def attend(x):
+      q, k, v = self.attention.heads(x, table)
+      dtype = layers.compute_dtype(self.config)
+      return layers.candidate_attention(q, k, v, keys, values, positions, dtype), None
+
+    return self._around(x, condition, attend)
+
+
+def modulation(config: ModelConfig, parts: int) -> layers.Linear:
+  """adaLN: landscape embedding -> shifts, scales, gates. `adaln` keeps the authors' uniform start, `adaln_zero` zeros."""
+  if config.variant == "adaln_zero":
+    init = nn.initializers.zeros
+  else:
+    bound = config.width**-0.5
+    init = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+  return layers.Linear(parts * config.width, init, init)
+
+
+def init(config: ModelConfig, key: jax.Array) -> dict:
+  """Parameters of all blocks, each leaf with a leading layer axis."""
+  x = jnp.zeros((1, 1, config.width))
+  positions = jnp.zeros((1,), jnp.int32)
+  condition = jnp.zeros(config.width) if config.kind == "ebt" and config.variant.startswith("adaln") else None
+  block = Block(config)
+  one = lambda key: block.init(key, x, layers.rope(positions, config.head_dim), positions, condition, method="context")
+  return jax.vmap(one)(jax.random.split(key, config.layers))["params"]
+
+
+def _run(config: ModelConfig, method: str, params, x, positions, condition, per_layer=()):
+  """Applies every block; returns the stream and the stacked extras of the layers."""
+  block = Block(config)
+  table = layers.rope(positions, config.head_dim, jnp.promote_types(x.dtype, jnp.float32))
+
+  def body(x, layer):
+    layer_params, *rest = layer
+    return block.apply({"params": layer_params}, x, table, positions, condition, *rest, method=method)
+
+  if config.remat:
+    body = jax.checkpoint(body, prevent_cse=False)
+  return jax.lax.scan(body, x, (params, *per_layer), unroll=unroll(config))
+
+
+def unroll(config: ModelConfig) -> int:
+  """Layers written out in one iteration of the scan."""
+  return 1
+
+
+def context(config, params, x_BxSxD, positions, condition=None):
+  """Causal pass over a whole sequence: the stream, and keys and values `[l, b, h, s, k]`."""
+  return _run(config, "context", params, x_BxSxD, positions, condition)
+
+
+def cached(config, params, x_BxSxD, positions_BxS, keys, values, condition=None):
+  """Causal pass over new entries; returns the stream and the keys and values with the new entries written in."""
+  return _run(config, "cached", params, x_BxSxD, positions_BxS, condition, (keys, values))
+
+
+def candidates(config, params, x_BxSxD, where: Context, condition=None):
+  """Candidate stream `[b, s, d]` after the last block."""
+  x, _ = _run(config, "candidate", params, x_BxSxD, where.positions, condition, (where.keys, where.values))
+  return x
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def empty(config: ModelConfig, rows: int, capacity: int, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
+  """Keys and values of a cache with room for `capacity` entries."""
+  shape = (config.layers, rows, config.heads, capacity, config.head_dim)
+  return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
