@@ -229,6 +229,11 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
   return out
 
 
+def keys() -> list[str]:
+  """Every key, as `config.group.name`."""
+  return [f"config.{k}" for k in _flatten(Config().to_dict())]
+
+
 def near(name: str, names) -> str:
   """`; did you mean ...?` for a mistyped name, or the list of what exists."""
   close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)

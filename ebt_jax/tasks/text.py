@@ -1,21 +1,48 @@
 """Text: predict the next token by thinking (EBT) or by one pass (Transformer++), with one interface.
 
 A batch is `{"tokens": int32 [b, s+1], "weights": float32 [b, s]}`; weights are 1 for the targets that count.
+Both tasks have `init`, `loss`, `evaluate`, and for generation `prefill`, `propose` and `append`.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ebt_jax import losses, thinking
-from ebt_jax.config import Config, ThinkingConfig
+from ebt_jax.config import Config, ConfigError, ThinkingConfig
+from ebt_jax.data import text as text_data
+from ebt_jax.data import tokenizers
 from ebt_jax.models.autoregressive import AutoregressiveEBT
 from ebt_jax.models.transformer import Transformer
 
 Batch = dict[str, jax.Array]
+
+
+class Decoding(NamedTuple):
+  """Where generation stands: the cache (EBT: stacked over landscapes), and Transformer++'s logits for the next token."""
+
+  context: Any
+  logits: Float[Array, "b v"] | None
+
+
+def with_tokenizer(config: Config) -> tuple[Config, tokenizers.Tokenizer]:
+  """The tokenizer of a config, and the config with the model's vocabulary filled in."""
+  tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
+  size = config.model.vocab_size or tokenizer.vocab_size
+  if tokenizer.vocab_size > size:
+    raise ConfigError(
+        f"config.model.vocab_size: {size} is less than the {tokenizer.vocab_size} tokens of "
+        f"config.data.tokenizer={config.data.tokenizer!r}; set it to 0 or to at least that"
+    )
+  return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size)), tokenizer
+
+
+def load_data(config: Config, tokenizer: tokenizers.Tokenizer):
+  """Windows of the training and held-out splits, and their summary."""
+  return text_data.build(config.data, tokenizer)
 
 
 def make_task(config: Config) -> "EBTText | TransformerText":
@@ -51,6 +78,19 @@ class TransformerText:
     """Sums over a batch: `loss` `[1]`."""
     return {"loss": self.loss(params, batch, key)[0][None]}
 
+  def prefill(self, params: Any, tokens: Int[Array, "b s"], lengths: Int[Array, "b"], capacity: int) -> Decoding:
+    """Encodes the first `lengths` tokens of each prompt into a cache with room for `capacity`."""
+    cache = self.model.empty_cache(params["model"], tokens.shape[0], capacity)
+    return Decoding(*self.model.extend(params["model"], cache, tokens, lengths))
+
+  def propose(self, params: Any, state: Decoding, key: PRNGKeyArray) -> tuple[jax.Array, jax.Array]:
+    """Logits `[b, v]` of the next token; the second value, an energy for EBT, is the entropy in nats here."""
+    log_p = jax.nn.log_softmax(state.logits)
+    return state.logits, -jnp.sum(jnp.exp(log_p) * log_p, -1)
+
+  def append(self, params: Any, state: Decoding, tokens: Int[Array, "b"]) -> Decoding:
+    return Decoding(*self.model.extend(params["model"], state.context, tokens[:, None], jnp.ones_like(tokens)))
+
 
 @dataclasses.dataclass(frozen=True)
 class EBTText:
@@ -84,9 +124,7 @@ class EBTText:
 
   def contexts(self, params: Any, tokens: Int[Array, "b s"]) -> Any:
     """Contexts stacked over landscapes; one entry where all landscapes share it."""
-    model = self.model
-    count = 1 if model.shared_context else model.landscapes
-    return jax.vmap(lambda k: model.encode(params["model"], tokens, k))(jnp.arange(count))
+    return jax.vmap(lambda k: self.model.encode(params["model"], tokens, k))(self._landscapes())
 
   def loss(
       self, params: Any, batch: Batch, key: PRNGKeyArray, *, training=True, start=None, **options
@@ -132,6 +170,43 @@ class EBTText:
         observe=lambda x: losses.cross_entropy(x, targets, weights),
     )
     return {"loss": thoughts.observed, "energy": jnp.einsum("nbs,bs->n", thoughts.energies, weights)}
+
+  def prefill(self, params: Any, tokens: Int[Array, "b s"], lengths: Int[Array, "b"], capacity: int) -> Decoding:
+    """Encodes the first `lengths` tokens of each prompt into a cache with room for `capacity`."""
+
+    def one(landscape):
+      cache = self.model.empty_cache(params["model"], tokens.shape[0], capacity, landscape)
+      return self.model.extend(params["model"], cache, tokens, lengths, landscape)
+
+    return Decoding(jax.vmap(one)(self._landscapes()), None)
+
+  def propose(self, params: Any, state: Decoding, key: PRNGKeyArray) -> tuple[jax.Array, jax.Array]:
+    """Thinks about the next position alone: logits `[b, v]`, and the energy `[b]` of the finished thought."""
+    start_key, think_key = jax.random.split(key)
+    rows, last = state.context.positions.shape[1], self.config.thinking.landscapes - 1
+    thoughts = thinking.think(
+        self.model.energy,
+        self.space,
+        params,
+        state.context,
+        self.space.start(start_key, (rows, 1, self.config.model.vocab_size)),
+        think_key,
+        dataclasses.replace(self.config.thinking, steps=self.eval_steps),
+    )
+    finished = self.space.embed(params["model"], self.space.read(thoughts.candidate, last))
+    context = thinking.at_landscape(state.context, last)
+    energy = self.model.energy(params["model"], context, finished, last)
+    return thoughts.candidate[:, 0], energy[:, 0]
+
+  def append(self, params: Any, state: Decoding, tokens: Int[Array, "b"]) -> Decoding:
+    def one(context, landscape):
+      return self.model.extend(params["model"], context, tokens[:, None], jnp.ones_like(tokens), landscape)
+
+    return Decoding(jax.vmap(one)(state.context, self._landscapes()), None)
+
+  def _landscapes(self):
+    """The landscapes that need a context of their own."""
+    return jnp.arange(1 if self.model.shared_context else self.model.landscapes)
 
   def _measure(self, params, contexts, batch, x, energies, i, count):
     t: ThinkingConfig = self.config.thinking

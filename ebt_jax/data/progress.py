@@ -1,0 +1,58 @@
+"""A progress line on standard error."""
+
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+  """Documents, tokens, speed and time left while text is tokenised.
+
+  A terminal sees one line that is rewritten; a log file a line now and then.
+  """
+
+  def __init__(self, label: str, quiet_s: float = 0.0, stream: TextIO | None = None):
+    """`quiet_s`: show nothing in the first so many seconds."""
+    self._label = label
+    self._stream = stream or sys.stderr
+    self._tty = self._stream.isatty()
+    self._start = time.monotonic()
+    self._next = self._start + quiet_s
+    self._first: float | None = None
+    self._shown = False
+
+  def update(self, documents: int, tokens: int, megabytes: float, fraction: float) -> None:
+    """Shows the state if it is time to.
+
+    Args:
+      documents: documents done.
+      tokens: tokens done.
+      megabytes: text done since this object was made, in 1e6 bytes.
+      fraction: part of the input that is done, 0 to 1; 0 where unknown.
+    """
+    now = time.monotonic()
+    if self._first is None:
+      self._first = fraction  # a resumed job begins in the middle
+    if now < self._next:
+      return
+    self._next = now + (0.5 if self._tty else 10.0)
+    elapsed = max(now - self._start, 1e-9)
+    text = f"{self._label}: {documents:,} documents, {tokens:,} tokens, {megabytes / elapsed:.1f} MB/s"
+    if fraction > self._first:
+      left = elapsed * (1 - fraction) / (fraction - self._first)
+      text += f", {fraction:.0%}, {_duration(left)} left"
+    self._stream.write(f"\r\x1b[K{text}" if self._tty else text + "\n")
+    self._stream.flush()
+    self._shown = True
+
+  def close(self) -> None:
+    """Ends the line."""
+    if self._shown and self._tty:
+      self._stream.write("\n")
+      self._stream.flush()
+
+
+def _duration(seconds: float) -> str:
+  minutes, s = divmod(round(seconds), 60)
+  hours, m = divmod(minutes, 60)
+  return f"{hours}h{m:02d}m" if hours else f"{m}m{s:02d}s" if m else f"{s}s"

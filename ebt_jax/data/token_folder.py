@@ -1,0 +1,236 @@
+"""The folder that `tools/tokenize_text.py` writes and `ebt_jax.data.text.build` reads.
+
+`{train,held_out}.tokens` are flat arrays of uint16 or int32, `{train,held_out}.lengths` of int32, both
+little-endian (see `Assembler`). While the job runs `manifest.json` says how much of each is finished; at the
+end `windows.json` takes its place.
+"""
+
+import errno
+import fcntl
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from ebt_jax.config import ConfigError, DataConfig
+from ebt_jax.data.tokenizers import Tokenizer
+from ebt_jax.data.windows import Assembler, TextData, check, finish, from_flat, summarize, token_dtype
+
+MANIFEST = "manifest.json"
+WINDOWS = "windows.json"
+_SPLITS = ("train", "held_out")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_folder(source: str) -> bool:
+  """Whether a source is a folder of this kind, finished or not."""
+  return any(os.path.isfile(os.path.join(os.path.expanduser(source), name)) for name in (WINDOWS, MANIFEST))
+
+
+def load(config: DataConfig, tokenizer: Tokenizer) -> TextData:
+  """Memory-maps the windows of a folder.
+
+  Raises:
+    ConfigError: the folder is unfinished or damaged, or was made with another tokenizer, context length,
+      layout, held-out fraction or document limit than `config` asks for.
+  """
+  folder = os.path.expanduser(config.source)
+  if not os.path.isfile(os.path.join(folder, WINDOWS)):
+    raise ConfigError(f"config.data.source: {config.source} is unfinished; run tools/tokenize_text.py again")
+  meta = _read(folder, WINDOWS)
+  made = meta["arguments"]
+  if made["tokenizer"] != tokenizer.fingerprint:
+    raise ConfigError(
+        f"config.data.tokenizer: {config.source} was made with {meta['tokenizer_name']} ({made['tokenizer'][:12]}), "
+        f"found {tokenizer.name} ({tokenizer.fingerprint[:12]}); set data.tokenizer, or make the folder again"
+    )
+  wanted = {"context_length": config.context_length, "layout": config.layout, "held_out": config.held_out}
+  if config.max_documents:
+    wanted["max_documents"] = config.max_documents
+  for name, value in wanted.items():
+    if made[name] != value:
+      raise ConfigError(
+          f"config.data.{name}: {config.source} was made with {made[name]!r}, found {value!r}; "
+          f"set data.{name} to {made[name]!r}, or make the folder again"
+      )
+  windows = []
+  for split in _SPLITS:
+    counts = meta["counts"][split]
+    tokens = _map(folder, f"{split}.tokens", token_dtype(meta["vocab_size"]), counts["stored"])
+    lengths = _map(folder, f"{split}.lengths", np.dtype("<i4"), counts["rows"])
+    windows.append(from_flat(tokens, lengths, config.layout, config.context_length))
+  if config.max_tokens:
+    return finish(config, tokenizer, *windows, meta["counts"])
+  return TextData(*windows, meta["summary"])
+
+
+class Writer:
+  """Writes a folder so that nothing finished is lost when the job is killed. A context manager.
+
+  Attributes:
+    finished: the folder was complete already.
+    documents: documents that are finished, to be skipped.
+    pending: tokens that are not finished yet.
+  """
+
+  def __init__(self, folder: str, arguments: dict[str, Any], tokenizer: Tokenizer):
+    """Opens or continues a folder.
+
+    Args:
+      folder: made if absent.
+      arguments: everything that the content depends on; `tokenizer`, `layout`, `context_length`, `held_out`, ...
+      tokenizer: of the documents.
+
+    Raises:
+      ConfigError: the folder belongs to other arguments or another process, or cannot be written.
+    """
+    self._folder = folder
+    self._arguments = arguments
+    self._tokenizer = tokenizer
+    self.documents = 0
+    try:
+      os.makedirs(folder, exist_ok=True)
+      self._lock = os.open(folder, os.O_RDONLY)
+    except OSError as e:
+      raise ConfigError(f"--out: {folder} cannot be made ({e.strerror}); choose another folder") from e
+    try:
+      self._open(folder, arguments, tokenizer)
+    except BaseException:
+      os.close(self._lock)
+      raise
+
+  def _open(self, folder: str, arguments: dict[str, Any], tokenizer: Tokenizer) -> None:
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however it ends
+    except BlockingIOError as e:
+      raise ConfigError(f"--out: another process is writing {folder}; wait for it or choose another folder") from e
+    self.finished = os.path.isfile(os.path.join(folder, WINDOWS))
+    counts: dict[str, dict[str, int]] = {split: {} for split in _SPLITS}
+    if self.finished or os.path.isfile(os.path.join(folder, MANIFEST)):
+      meta = _read(folder, WINDOWS if self.finished else MANIFEST)
+      for name, value in arguments.items():
+        if meta["arguments"].get(name) != value:
+          raise ConfigError(
+              f"--out: {folder} was begun with {name} {meta['arguments'].get(name)!r}, found {value!r}; "
+              "give the same value, or choose another folder"
+          )
+      counts = meta["counts"]
+    shape = (arguments["layout"], arguments["context_length"], tokenizer.end_of_text)
+    dtype = token_dtype(tokenizer.vocab_size)
+    self._splits = {split: Assembler(*shape, dtype, **counts[split]) for split in _SPLITS}
+    self._saved = {split: a.state() for split, a in self._splits.items()}
+    self.documents = sum(s["documents"] for s in self._saved.values())
+    if not self.finished:
+      self.commit()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    os.close(self._lock)
+
+  @property
+  def pending(self) -> int:
+    return sum(a.stored - self._saved[split]["stored"] for split, a in self._splits.items())
+
+  def add(self, split: str, ids: np.ndarray) -> None:
+    """Adds a document, int [tokens], to `train` or `held_out`."""
+    self._splits[split].add(ids)
+
+  def commit(self) -> None:
+    """Finishes what was added so far: it survives any later interruption.
+
+    Raises:
+      ConfigError: the disk is full; what earlier commits finished stays.
+    """
+    self._append()
+    self._saved = {split: a.state() for split, a in self._splits.items()}
+    self._write(MANIFEST, {"arguments": self._arguments, "counts": self._saved})
+    self.documents = sum(s["documents"] for s in self._saved.values())
+
+  def finish(self) -> dict[str, Any]:
+    """Pads the last windows, writes `windows.json` and returns the summary.
+
+    Raises:
+      ConfigError: a split is empty, the text is shorter than one window, or the disk is full.
+    """
+    config = DataConfig(**{k: self._arguments[k] for k in ("layout", "context_length", "held_out")})
+    for assembler in self._splits.values():
+      assembler.finish()
+    counts = {split: a.state() for split, a in self._splits.items()}
+    check(config, counts)
+    self._append()
+    dtype = token_dtype(self._tokenizer.vocab_size)
+    windows = []
+    for split in _SPLITS:
+      tokens = _map(self._folder, f"{split}.tokens", dtype, counts[split]["stored"])
+      lengths = _map(self._folder, f"{split}.lengths", np.dtype("<i4"), counts[split]["rows"])
+      windows.append(from_flat(tokens, lengths, config.layout, config.context_length))
+    summary = summarize(*windows, config.layout, self._tokenizer)
+    self._write(WINDOWS, {
+        "arguments": self._arguments,
+        "tokenizer_name": self._tokenizer.name,
+        "vocab_size": self._tokenizer.vocab_size,
+        "counts": counts,
+        "summary": summary,
+    })
+    os.unlink(os.path.join(self._folder, MANIFEST))
+    self.finished = True
+    return summary
+
+  def _append(self) -> None:
+    """Writes drained arrays behind what the manifest calls finished, over what an interrupted run left there."""
+    for split, assembler in self._splits.items():
+      tokens, lengths = assembler.drain()
+      for name, count, array in (("tokens", "stored", tokens), ("lengths", "rows", lengths)):
+        path = os.path.join(self._folder, f"{split}.{name}")
+        self._guard(_append, path, self._saved[split][count] * array.itemsize, array.tobytes())
+
+  def _write(self, name: str, content: dict[str, Any]) -> None:
+    """Replaces a JSON file in one step."""
+    path = os.path.join(self._folder, name)
+    self._guard(_append, path + ".tmp", 0, (json.dumps(content, indent=1) + "\n").encode())
+    os.replace(path + ".tmp", path)
+    os.fsync(self._lock)  # the folder's entry
+
+  def _guard(self, function, *arguments) -> None:
+    try:
+      function(*arguments)
+    except OSError as e:
+      reason = "no space left" if e.errno in _NO_SPACE else f"cannot be written: {e.strerror}"
+      raise ConfigError(
+          f"--out: {self._folder}: {reason}; the first {self.documents} documents are finished and kept; "
+          "free some space and run the same command again to go on"
+      ) from e
+
+
+def _append(path: str, offset: int, content: bytes) -> None:
+  # unbuffered, so that a full disk is noticed here and not when the file is closed
+  with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0) as f:
+    f.truncate(offset)
+    f.seek(offset)
+    view = memoryview(content)
+    while view:
+      view = view[f.write(view):]
+    os.fsync(f.fileno())
+
+
+def _read(folder: str, name: str) -> dict[str, Any]:
+  path = os.path.join(folder, name)
+  try:
+    with open(path, encoding="utf-8") as f:
+      return json.load(f)
+  except (OSError, json.JSONDecodeError) as e:
+    raise ConfigError(f"{path}: cannot be read ({e}); make the folder again with tools/tokenize_text.py") from e
+
+
+def _map(folder: str, name: str, dtype: np.dtype, count: int) -> np.ndarray:
+  path = os.path.join(folder, name)
+  size = os.path.getsize(path) if os.path.isfile(path) else -1
+  if size != count * dtype.itemsize:
+    raise ConfigError(
+        f"{path}: expected {count * dtype.itemsize} bytes, found {'no file' if size < 0 else size}; "
+        "copy the folder again or make it again with tools/tokenize_text.py"
+    )
+  return np.memmap(path, dtype, "r") if count else np.empty(0, dtype)

@@ -1,0 +1,241 @@
+"""Tokenizers: raw bytes, or any Hugging Face `tokenizer.json`, behind one small protocol."""
+
+import codecs
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ebt_jax.config import ConfigError
+
+END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[SEP]")
+
+
+class Tokenizer(Protocol):
+  """What the rest of the program knows of a tokenizer.
+
+  Attributes:
+    name: `bytes`, or the file's name.
+    fingerprint: `bytes`, or the SHA-256 of the file in hex; equal means the same ids.
+    vocab_size: ids are below it.
+    end_of_text: id that closes a document; never produced by `encode`.
+    token_bytes: int32 [vocab_size], UTF-8 bytes of text that each token stands for; 0 for control tokens.
+    pieces: the bytes of each token, or None where tokens are not byte strings.
+  """
+
+  name: str
+  fingerprint: str
+  vocab_size: int
+  end_of_text: int
+  token_bytes: np.ndarray
+  pieces: list[bytes] | None
+
+  def encode(self, text: str) -> np.ndarray:
+    """Ids of a text, int32 [tokens], without special tokens; lone surrogates become `?`."""
+
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    """`encode` of each text, in parallel where the library can."""
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Text of ids; control tokens and unknown ids are skipped, bad UTF-8 becomes U+FFFD. Never raises."""
+
+
+def load_tokenizer(spec: str) -> Tokenizer:
+  """Loads `bytes` or the path of a `tokenizer.json`.
+
+  Raises:
+    ConfigError: no such file, not a tokenizer, no end-of-text token, or `tokenizers` is not installed.
+  """
+  if spec == "bytes":
+    return ByteTokenizer()
+  path = os.path.expanduser(spec)
+  if os.path.isdir(path):
+    raise ConfigError(f"config.data.tokenizer: {spec} is a folder; give the tokenizer.json in it")
+  if not os.path.isfile(path):
+    raise ConfigError(
+        f"config.data.tokenizer: no file {spec!r}; expected `bytes` or the path of a Hugging Face tokenizer.json"
+    )
+  return HuggingFaceTokenizer(path)
+
+
+class ByteTokenizer:
+  """UTF-8 bytes as ids 0..255, and 256 for end-of-text."""
+
+  name = "bytes"
+  fingerprint = "bytes"
+  vocab_size = 257
+  end_of_text = 256
+
+  def __init__(self):
+    self.pieces = [bytes([i]) for i in range(256)] + [b""]
+    self.token_bytes = np.array([len(p) for p in self.pieces], np.int32)
+
+  def encode(self, text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int32)
+
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    return [self.encode(t) for t in texts]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    return _join(self.pieces, ids)
+
+
+class HuggingFaceTokenizer:
+  """A `tokenizer.json` of the library `tokenizers`.
+
+  Truncation, padding and BPE dropout that the file asks for are switched off, and
+  special tokens in raw text are encoded as the ordinary characters they are made of.
+  """
+
+  def __init__(self, path: str):
+    try:
+      import tokenizers
+    except ImportError as e:
+      raise ConfigError(
+          f"config.data.tokenizer: {path} needs the package `tokenizers`; run `pip install tokenizers`, "
+          "or set data.tokenizer to bytes"
+      ) from e
+    with open(path, "rb") as f:
+      content = f.read()
+    try:
+      spec = json.loads(content)
+      backend = tokenizers.Tokenizer.from_buffer(content)
+    except Exception as e:  # the library raises bare Exception
+      raise ConfigError(
+          f"config.data.tokenizer: {path} is not a Hugging Face tokenizer.json ({str(e)[:200]}); "
+          "give the file that `tokenizers.Tokenizer.save` or `save_pretrained` writes"
+      ) from e
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    if getattr(backend.model, "dropout", None):
+      backend.model.dropout = None
+    vocab = backend.get_vocab(with_added_tokens=True)
+    found = [t for t in END_OF_TEXT if t in vocab]
+    if not found:
+      raise ConfigError(
+          f"config.data.tokenizer: {path} has no end-of-text token; looked for {', '.join(END_OF_TEXT)}; "
+          "add one of them to the file as a special token"
+      )
+    self._backend = backend
+    self.name = os.path.basename(path)
+    self.fingerprint = hashlib.sha256(content).hexdigest()
+    self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), max(vocab.values()) + 1)
+    self.end_of_text = vocab[found[0]]
+    added = backend.get_added_tokens_decoder()
+    # an added token stands for itself, a special one for no text
+    special = {i for i, t in added.items() if t.special} | {self.end_of_text}
+    literal = {i: t.content.encode("utf-8") for i, t in added.items()} | {i: b"" for i in special}
+    tokens = {i: t for t, i in vocab.items()}
+    self._known = frozenset(tokens) - special
+    self.pieces = None
+    if "ByteLevel" in _types(spec.get("decoder")) | _types(spec.get("pre_tokenizer")):
+      alphabet = _byte_alphabet()
+      self.pieces = [literal[i] if i in literal else _byte_piece(tokens.get(i, ""), alphabet)
+                     for i in range(self.vocab_size)]
+      lengths = [len(p) for p in self.pieces]
+    else:
+      lengths = self._decoded_lengths(tokens, literal)
+    self.token_bytes = np.array(lengths, np.int32)
+
+  def encode(self, text: str) -> np.ndarray:
+    return self.encode_batch([text])[0]
+
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    texts = [t.encode("utf-8", "replace").decode("utf-8") for t in texts]
+    encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.array(e.ids, np.int32) for e in encodings]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    if self.pieces is not None:
+      return _join(self.pieces, ids)
+    return self._backend.decode([int(i) for i in ids if int(i) in self._known])
+
+  def _decoded_lengths(self, tokens: dict[int, str], literal: dict[int, bytes]) -> list[int]:
+    """UTF-8 bytes of each token as decoded after an ordinary token, so that a leading space counts."""
+    anchor = [int(i) for i in self.encode("a")[-1:]]
+    prefix = self._backend.decode(anchor)
+    texts = self._backend.decode_batch([anchor + [i] for i in range(self.vocab_size)], skip_special_tokens=False)
+    lengths = []
+    for i, text in enumerate(texts):
+      if i in literal or i not in tokens:
+        lengths.append(len(literal.get(i, b"")))
+      elif len(tokens[i]) == 6 and tokens[i].startswith("<0x"):  # byte fallback
+        lengths.append(1)
+      else:
+        lengths.append(len(text.removeprefix(prefix).encode("utf-8")))
+    return lengths
+
+
+class StreamDecoder:
+  """Decodes one id at a time and holds back incomplete UTF-8.
+
+  The joined output equals `tokenizer.decode` of all ids wherever tokens are byte
+  strings, and for other tokenizers as far as their decoder works from left to right.
+  """
+
+  _HOLD = 4  # tokens without a complete character before U+FFFD is shown: UTF-8 needs at most 4 bytes
+
+  def __init__(self, tokenizer: Tokenizer):
+    self._tokenizer = tokenizer
+    self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+    self._shown: list[int] = []  # ids of the last text shown: context for the leading space of the next
+    self._pending: list[int] = []
+
+  def push(self, token_id: int) -> str:
+    """Takes one id; returns the text that is complete now, often empty."""
+    pieces = self._tokenizer.pieces
+    if pieces is not None:
+      return self._utf8.decode(_piece(pieces, token_id))
+    self._pending.append(int(token_id))
+    text = self._pending_text()
+    if text.endswith("\ufffd") and len(self._pending) < self._HOLD:
+      return ""
+    if text:
+      self._shown, self._pending = self._pending, []
+    return text
+
+  def flush(self) -> str:
+    """Ends the stream; returns what was held back, bad UTF-8 as U+FFFD."""
+    if self._tokenizer.pieces is not None:
+      return self._utf8.decode(b"", final=True)
+    text = self._pending_text()
+    self._shown, self._pending = [], []
+    return text
+
+  def _pending_text(self) -> str:
+    context = self._tokenizer.decode(self._shown)
+    return self._tokenizer.decode(self._shown + self._pending)[len(context):]
+
+
+def _piece(pieces: list[bytes], token_id: int) -> bytes:
+  return pieces[token_id] if 0 <= token_id < len(pieces) else b""
+
+
+def _join(pieces: list[bytes], ids: Iterable[int]) -> str:
+  return b"".join(_piece(pieces, int(i)) for i in ids).decode("utf-8", "replace")
+
+
+def _types(node: Any) -> set[str]:
+  """Every `type` in a part of tokenizer.json, sequences included."""
+  if isinstance(node, dict):
+    return {node.get("type")}.union(*(_types(v) for v in node.values()))
+  if isinstance(node, list):
+    return set().union(*(_types(v) for v in node))
+  return set()
+
+
+def _byte_alphabet() -> dict[str, int]:
+  """Character -> byte of byte-level vocabularies: printable Latin-1 is itself, the rest starts at U+0100."""
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  others = [b for b in range(256) if b not in printable]
+  return {chr(b): b for b in printable} | {chr(256 + k): b for k, b in enumerate(others)}
+
+
+def _byte_piece(token: str, alphabet: dict[str, int]) -> bytes:
+  if all(c in alphabet for c in token):
+    return bytes(alphabet[c] for c in token)
+  return token.encode("utf-8")

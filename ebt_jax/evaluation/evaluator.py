@@ -1,0 +1,73 @@
+"""The held-out loss: token-weighted exact means over every window of a split."""
+
+import math
+from typing import Any, Callable
+
+import jax
+import numpy as np
+
+from ebt_jax import parallel
+from ebt_jax.config import Config
+from ebt_jax.data.loader import eval_batches
+
+
+class Evaluator:
+  """Evaluates parameters on fixed windows.
+
+  Args:
+    task: a text task.
+    windows: of the split.
+    token_bytes: int `[vocab]`, bytes that each token stands for.
+  """
+
+  def __init__(self, task: Any, config: Config, mesh: jax.sharding.Mesh, windows: Any, token_bytes: np.ndarray):
+    self._config, self._mesh, self._windows, self._token_bytes = config, mesh, windows, token_bytes
+    self._step = jax.jit(task.evaluate, out_shardings=parallel.replicated(mesh))
+    parts = mesh.shape["replica"] * mesh.shape["data"]
+    wanted = config.eval.batch_size or config.train.batch_size
+    self._rows = math.ceil(wanted / parts) * parts  # padded rows weigh nothing, so any multiple will do
+
+  def __call__(self, params: Any, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Evaluates on the whole split, or on `eval.max_windows` of it.
+
+    Returns:
+      `loss` (nats per token after the last step), `perplexity` (exp of it), `bits_per_byte`, `loss_by_step` and, for
+      EBT, `energy_by_step` (before each step), `tokens`, `bytes`, `windows`.
+    """
+    limit = self._config.eval.max_windows
+    count = min(len(self._windows), limit or len(self._windows))
+    rows = parallel.process_rows(self._rows, self._mesh)
+    sums: dict[str, np.ndarray] = {}
+    tokens = n_bytes = 0.0
+    key = jax.random.key(self._config.eval.seed)
+    for i, batch in enumerate(eval_batches(self._windows, self._rows, limit)):
+      device_batch = parallel.global_batch({k: v[rows] for k, v in batch.items()}, self._mesh)
+      result = jax.device_get(self._step(params, device_batch, jax.random.fold_in(key, i)))
+      for name, value in result.items():
+        sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
+      tokens += float(batch["weights"].sum())
+      n_bytes += float((self._token_bytes[batch["tokens"][:, 1:]] * batch["weights"]).sum())
+      if progress:
+        progress(min((i + 1) * self._rows, count), count)
+    by_step = {f"{name}_by_step": [float(x) for x in total / tokens] for name, total in sums.items()}
+    loss = by_step["loss_by_step"][-1]
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": loss * tokens / (math.log(2) * n_bytes),
+        **by_step,
+        "tokens": int(tokens),
+        "bytes": int(n_bytes),
+        "windows": count,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+  """Loss and energy after each thinking step, to print."""
+  lines = [f"{'step':>6} {'nats/token':>11} {'bits/byte':>10} {'energy before':>14}"]
+  per_byte = result["bits_per_byte"] / result["loss"] if result["loss"] else 0.0
+  energies = result.get("energy_by_step") or [None] * len(result["loss_by_step"])
+  for i, (loss, energy) in enumerate(zip(result["loss_by_step"], energies), 1):
+    shown = "-" if energy is None else f"{energy:.4f}"
+    lines.append(f"{i:>6} {loss:>11.4f} {loss * per_byte:>10.4f} {shown:>14}")
+  return "\n".join(lines)

@@ -1,0 +1,146 @@
+"""The command line: `python -m ebt_jax.main --config=configs/NAME.py[:arg] --workdir=DIR [--mode=train] ...`."""
+
+import dataclasses
+import logging
+import os
+import sys
+
+from absl import app, flags
+
+from ebt_jax import config as config_lib
+from ebt_jax.config import Config, ConfigError
+
+MODES = ("train", "eval", "generate", "shapes", "compile")
+
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run: checkpoints, metrics, results.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Call jax.distributed.initialize first (pods, clusters).")
+_STEP = flags.DEFINE_integer("checkpoint_step", -1, "eval, generate: the checkpoint to use; -1: the newest.")
+_THINKING_STEPS = flags.DEFINE_integer("thinking_steps", 0, "eval, generate: thinking steps; 0: as trained.")
+_SOURCE = flags.DEFINE_string("source", "", "eval: another text than the run's held-out split (as config.data.source).")
+_PROMPT = flags.DEFINE_multi_string("prompt", [], "generate: text to continue; may be repeated.")
+_PROMPTS_FILE = flags.DEFINE_string("prompts_file", "", "generate: a text file with one prompt a line.")
+_MAX_TOKENS = flags.DEFINE_integer("max_tokens", 200, "generate: tokens written at most for each prompt.")
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "generate: more than 0; greedy text is --top_k=1.")
+_TOP_K = flags.DEFINE_integer("top_k", 0, "generate: draw from the k likeliest tokens; 0: all.")
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "generate: draw from the fewest tokens that hold this probability.")
+_SEED = flags.DEFINE_integer("seed", 0, "generate: seed of candidates and samples.")
+_OUT = flags.DEFINE_string("out", "", "generate: also write text and energies as JSON to this file.")
+
+
+def _define_config():
+  try:
+    from ml_collections import config_flags  # absent on some accelerator images
+  except ImportError:
+    return flags.DEFINE_string("config", None, "Needs the package ml-collections: pip install ml-collections")
+  return config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/quickstart.py.", lock_config=True)
+
+
+_CONFIG = _define_config()
+
+
+def _config() -> Config:
+  """From --config, or from the run in --workdir."""
+  if _CONFIG.value is not None:
+    return config_lib.resolve(_CONFIG.value)
+  if _WORKDIR.value and os.path.exists(os.path.join(_WORKDIR.value, "config.json")):
+    return config_lib.load(os.path.join(_WORKDIR.value, "config.json"))
+  raise ConfigError(
+      "--config: give a config file (see configs/), or a --workdir with a run whose config.json is then used; "
+      f"found config={_CONFIG.value!r}, workdir={_WORKDIR.value!r}"
+  )
+
+
+def _need_workdir() -> str:
+  if not _WORKDIR.value:
+    raise ConfigError(f"--workdir: mode {_MODE.value} needs the folder of a run")
+  return _WORKDIR.value
+
+
+def _thinking_longer(config: Config) -> Config:
+  if _THINKING_STEPS.value < 0:
+    raise ConfigError(f"--thinking_steps: expected 1 or more (0: as trained), found {_THINKING_STEPS.value}")
+  steps = _THINKING_STEPS.value or config.eval.steps
+  return dataclasses.replace(config, eval=dataclasses.replace(config.eval, steps=steps))
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise ConfigError(f"{argv[1]}: not a flag; flags look like --name=value")
+  config = _config()
+  if _DISTRIBUTED.value:
+    from ebt_jax import parallel
+
+    parallel.initialize_distributed()
+  step = None if _STEP.value < 0 else _STEP.value
+  match _MODE.value:
+    case "train":
+      from ebt_jax.training import loop
+
+      loop.train(config, _need_workdir())
+    case "eval":
+      from ebt_jax.training import offline
+
+      offline.evaluate(_thinking_longer(config), _need_workdir(), step, _SOURCE.value)
+    case "generate":
+      from ebt_jax.evaluation.sampling import Sampling
+      from ebt_jax.training import offline
+
+      how = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
+      prompts = offline.read_prompts(_PROMPT.value, _PROMPTS_FILE.value)
+      offline.generate(
+          _thinking_longer(config), _need_workdir(), step, prompts, _MAX_TOKENS.value, how, _SEED.value, _OUT.value
+      )
+    case "shapes":
+      from ebt_jax.training import ahead
+
+      print(ahead.shapes(config))
+    case "compile":
+      from ebt_jax.training import ahead
+
+      print(ahead.compile_report(config))
+
+
+def run() -> None:
+  """Entry point: errors that a user can mend are one message and exit code 2."""
+  logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+
+  def parse(argv):
+    try:
+      return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+      raise ConfigError(_flag_error(argv, e)) from e
+
+  def guarded(argv):
+    # absl prints a traceback for what main raises; these are for people
+    from ebt_jax.training.checkpoint import CheckpointError
+    from ebt_jax.training.loop import TrainingStopped
+
+    try:
+      main(argv)
+    except (ConfigError, CheckpointError, TrainingStopped) as e:
+      print(f"error: {e}", file=sys.stderr)
+      sys.exit(2)
+    except OSError as e:
+      print(f"error: {e.strerror or e}: {e.filename or ''}; finished checkpoints are untouched", file=sys.stderr)
+      sys.exit(2)
+
+  try:
+    app.run(guarded, flags_parser=parse)
+  except ConfigError as e:
+    print(f"error: {e}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _flag_error(argv: list[str], error: Exception) -> str:
+  """Names the key of a `--config.a.b=` override that is unknown or ill-typed."""
+  known = config_lib.keys()
+  for arg in argv[1:]:
+    name = arg.lstrip("-").split("=")[0]
+    if name.startswith("config.") and name not in known:
+      return f"{name}: no such key; {config_lib.near(name, known)}"
+  return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+  run()

@@ -1,0 +1,243 @@
+"""The training loop: data, mesh, state, steps, evaluation, checkpoints, and what a finished run leaves behind."""
+
+import json
+import logging
+import math
+import pathlib
+import platform
+import signal
+import subprocess
+from typing import Any
+
+import jax
+import numpy as np
+
+from ebt_jax import config as config_lib
+from ebt_jax import flops, metrics, parallel
+from ebt_jax.chrono import Chrono
+from ebt_jax.config import Config, ConfigError
+from ebt_jax.evaluation import report
+from ebt_jax.evaluation.evaluator import Evaluator
+from ebt_jax.tasks import text
+from ebt_jax.data.loader import TextLoader
+from ebt_jax.training import state as state_lib
+from ebt_jax.training.checkpoint import CheckpointError, Checkpoints
+from ebt_jax.training.step import make_train_step
+
+log = logging.getLogger(__name__)
+
+
+class TrainingStopped(RuntimeError):
+  """Training cannot or should not go on; the text says why and what to do."""
+
+
+class Interrupted(SystemExit):
+  """SIGTERM came and the state is saved; the exit code is the shell's for that signal."""
+
+
+def train(config: Config, workdir: str) -> dict[str, Any]:
+  """Trains until `train.steps`, resuming what `workdir` holds; returns what `final_result.json` holds.
+
+  Raises:
+    ConfigError: the config does not fit the data, the devices or the run that is in `workdir`.
+    TrainingStopped: too many non-finite steps in a row.
+    CheckpointError: nothing intact to resume from, or the last save failed.
+  """
+  folder = pathlib.Path(workdir)
+  config, tokenizer = text.with_tokenizer(config)
+  claim(folder, config)
+  done = folder / "final_result.json"
+  if done.exists():
+    print(f"{folder}: this run is finished ({config.train.steps} steps); give another --workdir to train anew")
+    return json.loads(done.read_text(encoding="utf-8"))
+
+  mesh = parallel.make_mesh(config.mesh)
+  parallel.check_batch(config, mesh)
+  task = text.make_task(config)
+  data = text.load_data(config, tokenizer)
+  loader = TextLoader(data.train, config.train.batch_size, config.seed, config.model.vocab_size)
+  rows = parallel.process_rows(config.train.batch_size, mesh)
+  chrono = Chrono()
+  main_process = jax.process_index() == 0
+
+  with jax.set_mesh(mesh), Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
+    abstract = state_lib.abstract(task, config, mesh)
+    parallel.assert_sharded(abstract.params, mesh)
+    restored = checkpoints.restore(abstract)
+    if restored:
+      start, state, extra = restored
+      chrono.load_state_dict(extra["chrono"])
+      print(f"resuming from step {start}")
+    else:
+      start, state = 0, state_lib.create(task, config, mesh)
+    _announce(config, data.summary, abstract, mesh)
+
+    shardings = jax.tree.map(lambda s: s.sharding, abstract)
+    step_fn = jax.jit(
+        make_train_step(task, config), donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh))
+    )
+    evaluator = Evaluator(task, config, mesh, data.held_out, tokenizer.token_bytes)
+    bytes_per_token = data.summary["train_bytes"] / max(1, data.summary["train_tokens"])
+    writer = metrics.MetricsWriter(folder) if main_process else None
+    if writer:
+      writer.truncate_after(start)
+    stop = _StopSignal()
+
+    def finish(pending):
+      """Reads the metrics of a step that the device has been working on meanwhile."""
+      step, values = pending
+      values = {k: float(v) for k, v in jax.device_get(values).items()}
+      chrono.tick(step, int(values.pop("tokens")))
+      if values["skipped_in_row"] >= config.train.max_bad_steps:
+        raise TrainingStopped(
+            f"step {step}: the loss or the gradient was not finite for {int(values['skipped_in_row'])} steps in a row "
+            "(config.train.max_bad_steps); lower config.train.learning_rate or config.thinking.step_size"
+        )
+      if step % config.train.log_every and step != config.train.steps:
+        return
+      values["bits_per_byte"] = values["final_loss"] / math.log(2) / bytes_per_token
+      if writer:
+        timing = {"time/tokens_per_second": chrono.tokens_per_second, "time/wall_seconds": chrono.wall_seconds}
+        writer.write(step, {**{f"train/{k}": v for k, v in values.items()}, **timing})
+        print(_line(step, config, values, chrono), flush=True)
+
+    def evaluate(step):
+      with chrono.pause():
+        result = evaluator(state.params)
+      if writer:
+        writer.write(step, {f"eval/{k}": v for k, v in result.items() if isinstance(v, float)})
+      return result
+
+    def save(step):
+      try:
+        extra = {"config": config.to_dict(), "position": {"step": step}, "chrono": chrono.state_dict()}
+        checkpoints.save(step, state, extra)
+      except CheckpointError as e:  # an earlier save; training goes on and the next one tries again
+        log.warning("%s", e)
+
+    # the order within a step matters for exact resumption: update, log, evaluate, save
+    pending = None
+    for step in range(start + 1, config.train.steps + 1):
+      batch = parallel.global_batch(loader.batch(step - 1, rows), mesh)
+      state, values = step_fn(state, batch)
+      if pending:
+        finish(pending)
+      pending = (step, values)
+      evaluates = config.eval.every and step % config.eval.every == 0 and step < config.train.steps
+      saves = config.checkpoint.every and step % config.checkpoint.every == 0
+      if evaluates or saves or stop.asked or step == config.train.steps:
+        finish(pending)
+        pending = None
+      if evaluates:
+        result = evaluate(step)
+        print(f"step {step}  held-out {result['loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte")
+      if saves or step == config.train.steps or stop.asked:
+        save(step)
+      if stop.asked:
+        checkpoints.close()
+        print(f"stopped by SIGTERM after step {step}; the same command continues", flush=True)
+        raise Interrupted(128 + signal.SIGTERM)
+
+    result = evaluate(config.train.steps)
+    checkpoints.close()
+    summary = _summary(config, state, data.summary, chrono, result)
+    if main_process:
+      sample = report.write_sample(task, state.params, data.held_out, tokenizer, folder)
+      writer.close()
+      metrics.write_json(done, summary)
+      print(report.ending(config, workdir, result, data.summary, sample))
+  return summary
+
+
+def claim(folder: pathlib.Path, config: Config) -> None:
+  """Makes `folder` the place of this config; refuses one that holds a run of another."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError) as e:
+    raise ConfigError(f"--workdir: {folder} is not a folder; choose another name") from e
+  path = folder / "config.json"
+  if path.exists():
+    found = config_lib.load(path)
+    differ = config_lib.differences(found, config)
+    if differ:
+      raise ConfigError(
+          f"--workdir: {folder} holds a run of another config; give another folder. It differs in (there -> here):\n  "
+          + "\n  ".join(differ)
+      )
+  if jax.process_index() == 0:
+    metrics.write_json(path, config.to_dict())
+
+
+class _StopSignal:
+  """Remembers a SIGTERM until the loop looks."""
+
+  def __init__(self):
+    self.asked = False
+    try:
+      signal.signal(signal.SIGTERM, self._handle)
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+      pass
+
+  def _handle(self, *_):
+    self.asked = True
+
+
+def count_parameters(params: Any) -> tuple[int, int]:
+  """All parameters, and those that are not a vocabulary table."""
+  tables = ("embed", "to_embed", "output")
+  sizes = {k: sum(math.prod(a.shape) for a in jax.tree.leaves(v)) for k, v in params["model"].items()}
+  inner = sum(math.prod(a.shape) for a in jax.tree.leaves(params.get("thinking", {})))
+  total = sum(sizes.values()) + inner
+  return total, total - sum(n for k, n in sizes.items() if k in tables)
+
+
+def _announce(config, data, abstract, mesh):
+  total, inner = count_parameters(abstract.params)
+  m = config.model
+  name = f"{m.kind} {m.variant}" if m.kind == "ebt" else m.kind
+  shape = ", ".join(f"{k} {v}" for k, v in mesh.shape.items())
+  print(f"model: {name}, {m.layers} layers, width {m.width}, {metrics.si(total)} parameters ({metrics.si(inner)} in blocks)")
+  print(
+      f"data: {metrics.si(data['train_tokens'])} training tokens, {metrics.si(data['held_out_tokens'])} held out "
+      f"({data['held_out_documents']} documents); unigram entropy {data['unigram_nats_per_token']:.4f} nats/token, "
+      f"{data['unigram_bits_per_byte']:.4f} bits/byte"
+  )
+  print(f"mesh: {shape} on {jax.device_count()} {jax.devices()[0].platform} device(s)", flush=True)
+  if jax.device_count() > 1:
+    table, whole = parallel.sharding_report(abstract.params, mesh)
+    print(f"{table}\nleft whole on every device: {whole:.2%} of parameter bytes", flush=True)
+
+
+def _line(step, config, values, chrono):
+  parts = [f"step {step}/{config.train.steps}", f"loss {values['loss']:.4f}", f"bits/byte {values['bits_per_byte']:.4f}"]
+  if "energy_gap" in values:
+    parts.append(f"energy gap {values['energy_gap']:+.4f}")
+  parts += [f"{metrics.si(chrono.tokens_per_second)} tokens/s", f"ETA {chrono.eta(config.train.steps)}"]
+  if values["skipped"]:
+    parts.append(f"{int(values['skipped'])} skipped")
+  return "  ".join(parts)
+
+
+def _summary(config, state, data, chrono, result):
+  total, inner = count_parameters(state.params)
+  steps = config.train.steps
+  git = subprocess.run(
+      ["git", "describe", "--always", "--dirty"], cwd=pathlib.Path(__file__).parent, capture_output=True, text=True
+  )
+  return {
+      "task": config.task,
+      "model": config.to_dict()["model"],
+      "params": total,
+      "params_non_embedding": inner,
+      "steps": steps,
+      "tokens": steps * config.train.batch_size * config.data.context_length,
+      "flops": float(steps * flops.train_step(config)),
+      "wall_seconds": chrono.wall_seconds,
+      "train_seconds": chrono.train_seconds,
+      "skipped_steps": int(state.skipped),
+      "eval": result,
+      "data": data,
+      "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
+      "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+      "git": git.stdout.strip() if git.returncode == 0 else "",
+  }

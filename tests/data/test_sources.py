@@ -1,0 +1,168 @@
+import gzip
+import json
+import lzma
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ebt_jax.config import ConfigError
+from ebt_jax.data.sources import Source, documents
+
+
+def lines(*texts, key="text"):
+  return "".join(json.dumps({key: t}) + "\n" for t in texts).encode()
+
+
+def write(path, content):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(content)
+  return str(path)
+
+
+def test_embedded():
+  found = list(documents("embedded"))
+  assert len(found) == 249 and found[0].id == "1790-Washington-1"
+  assert [d.id for d in found] == sorted(d.id for d in found)
+  assert found[0].text.startswith("Fellow-Citizens of the Senate")
+  assert [d.id for d in documents("embedded", max_documents=2)] == ["1790-Washington-1", "1790-Washington-2"]
+
+
+def test_all_formats_and_ids(tmp_path):
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  write(tmp_path / "b.txt", "\ufeffone\r\ntwö\n".encode())
+  write(tmp_path / "sub" / "a.txt", b"deep")
+  write(tmp_path / "c.jsonl", lines("x", "", "y") + b"\n" + lines("z"))
+  write(tmp_path / "d.jsonl.gz", gzip.compress(lines("gz")))
+  write(tmp_path / "e.jsonl.xz", lzma.compress(lines("xz")))
+  pq.write_table(pa.table({"text": ["p", None, "q"], "n": [1, 2, 3]}), tmp_path / "f.parquet")
+  write(tmp_path / "notes.md", b"other files in a folder are left alone")
+  expected = [
+      ("b.txt", "one\ntwö\n"), ("c.jsonl:1", "x"), ("c.jsonl:3", "y"), ("c.jsonl:5", "z"), ("d.jsonl.gz:1", "gz"),
+      ("e.jsonl.xz:1", "xz"), ("f.parquet:1", "p"), ("f.parquet:3", "q"), ("sub/a.txt", "deep"),
+  ]
+  source = Source(str(tmp_path))
+  fractions, found = zip(*((source.fraction, (d.id, d.text)) for d in source))
+  assert list(found) == expected
+  assert list(fractions) == sorted(fractions) and fractions[-1] == 1.0 and source.size > 0
+  # ids are the same however the files are named, and no file is read twice
+  assert [d.id for d in documents(f"{tmp_path}/**/*.txt")] == ["b.txt", "sub/a.txt"]
+  assert [d.id for d in documents(f"{tmp_path}/c.jsonl, {tmp_path}/b.txt,{tmp_path}/*.txt")] == [
+      "c.jsonl:1", "c.jsonl:3", "c.jsonl:5", "b.txt"
+  ]
+  assert [d.id for d in documents(str(tmp_path), max_documents=3)] == [i for i, _ in expected[:3]]
+
+
+def test_other_text_key(tmp_path):
+  path = write(tmp_path / "a.jsonl", lines("x", key="content"))
+  assert [d.text for d in documents(path, "content")] == ["x"]
+
+
+BAD = {
+    "empty.txt": (b"", ["is empty", "remove it"]),
+    "white.txt": (b" \n", ["white space", "remove it"]),
+    "binary.txt": (b"ab\0c", ["binary", "byte 2", "iconv"]),
+    "latin.txt": ("caf\xe9".encode("latin-1"), ["not UTF-8 at byte 3", "0xe9", "iconv"]),
+    "latin.jsonl": (lines("ok") + b'{"text": "\xe9"}\n', ["latin.jsonl:2", "not UTF-8 at byte 25"]),
+    "broken.jsonl": (lines("ok") + b"{\n", ["broken.jsonl:2", "not JSON", "one JSON object a line"]),
+    "list.jsonl": (b"[1]\n", ["list.jsonl:1", "expected a JSON object, found list"]),
+    "blank.jsonl": (b"\n\n", ["holds no line"]),
+    "cut.jsonl.gz": (gzip.compress(lines("x" * 1000))[:-12], ["cut.jsonl.gz", "broken", "again"]),
+    "cut.jsonl.xz": (b"not xz", ["cut.jsonl.xz", "broken", "again"]),
+    "bad.parquet": (b"PAR1 no", ["not a Parquet file"]),
+    "page.html": (b"<p>", ["unknown extension", ".jsonl.xz"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_content_names_key_file_and_fix(tmp_path, name):
+  content, words = BAD[name]
+  path = write(tmp_path / name, content)
+  with pytest.raises(ConfigError) as e:
+    list(documents(path))
+  for word in ["config.data.source", path, *words]:
+    assert word in str(e.value)
+
+
+def test_missing_text_key(tmp_path):
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  pq.write_table(pa.table({"body": ["p"], "n": [1]}), tmp_path / "f.parquet")
+  pq.write_table(pa.table({"text": [1]}), tmp_path / "g.parquet")
+  for path, words in {
+      write(tmp_path / "a.jsonl", lines("x", key="body")): ["a.jsonl:1", "no key 'text'", "found body"],
+      write(tmp_path / "b.jsonl", b'{"text": 3}\n'): ["b.jsonl:1", "holds int"],
+      str(tmp_path / "f.parquet"): ["no column 'text'", "found body, n"],
+      str(tmp_path / "g.parquet"): ["holds int64, expected string"],
+  }.items():
+    with pytest.raises(ConfigError) as e:
+      list(documents(path))
+    for word in ["config.data.text_key", *words]:
+      assert word in str(e.value)
+
+
+def test_missing_files_show_what_is_near(tmp_path):
+  write(tmp_path / "train.jsonl", lines("x"))
+  (tmp_path / "none").mkdir()
+  for source, words in {
+      f"{tmp_path}/trian.jsonl": ["no file or folder", "train.jsonl"],
+      f"{tmp_path}/*.txt": ["nothing matches", "train.jsonl"],
+      f"{tmp_path}/nowhere/a.txt": ["nowhere does not exist"],
+      f"{tmp_path}/none": ["holds no file ending in .txt"],
+      " , ": ["embedded"],
+  }.items():
+    with pytest.raises(ConfigError) as e:
+      documents(source)
+    for word in ["config.data.source", *words]:
+      assert word in str(e.value)
+
+
+TFDS = """
+import sys
+import tensorflow_datasets as tfds
+from ebt_jax.config import ConfigError
+from ebt_jax.data.sources import documents
+
+class TinyText(tfds.core.GeneratorBasedBuilder):
+  VERSION = tfds.core.Version("1.0.0")
+  def _info(self):
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"text": tfds.features.Text()}))
+  def _split_generators(self, dl_manager):
+    return {"train": self._generate_examples(7), "test": self._generate_examples(2)}
+  def _generate_examples(self, n):
+    for i in range(n):
+      yield i, {"text": f"caf\u00e9 {i}"}
+
+def error(source, *arguments):
+  try:
+    list(documents(source, *arguments))
+  except ConfigError as e:
+    print(e)
+    return str(e)
+
+missing = error("tfds:tiny_text")
+assert "config.data.source" in missing and "not prepared" in missing and "array_record" in missing, missing
+TinyText(file_format="array_record").download_and_prepare()
+found = list(documents("tfds:tiny_text"))
+assert sorted(d.text for d in found) == [f"caf\u00e9 {i}" for i in range(7)], found
+assert [d.id for d in found][:2] == ["tiny_text:train:1", "tiny_text:train:2"], found
+assert len(list(documents("tfds:tiny_text:1.0.0:test"))) == 2
+assert len(list(documents("tfds:tiny_text:train[:3]"))) == 3
+assert len(list(documents("tfds:tiny_text", "text", 4))) == 4
+assert "found test, train" in error("tfds:tiny_text:valid")
+assert "did you mean tiny_text" in error("tfds:tiny_texd")
+assert "text_key" in error("tfds:tiny_text", "body") and "found text" in error("tfds:tiny_text", "body")
+assert "tensorflow" not in sys.modules
+"""
+
+
+def test_tfds(tmp_path):
+  env = os.environ | {"TFDS_DATA_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+  # a process of its own: the data folder is read from the environment, and a builder's name is taken for ever
+  command = [sys.executable, "-c", TFDS]
+  done = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=120)
+  assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,171 @@
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from ebt_jax.config import ConfigError, DataConfig
+from ebt_jax.data.text import build
+from ebt_jax.data.token_folder import MANIFEST
+from ebt_jax.data.tokenizers import load_tokenizer
+
+ROOT = pathlib.Path(__file__).parents[2]
+TOOL = str(ROOT / "tools" / "tokenize_text.py")
+ENV = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def command(source, out, **changes):
+  options = {"tokenizer": "bytes", "context_length": 32, "held_out": 0.2, "part_tokens": 500} | changes
+  flat = [str(x) for name, value in options.items() for x in ("--" + name, value)]
+  return [sys.executable, TOOL, "--source", str(source), "--out", str(out), *flat]
+
+
+def run(*args, preexec_fn=None, **changes):
+  return subprocess.run(
+      command(*args, **changes),
+      check=False,
+      env=ENV,
+      capture_output=True,
+      text=True,
+      timeout=60,
+      preexec_fn=preexec_fn,
+  )
+
+
+def contents(folder):
+  return {p.name: p.read_bytes() for p in pathlib.Path(folder).iterdir()}
+
+
+def same(a, b):
+  for x, y in ((a.train, b.train), (a.held_out, b.held_out)):
+    assert x.tokens.dtype == y.tokens.dtype
+    np.testing.assert_array_equal(x.tokens, y.tokens)
+    np.testing.assert_array_equal(x.lengths, y.lengths)
+  assert a.summary == b.summary
+
+
+@pytest.mark.parametrize("layout", ["packed", "document"])
+@pytest.mark.parametrize("tokenizer_name", ["bytes", "bpe"])
+def test_equals_build(corpus, bpe_path, tmp_path, layout, tokenizer_name):
+  spec = "bytes" if tokenizer_name == "bytes" else bpe_path
+  done = run(corpus, tmp_path / "out", layout=layout, tokenizer=spec)
+  assert done.returncode == 0, done.stderr
+  assert "unigram_bits_per_byte" in done.stdout
+  tokenizer = load_tokenizer(spec)
+  for changes in ({}, {"max_tokens": 777}):
+    config = DataConfig(source=corpus, context_length=32, held_out=0.2, layout=layout, **changes)
+    folder = DataConfig(source=str(tmp_path / "out"), context_length=32, held_out=0.2, layout=layout, **changes)
+    same(build(folder, tokenizer), build(config, tokenizer))
+
+
+# Stands in for a slow disk, so that the kill falls between two saved states.
+SLOW = """
+import os, runpy, sys, time
+fsync = os.fsync
+def slow(fd):
+  time.sleep(0.01)
+  fsync(fd)
+os.fsync = slow
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_killed_and_run_again(corpus, tmp_path):
+  whole, out = tmp_path / "whole", tmp_path / "out"
+  assert run(corpus, whole).returncode == 0
+  seen = []
+  for _ in range(2):
+    slow = [sys.executable, "-c", SLOW, *command(corpus, out)[1:]]
+    process = subprocess.Popen(slow, env=ENV, stderr=subprocess.DEVNULL)
+    size = 0
+    start = (out / "train.tokens").stat().st_size if seen else 0
+    while process.poll() is None and size <= start + 2000:
+      time.sleep(0.002)
+      size = (out / "train.tokens").stat().st_size if (out / "train.tokens").exists() else 0
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (out / MANIFEST).exists() and not (out / "windows.json").exists()
+    seen.append(size)
+    # what a kill in the middle of a write leaves behind
+    with open(out / "train.tokens", "ab") as f:
+      f.write(b"half a part")
+    with pytest.raises(ConfigError, match="unfinished.*again"):
+      build(DataConfig(source=str(out)), load_tokenizer("bytes"))
+  assert seen[1] > seen[0]
+  done = run(corpus, out)
+  assert done.returncode == 0 and "going on after" in done.stderr, done.stderr
+  assert contents(out) == contents(whole)
+  assert sorted(contents(out)) == [
+      "held_out.lengths", "held_out.tokens", "train.lengths", "train.tokens", "windows.json"
+  ]
+  again = run(corpus, out)
+  assert again.returncode == 0 and "complete" in again.stderr and contents(out) == contents(whole)
+
+
+def test_full_disk(corpus, tmp_path):
+  whole, out = tmp_path / "whole", tmp_path / "out"
+  assert run(corpus, whole).returncode == 0
+
+  def small_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+
+  done = run(corpus, out, preexec_fn=small_files)
+  assert done.returncode == 1 and "no space left" in done.stderr and "run the same command again" in done.stderr
+  assert "Traceback" not in done.stderr
+  kept = int(done.stderr.split("the first ")[1].split(" documents")[0])
+  done = run(corpus, out)
+  assert done.returncode == 0 and f"going on after {kept} documents" in done.stderr and kept > 0
+  assert contents(out) == contents(whole)
+
+
+def test_other_arguments_are_refused(corpus, tmp_path, capsys):
+  sys.path.insert(0, str(ROOT / "tools"))
+  try:
+    import tokenize_text
+  finally:
+    sys.path.pop(0)
+
+  def main(**changes):
+    return tokenize_text.main(command(corpus, tmp_path / "out", **changes)[2:])
+
+  assert main() == 0
+  before = contents(tmp_path / "out")
+  for name, value in {"context_length": 16, "layout": "document", "held_out": 0.3, "max_documents": 50}.items():
+    assert main(**{name: value}) == 1
+    error = capsys.readouterr().err
+    assert name in error and str(value) in error and "another folder" in error
+  assert contents(tmp_path / "out") == before
+
+
+def test_empty_split_is_explained(corpus, tmp_path):
+  done = run(corpus, tmp_path / "out", held_out=1e-6)
+  assert done.returncode == 1 and "config.data.held_out" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_folder_made_with_other_settings(corpus, bpe_path, tmp_path):
+  out = tmp_path / "out"
+  assert run(corpus, out).returncode == 0
+  good = {"source": str(out), "context_length": 32, "held_out": 0.2}
+  tokenizer = load_tokenizer("bytes")
+  for changes, words in {
+      ("context_length", 64): ["config.data.context_length", "32", "64"],
+      ("layout", "document"): ["config.data.layout", "'packed'", "'document'"],
+      ("held_out", 0.5): ["config.data.held_out", "0.2", "0.5"],
+      ("max_documents", 9): ["config.data.max_documents", "9"],
+  }.items():
+    with pytest.raises(ConfigError) as e:
+      build(DataConfig(**good | dict([changes])), tokenizer)
+    for word in words:
+      assert word in str(e.value)
+  with pytest.raises(ConfigError, match="config.data.tokenizer.*made with bytes.*found tokenizer.json"):
+    build(DataConfig(**good), load_tokenizer(bpe_path))
+  with open(out / "train.tokens", "ab") as f:
+    f.truncate(100)
+  with pytest.raises(ConfigError, match="train.tokens: expected .* bytes, found 100"):
+    build(DataConfig(**good), tokenizer)
