@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ebt_jax.config import DataConfig
+from ebt_jax.config import ConfigError, DataConfig
 from ebt_jax.data import token_folder
 from ebt_jax.data.progress import Progress
 from ebt_jax.data.sources import Document, Source, documents
@@ -95,6 +95,27 @@ def build(config: DataConfig, tokenizer: Tokenizer) -> TextData:
     windows[name] = from_flat(*split.drain(), config.layout, config.context_length)
   counts = {name: split.state() for name, split in splits.items()}
   return finish(config, tokenizer, windows["train"], windows["held_out"], counts)
+
+
+def whole(config: DataConfig, tokenizer: Tokenizer) -> Windows:
+  """Windows of every document of the source, for evaluation on text that no model has been trained on.
+
+  Raises:
+    ConfigError: the source is missing, bad or empty, or a folder of tokens, which is split already.
+  """
+  if token_folder.is_folder(config.source):
+    raise ConfigError(
+        f"--source: {config.source} holds tokens that are split already; give text files, or set config.data.source "
+        "and evaluate its held-out split"
+    )
+  assembler = Assembler(config.layout, config.context_length, tokenizer.end_of_text, token_dtype(tokenizer.vocab_size))
+  for document in Source(config.source, config.text_key, config.max_documents):
+    assembler.add(tokenizer.encode(document.text))
+  assembler.finish()
+  windows = from_flat(*assembler.drain(), config.layout, config.context_length)
+  if not len(windows):
+    raise ConfigError(f"--source: {config.source} holds no text to predict; give files with some")
+  return windows
 
 
 def _cut(document: Document) -> Iterator[Document]:

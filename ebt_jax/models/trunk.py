@@ -108,12 +108,12 @@ def _run(config: ModelConfig, method: str, params, x, positions, condition, per_
 
   if config.remat:
     body = jax.checkpoint(body, prevent_cse=False)
-  return jax.lax.scan(body, x, (params, *per_layer), unroll=unroll(config))
+  return jax.lax.scan(body, x, (params, *per_layer), unroll=_unroll(config, method))
 
 
-def unroll(config: ModelConfig) -> int:
-  """Layers written out in one iteration of the scan."""
-  return 1
+def _unroll(config: ModelConfig, method: str) -> int:
+  """Layers written out in one iteration: a short context pass is faster whole, the candidates' second order is not."""
+  return config.layers if method != "candidate" and config.layers <= 12 else 1
 
 
 def context(config, params, x_BxSxD, positions, condition=None):

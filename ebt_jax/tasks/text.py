@@ -45,6 +45,11 @@ def load_data(config: Config, tokenizer: tokenizers.Tokenizer):
   return text_data.build(config.data, tokenizer)
 
 
+def whole_text(config: Config, tokenizer: tokenizers.Tokenizer):
+  """Windows of all of `data.source`, for evaluation."""
+  return text_data.whole(config.data, tokenizer)
+
+
 def make_task(config: Config) -> "EBTText | TransformerText":
   """The task of a resolved config whose `model.vocab_size` is known."""
   return EBTText(config) if config.model.kind == "ebt" else TransformerText(config)
