@@ -4,8 +4,10 @@ import dataclasses
 import logging
 import os
 import sys
+import traceback
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 from ebt_jax import config as config_lib
 from ebt_jax.config import Config, ConfigError
@@ -103,15 +105,18 @@ def main(argv):
 
 def run() -> None:
   """Entry point: errors that a user can mend are one message and exit code 2."""
-  logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
   def parse(argv):
     try:
+      _check_config_file(argv)
       return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+    except ConfigError:
+      raise
+    except Exception as e:  # a config file may raise anything
       raise ConfigError(_flag_error(argv, e)) from e
 
   def guarded(argv):
+    _quieten()
     # absl prints a traceback for what main raises; these are for people
     from ebt_jax.training.checkpoint import CheckpointError
     from ebt_jax.training.loop import TrainingStopped
@@ -122,8 +127,12 @@ def run() -> None:
       print(f"error: {e}", file=sys.stderr)
       sys.exit(2)
     except OSError as e:
-      print(f"error: {e.strerror or e}: {e.filename or ''}; finished checkpoints are untouched", file=sys.stderr)
+      where = f"{e.filename}: " if e.filename else ""
+      print(f"error: {where}{e.strerror or e}; finished checkpoints are untouched", file=sys.stderr)
       sys.exit(2)
+    except KeyboardInterrupt:
+      print("stopped by the keyboard; the same command continues from the last checkpoint", file=sys.stderr)
+      sys.exit(130)
 
   try:
     app.run(guarded, flags_parser=parse)
@@ -132,14 +141,53 @@ def run() -> None:
     sys.exit(2)
 
 
+def _quieten() -> None:
+  """Logs warnings and worse in plain words: absl, which takes over logging in `app.run`, shows every INFO of JAX."""
+  if not flags.FLAGS["verbosity"].present:
+    absl_logging.set_verbosity(absl_logging.WARNING)
+  absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+
+
+def _config_file(argv: list[str]) -> str | None:
+  """The file that --config names."""
+  for i, arg in enumerate(argv):
+    name, equals, value = arg.partition("=")
+    if name in ("--config", "-config"):
+      return (value if equals else "".join(argv[i + 1 : i + 2])).partition(":")[0]
+  return None
+
+
+def _check_config_file(argv: list[str]) -> None:
+  path = _config_file(argv)
+  if path is None or os.path.isfile(path):
+    return
+  folder = os.path.dirname(path) or "."
+  try:
+    files = [os.path.join(os.path.dirname(path), f) for f in os.listdir(folder) if f.endswith(".py")]
+  except OSError:
+    raise ConfigError(f"--config: no file {path!r}; there is no folder {folder!r} here ({os.getcwd()})") from None
+  raise ConfigError(f"--config: no file {path!r}; {config_lib.near(path, files)}")
+
+
 def _flag_error(argv: list[str], error: Exception) -> str:
-  """Names the key of a `--config.a.b=` override that is unknown or ill-typed."""
-  known = config_lib.keys()
+  """Names the key of a `--config.a.b=` override that is unknown or ill-typed, or the line of the config file."""
+  path, known = _config_file(argv), config_lib.keys()
   for arg in argv[1:]:
     name = arg.lstrip("-").split("=")[0]
-    if name.startswith("config.") and name not in known:
-      return f"{name}: no such key; {config_lib.near(name, known)}"
-  return " ".join(str(error).split()) or type(error).__name__
+    if name.startswith("config."):
+      if name not in known and name.removeprefix("no") not in known:
+        return f"{name}: no such key; {config_lib.near(name, known)}"
+      if path is None:
+        return f"--{name}: a key is set on top of a config file; give --config=FILE before it"
+  message = " ".join(str(error).split()) or type(error).__name__
+  if isinstance(error, flags.Error):
+    return message
+  if isinstance(error, SyntaxError):
+    return f"{error.filename}, line {error.lineno}: {error.msg}"
+  root = error.__context__ or error  # ml_collections wraps TypeError and ValueError and puts a traceback into the text
+  lines = [f.lineno for f in traceback.extract_tb(root.__traceback__) if path and f.filename.endswith(path)]
+  where = f"{path}, line {lines[-1]}" if lines else f"--config={path}"
+  return f"{where}: {type(root).__name__}: {' '.join(str(root).split())}"
 
 
 if __name__ == "__main__":
