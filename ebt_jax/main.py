@@ -1,6 +1,7 @@
 """The command line: `python -m ebt_jax.main --config=configs/NAME.py[:arg] --workdir=DIR [--mode=train] ...`."""
 
 import dataclasses
+import functools
 import logging
 import os
 import sys
@@ -44,7 +45,10 @@ _CONFIG = _define_config()
 def _config() -> Config:
   """From --config, or from the run in --workdir."""
   if _CONFIG.value is not None:
-    return config_lib.resolve(_CONFIG.value)
+    try:
+      return config_lib.resolve(_CONFIG.value)
+    except OSError as e:  # kept by ml_collections until somebody looks at the config
+      raise ConfigError(f"--config: the config file cannot be loaded: {e.__cause__ or e}") from e
   if _WORKDIR.value and os.path.exists(os.path.join(_WORKDIR.value, "config.json")):
     return config_lib.load(os.path.join(_WORKDIR.value, "config.json"))
   raise ConfigError(
@@ -131,7 +135,7 @@ def run() -> None:
       print(f"error: {where}{e.strerror or e}; finished checkpoints are untouched", file=sys.stderr)
       sys.exit(2)
     except KeyboardInterrupt:
-      print("stopped by the keyboard; the same command continues from the last checkpoint", file=sys.stderr)
+      print("interrupted; finished checkpoints are untouched", file=sys.stderr)
       sys.exit(130)
 
   try:
@@ -166,28 +170,34 @@ def _check_config_file(argv: list[str]) -> None:
     files = [os.path.join(os.path.dirname(path), f) for f in os.listdir(folder) if f.endswith(".py")]
   except OSError:
     raise ConfigError(f"--config: no file {path!r}; there is no folder {folder!r} here ({os.getcwd()})") from None
-  raise ConfigError(f"--config: no file {path!r}; {config_lib.near(path, files)}")
+  near = config_lib.near(path, files) if files else f"{folder!r} holds no .py file"
+  raise ConfigError(f"--config: no file {path!r}; {near}")
 
 
 def _flag_error(argv: list[str], error: Exception) -> str:
   """Names the key of a `--config.a.b=` override that is unknown or ill-typed, or the line of the config file."""
   path, known = _config_file(argv), config_lib.keys()
   for arg in argv[1:]:
-    name = arg.lstrip("-").split("=")[0]
+    name, _, value = arg.lstrip("-").partition("=")
     if name.startswith("config."):
       if name not in known and name.removeprefix("no") not in known:
         return f"{name}: no such key; {config_lib.near(name, known)}"
       if path is None:
-        return f"--{name}: a key is set on top of a config file; give --config=FILE before it"
-  message = " ".join(str(error).split()) or type(error).__name__
-  if isinstance(error, flags.Error):
-    return message
-  if isinstance(error, SyntaxError):
-    return f"{error.filename}, line {error.lineno}: {error.msg}"
-  root = error.__context__ or error  # ml_collections wraps TypeError and ValueError and puts a traceback into the text
-  lines = [f.lineno for f in traceback.extract_tb(root.__traceback__) if path and f.filename.endswith(path)]
-  where = f"{path}, line {lines[-1]}" if lines else f"--config={path}"
-  return f"{where}: {type(root).__name__}: {' '.join(str(root).split())}"
+        return f"{name}: a key is set on top of a config file; give --config=FILE before it"
+      if str(error).startswith(f"flag --{name}={value}: "):
+        expected = functools.reduce(getattr, name.split(".")[1:], Config())
+        return f"{name}: expected {type(expected).__name__}, found {value!r}"
+  chain = [error]  # ml_collections and absl wrap errors of the file and put tracebacks into their texts
+  while chain[-1].__context__:
+    chain.append(chain[-1].__context__)
+  lines = [f.lineno for e in chain for f in traceback.extract_tb(e.__traceback__) if path and os.path.abspath(f.filename) == os.path.abspath(path)]
+  first = next(e for e in chain if "Traceback" not in str(e))
+  message = f"{type(first).__name__}: {' '.join(str(first).split())}"
+  if lines:
+    return f"{path}, line {lines[-1]}: {message}"
+  if isinstance(first, SyntaxError):
+    return f"{first.filename}, line {first.lineno}: {first.msg}"
+  return str(error) if isinstance(error, flags.Error) else f"--config={path}: {message}"
 
 
 if __name__ == "__main__":

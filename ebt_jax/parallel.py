@@ -233,6 +233,32 @@ def process_rows(batch_size: int, mesh: Mesh | None = None) -> slice:
   return slice(start, stop)
 
 
+def keep_rows(x: jax.Array) -> jax.Array:
+  """Tells the compiler that the first axis of `x` lies over devices like the rows of a batch; no mesh, no effect."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return x if mesh.empty else jax.lax.with_sharding_constraint(x, BATCH)
+
+
+def gather_tables(params: Any) -> Any:
+  """Parameters outside the layers as a step uses them: whole over `data`, which the rows have, sliced over `model`.
+
+  Left to itself the compiler gathers the candidates `[b, s, v]` instead, which are far larger.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return params
+
+  def place(path, x):
+    path = _name(path)
+    if "layers/" in path:
+      return x
+    rule = next((spec for end, spec in _RULES if end.search(path)), P())
+    fits = lambda axis, n: axis == "model" and n % mesh.shape["model"] == 0
+    return jax.lax.with_sharding_constraint(x, P(*("model" if fits(a, n) else None for a, n in zip(rule, x.shape))))
+
+  return jax.tree_util.tree_map_with_path(place, params)
+
+
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Global arrays [rows of all processes, ...] from this process's rows (see `process_rows`)."""
   sharding = batch_sharding(mesh)

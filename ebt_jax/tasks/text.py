@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ebt_jax import losses, thinking
+from ebt_jax import losses, parallel, thinking
 from ebt_jax.config import Config, ConfigError, ThinkingConfig
 from ebt_jax.data import text as text_data
 from ebt_jax.data import tokenizers
@@ -75,6 +75,7 @@ class TransformerText:
 
   def loss(self, params: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict]:
     """Sum of token losses in nats, and sums to log."""
+    params = parallel.gather_tables(params)
     logits = self.model.logits(params["model"], batch["tokens"][:, :-1])
     loss = losses.cross_entropy(logits, batch["tokens"][:, 1:], batch["weights"])
     return loss, {"final_loss": loss}
@@ -111,7 +112,7 @@ class EBTText:
   def space(self) -> thinking.Simplex:
     t = self.config.thinking
     return thinking.Simplex(
-        embed=self.model.embed,
+        embed=lambda params, p: self.model.embed(parallel.gather_tables(params), p),
         start_scale=t.start_scale if t.start == "noise" else 0.0,
         normalize=t.normalize,
         clip=t.clip_candidate,
@@ -144,6 +145,7 @@ class EBTText:
     tokens = batch["tokens"][:, :-1]
     if start is None:
       start = self.space.start(start_key, (*tokens.shape, self.config.model.vocab_size))
+    start = parallel.keep_rows(start)
     contexts = self.contexts(params, tokens)
     loss, aux = thinking.thinking_loss(
         self.model.energy,

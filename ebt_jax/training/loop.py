@@ -59,8 +59,11 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
   rows = parallel.process_rows(config.train.batch_size, mesh)
   chrono = Chrono()
   main_process = jax.process_index() == 0
+  if main_process:  # not before data and devices are known to fit, so that a mistake there does not hold the folder
+    metrics.write_json(folder / "config.json", config.to_dict())
 
-  with jax.set_mesh(mesh), Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
+  checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
+  with jax.set_mesh(mesh), checkpoints, _StopSignal() as stop:
     abstract = state_lib.abstract(task, config, mesh)
     parallel.assert_sharded(abstract.params, mesh)
     restored = checkpoints.restore(abstract)
@@ -78,10 +81,12 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     )
     evaluator = Evaluator(task, config, mesh, data.held_out, tokenizer.token_bytes)
     bytes_per_token = data.summary["train_bytes"] / max(1, data.summary["train_tokens"])
-    writer = metrics.MetricsWriter(folder) if main_process else None
-    if writer:
+    writer, evaluated = None, set()
+    if main_process:
+      writer = metrics.MetricsWriter(folder)
       writer.truncate_after(start)
-    stop = _StopSignal()
+      # a run killed after its last row and before its final_result.json has that row already
+      evaluated = {row["step"] for row in metrics.read_rows(writer.path) if "eval/loss" in row}
 
     def finish(pending):
       """Reads the metrics of a step that the device has been working on meanwhile."""
@@ -97,14 +102,16 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
         return
       values["bits_per_byte"] = values["final_loss"] / math.log(2) / bytes_per_token
       if writer:
-        timing = {"time/tokens_per_second": chrono.tokens_per_second, "time/wall_seconds": chrono.wall_seconds}
+        timing = {"time/wall_seconds": chrono.wall_seconds}
+        if math.isfinite(chrono.tokens_per_second):  # known from the second step on
+          timing["time/tokens_per_second"] = chrono.tokens_per_second
         writer.write(step, {**{f"train/{k}": v for k, v in values.items()}, **timing})
         print(_line(step, config, values, chrono), flush=True)
 
     def evaluate(step):
       with chrono.pause():
         result = evaluator(state.params)
-      if writer:
+      if writer and step not in evaluated:
         writer.write(step, {f"eval/{k}": v for k, v in result.items() if isinstance(v, float)})
       return result
 
@@ -123,17 +130,18 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
       if pending:
         finish(pending)
       pending = (step, values)
+      stopping = stop.asked  # read once: the signal may come at any moment
       evaluates = config.eval.every and step % config.eval.every == 0 and step < config.train.steps
       saves = config.checkpoint.every and step % config.checkpoint.every == 0
-      if evaluates or saves or stop.asked or step == config.train.steps:
+      if evaluates or saves or stopping or step == config.train.steps:
         finish(pending)
         pending = None
       if evaluates:
         result = evaluate(step)
         print(f"step {step}  held-out {result['loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte")
-      if saves or step == config.train.steps or stop.asked:
+      if saves or step == config.train.steps or stopping:
         save(step)
-      if stop.asked:
+      if stopping:
         checkpoints.close()
         print(f"stopped by SIGTERM after step {step}; the same command continues", flush=True)
         raise Interrupted(128 + signal.SIGTERM)
@@ -150,7 +158,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
 
 
 def claim(folder: pathlib.Path, config: Config) -> None:
-  """Makes `folder` the place of this config; refuses one that holds a run of another."""
+  """Makes `folder`; refuses one that holds a run of another config."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except (FileExistsError, NotADirectoryError) as e:
@@ -164,8 +172,6 @@ def claim(folder: pathlib.Path, config: Config) -> None:
           f"--workdir: {folder} holds a run of another config; give another folder. It differs in (there -> here):\n  "
           + "\n  ".join(differ)
       )
-  if jax.process_index() == 0:
-    metrics.write_json(path, config.to_dict())
 
 
 class _StopSignal:
@@ -173,10 +179,17 @@ class _StopSignal:
 
   def __init__(self):
     self.asked = False
+
+  def __enter__(self) -> "_StopSignal":
     try:
-      signal.signal(signal.SIGTERM, self._handle)
+      self._before = signal.signal(signal.SIGTERM, self._handle)
     except ValueError:  # not in the main thread: whoever runs us there handles signals
-      pass
+      self._before = None
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
 
   def _handle(self, *_):
     self.asked = True
@@ -212,7 +225,8 @@ def _line(step, config, values, chrono):
   parts = [f"step {step}/{config.train.steps}", f"loss {values['loss']:.4f}", f"bits/byte {values['bits_per_byte']:.4f}"]
   if "energy_gap" in values:
     parts.append(f"energy gap {values['energy_gap']:+.4f}")
-  parts += [f"{metrics.si(chrono.tokens_per_second)} tokens/s", f"ETA {chrono.eta(config.train.steps)}"]
+  speed = chrono.tokens_per_second
+  parts += [f"{metrics.si(speed) if math.isfinite(speed) else '?'} tokens/s", f"ETA {chrono.eta(config.train.steps)}"]
   if values["skipped"]:
     parts.append(f"{int(values['skipped'])} skipped")
   return "  ".join(parts)
@@ -221,9 +235,6 @@ def _line(step, config, values, chrono):
 def _summary(config, state, data, chrono, result):
   total, inner = count_parameters(state.params)
   steps = config.train.steps
-  git = subprocess.run(
-      ["git", "describe", "--always", "--dirty"], cwd=pathlib.Path(__file__).parent, capture_output=True, text=True
-  )
   return {
       "task": config.task,
       "model": config.to_dict()["model"],
@@ -239,5 +250,15 @@ def _summary(config, state, data, chrono, result):
       "data": data,
       "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
       "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-      "git": git.stdout.strip() if git.returncode == 0 else "",
+      "git": _git(),
   }
+
+
+def _git() -> str:
+  """The commit of this program; empty where it is not run from a repository."""
+  command = ["git", "describe", "--always", "--dirty"]
+  try:
+    found = subprocess.run(command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True)
+  except OSError:  # git is not installed
+    return ""
+  return found.stdout.strip() if found.returncode == 0 else ""

@@ -1,0 +1,194 @@
+"""Gradient modes of the thinking loss against plain autodiff, and the memory they need."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ebt_jax import thinking
+from ebt_jax.config import Config, ModelConfig, ThinkingConfig
+from ebt_jax.tasks.text import EBTText
+
+MODES = ("each", "last", "unrolled")
+ALONE = ThinkingConfig(steps=3, landscapes=2, learn_noise=True, noise=0.3, random_step_size=2.0)
+RANDOM = dataclasses.replace(ALONE, steps=4, random_steps_min=1)  # either landscape once to three times
+CLIPPED = dataclasses.replace(ALONE, clip_gradient=0.4)  # about half of the entries
+DETACHED = dataclasses.replace(ALONE, step_size_path=False)
+SPACE = thinking.Simplex(embed=lambda params, p: p @ params["embed"])
+
+
+def energy(params, context, y, landscape):
+  h = jnp.tanh(y @ params["w"] + context["h"] + params["time"][landscape])
+  chosen = jnp.take_along_axis(h, context["index"][..., None], -1)[..., 0]
+  return chosen**2 + jnp.sum(jnp.sin(h * params["u"]), -1)
+
+
+def measure(params, contexts, batch, x, energies, i, count):
+  """Candidates, energies, contexts and parameters all matter; so do the step and their number."""
+  cross_entropy = -jnp.sum(jax.nn.log_softmax(x) * batch["targets"])
+  extra = jnp.sum(jnp.sin(energies) * batch["weights"]) + jnp.sum(params["model"]["u"] ** 2) * jnp.mean(contexts["h"])
+  return (cross_entropy + 0.3 * (1 + i) * extra) / count, {"ce": cross_entropy}
+
+
+def problem(config):
+  keys = iter(jax.random.split(jax.random.key(0), 12))
+  normal = lambda *shape: jax.random.normal(next(keys), shape)
+  rows, seq, v, d = 2, 3, 5, 4
+  model = {"embed": normal(v, d), "w": normal(d, d), "time": normal(2, d), "u": normal(d)}
+  params = {"model": model, "thinking": {"step_size": jnp.asarray(0.7), "noise": jnp.asarray(0.3)}}
+  index = jax.random.randint(next(keys), (2, rows, seq), 0, d)
+  contexts = {"h": normal(2, rows, seq, d), "index": index}
+  batch = {"targets": jax.nn.softmax(normal(rows, seq, v)), "weights": normal(rows, seq)}
+  longest = 6
+  draws = thinking.Draws(
+      step_size=jax.random.uniform(next(keys), (rows, seq, 1)), noise=normal(longest, rows, seq, v), repeats=None
+  )
+  return params, contexts, batch, normal(rows, seq, v), draws
+
+
+def oracle(mode, config, order, params, contexts, batch, x, draws):
+  """Thinking as a plain loop. Returns the loss, and the cross-entropy of each step."""
+  stop, total, seen = jax.lax.stop_gradient, 0.0, []
+  inner = params["thinking"]
+  base = jnp.maximum(inner["step_size"], config.step_size_min)
+  low, high = base / config.random_step_size, base * config.random_step_size
+  for i, k in enumerate(order):
+    last = i == len(order) - 1
+    if mode == "each" or (mode == "last" and last and not config.step_size_path):
+      x = stop(x)
+    x = x + inner["noise"] * draws.noise[i]
+    p = SPACE.read(x, k)
+    context = {name: a[k] for name, a in contexts.items()}
+    energies_of = lambda p: energy(params["model"], context, SPACE.embed(params["model"], p), k)
+    slope = jax.grad(lambda p: jnp.sum(energies_of(p)))(p)
+    if mode == "last" and not last:
+      slope = stop(slope)
+    if config.clip_gradient:
+      slope = jnp.clip(slope, -config.clip_gradient / base, config.clip_gradient / base)
+    energies = energies_of(p)
+    x = p - (low + draws.step_size * (high - low)) * slope
+    loss, now = measure(params, contexts, batch, x, energies, i, len(order))
+    seen.append(now["ce"])
+    if mode != "last" or last:
+      total = total + loss
+  return total, jnp.stack(seen)
+
+
+@functools.cache
+def gradient_of(mode, config):
+  """Loss and gradients for (params, float contexts), jitted; repeats are an argument."""
+  config = dataclasses.replace(config, gradient=mode)
+
+  def loss(params, h, contexts, batch, x, draws):
+    contexts = {**contexts, "h": h}
+    return thinking.thinking_loss(
+        energy, SPACE, measure, params, contexts, batch, x, jax.random.key(0), config, draws=draws
+    )
+
+  return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+
+
+def plain_gradient(mode, config, order, params, contexts, *rest):
+  loss = lambda params, h: oracle(mode, config, order, params, {**contexts, "h": h}, *rest)
+  return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, contexts["h"])
+
+
+def assert_close(ours, theirs, tolerance):
+  theirs = dict(jax.tree_util.tree_leaves_with_path(theirs))
+  for path, a in jax.tree_util.tree_leaves_with_path(ours):
+    b = theirs[path]
+    error = np.linalg.norm(a - b) / np.linalg.norm(b)
+    assert error < tolerance, f"{jax.tree_util.keystr(path)}: relative error {error:.1e}"
+
+
+CASES = [
+    ("plain", ALONE, None),
+    ("random", RANDOM, (2, 1)),
+    ("random", RANDOM, (1, 3)),
+    ("random", RANDOM, (3, 3)),
+    ("clipped", CLIPPED, None),
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name, config, repeats", CASES, ids=lambda a: str(a) if isinstance(a, (str, tuple)) else "")
+def test_gradients_equal_plain_autodiff(x64, mode, name, config, repeats):
+  params, contexts, batch, x, draws = problem(config)
+  order = [0] * repeats[0] + [1] * repeats[1] if repeats else [0, 1, 1]
+  (expected, steps), theirs = plain_gradient(mode, config, order, params, contexts, batch, x, draws)
+  draws = draws._replace(repeats=repeats and jnp.array(repeats))
+  (loss, aux), ours = gradient_of(mode, config)(params, contexts["h"], contexts, batch, x, draws)
+  np.testing.assert_allclose(loss, expected, rtol=1e-11)
+  seen = aux["seen"]["ce"]
+  wanted = steps[-1:] if mode == "last" else np.pad(steps, (0, len(seen) - len(steps)))
+  np.testing.assert_allclose(seen, wanted, rtol=1e-11)
+  assert aux["steps"] == len(order)
+  assert_close(ours, theirs, 1e-9)
+
+
+def test_without_its_path_the_step_size_of_mode_last_sees_the_last_step_only(x64):
+  params, contexts, batch, x, draws = problem(DETACHED)
+  _, theirs = plain_gradient("last", DETACHED, [0, 1, 1], params, contexts, batch, x, draws)
+  _, ours = gradient_of("last", DETACHED)(params, contexts["h"], contexts, batch, x, draws)
+  assert_close(ours, theirs, 1e-9)
+  _, whole = gradient_of("last", ALONE)(params, contexts["h"], contexts, batch, x, draws)
+  assert_close(whole[0]["model"], ours[0]["model"], 1e-9)
+  for name in ("step_size", "noise"):
+    assert abs(whole[0]["thinking"][name] / ours[0]["thinking"][name] - 1) > 0.01
+
+
+def test_the_modes_have_one_value_and_three_gradients(x64):
+  args = problem(ALONE)
+  params, contexts, batch, x, draws = args
+  (each, last, unrolled) = [gradient_of(m, ALONE)(params, contexts["h"], contexts, batch, x, draws) for m in MODES]
+  np.testing.assert_allclose(each[0][0], unrolled[0][0], rtol=1e-12)
+  flat = [np.concatenate([a.ravel() for a in jax.tree.leaves(g)]) for _, g in (each, last, unrolled)]
+  for i in range(3):
+    for j in range(i):
+      assert np.linalg.norm(flat[i] - flat[j]) > 0.05 * np.linalg.norm(flat[i])
+
+
+def test_unrolled_is_the_derivative_of_the_loss(x64):
+  params, contexts, batch, x, draws = problem(ALONE)
+  run = gradient_of("unrolled", ALONE)
+  theta = (params, contexts["h"])
+  direction = jax.tree.map(lambda a: jax.random.normal(jax.random.key(a.size), a.shape), theta)
+  step = 1e-5
+
+  def value(distance):
+    params, h = jax.tree.map(lambda a, d: a + distance * d, theta, direction)
+    return run(params, h, contexts, batch, x, draws)[0][0]
+
+  _, gradient = run(*theta, contexts, batch, x, draws)
+  slope = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction)))
+  np.testing.assert_allclose((value(step) - value(-step)) / (2 * step), slope, rtol=1e-7)
+
+
+def test_training_alone_uses_the_randomness_of_the_key(x64):
+  params, contexts, batch, x, _ = problem(RANDOM)
+
+  def run(key, training, config=dataclasses.replace(RANDOM, gradient="last")):
+    return thinking.thinking_loss(
+        energy, SPACE, measure, params, contexts, batch, x, jax.random.key(key), config, training=training
+    )[0]
+
+  assert run(0, False) == run(1, False) == run(0, True, ThinkingConfig(steps=4, landscapes=2, gradient="last"))
+  assert run(0, True) != run(1, True)
+
+
+def test_memory_does_not_grow_with_the_steps_unless_they_are_unrolled():
+  model = ModelConfig(layers=1, heads=2, width=16, vocab_size=61)
+  batch = {"tokens": jax.ShapeDtypeStruct((2, 65), jnp.int32), "weights": jax.ShapeDtypeStruct((2, 64), jnp.float32)}
+
+  def peak(mode, steps):
+    task = EBTText(Config(model=model, thinking=ThinkingConfig(steps, gradient=mode, start="zeros")))
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0)))
+    gradient = jax.jit(jax.grad(lambda p, b: task.loss(p, b, jax.random.key(0))[0]))
+    return gradient.lower(params, batch).compile().memory_analysis().temp_size_in_bytes
+
+  for mode in ("each", "last"):
+    assert peak(mode, 16) < 1.1 * peak(mode, 2), mode
+  assert peak("unrolled", 16) > 1.5 * peak("unrolled", 2)
