@@ -14,3 +14,15 @@ def x64():
   jax.config.update("jax_enable_x64", True)
   yield
   jax.config.update("jax_enable_x64", False)
+
+
+def pytest_terminal_summary(terminalreporter):
+  """One line on parity: how many golden files, and the worst relative error of each precision."""
+  errors = {}
+  for report in terminalreporter.getreports("passed"):
+    for name, value in report.user_properties:
+      if name.startswith("golden"):
+        errors.setdefault(name, []).append((value, report.nodeid.split("[")[-1].rstrip("]")))
+  for name, found in sorted(errors.items()):
+    worst, file = max(found)
+    terminalreporter.write_line(f"{name}: {len(found)} files, worst relative error {worst:.1e} ({file})")

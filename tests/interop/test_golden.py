@@ -133,12 +133,12 @@ is_step = lambda n: not n.startswith((*LATER, "train5", "lr_")) and "replay" not
 
 @pytest.mark.parametrize("path", of_kind(is_step))
 def test_text_agrees_in_float64(path, x64, record_property):
-  record_property("error", run_ebt(path, double=True))
+  record_property("golden float64", float(run_ebt(path, double=True)))
 
 
 @pytest.mark.parametrize("path", of_kind(is_step))
 def test_text_agrees_in_float32(path, record_property):
-  record_property("error", run_ebt(path, double=False))
+  record_property("golden float32", float(run_ebt(path, double=False)))
 
 
 @pytest.mark.parametrize("path", of_kind(lambda n: n.startswith("train5")))
