@@ -30,26 +30,43 @@ def forward(config: Config) -> dict[str, int]:
   }
 
 
+def mean_steps(config: Config) -> float:
+  """Thinking steps of a training step, on average where their number is random."""
+  t = config.thinking
+  if not t.random_steps_min:
+    return t.steps
+  repeats = (t.random_steps_min + t.steps - t.landscapes + 1) / 2
+  return t.landscapes * repeats if t.random_steps_of == "every" else t.landscapes - 1 + repeats
+
+
 def train_row(config: Config) -> dict[str, int]:
   """FLOPs of training on one row, by part; `recomputation` is not progress and not in `total`."""
-  part, t = forward(config), config.thinking
+  part, t, remat = forward(config), config.thinking, config.model.remat
   if config.model.kind == "transformer":
     out = {name: 3 * value for name, value in part.items()}
-    recomputation = part["trunk"] if config.model.remat else 0
+    recomputation = part["trunk"] if remat else 0
   else:
     contexts = 1 if config.model.variant == "default" else t.landscapes
-    learnt = 1 if t.gradient == "last" else t.steps
-    free = t.steps - learnt
+    steps = mean_steps(config)
+    learnt = 1 if t.gradient == "last" else steps
+    free = steps - learnt
+    # learnt steps whose start has a derivative too, which goes back through the embedding
+    path = t.step_size_path and (t.learn_step_size or t.learn_noise)
+    started = {"each": 0, "last": int(path), "unrolled": steps}[t.gradient]
+    contrast = int(t.contrastive > 0)  # energy of the truth: forward and backward
     out = {
         "context": 3 * contexts * part["context"],
         # forward, inner gradient, and the second order's reverse of both
-        "candidate": learnt * 6 * part["candidate"] + free * 2 * part["candidate"],
-        # embedding and step forward; reverse of both but for the start, which has no derivative
-        "vocabulary": learnt * 5 * part["vocabulary"] + free * 2 * part["vocabulary"],
+        "candidate": (6 * learnt + 2 * free + 3 * contrast) * part["candidate"],
+        # embedding and its transpose; reverse of both for the weights, and of the transpose for the slope
+        "vocabulary": (5 * learnt + 2 * free + started + 2 * contrast) * part["vocabulary"],
     }
-    recomputation = learnt * 2 * part["candidate"]  # the second-order rule runs the forward pass and its tangent anew
+    # the second-order rule runs the forward pass and its tangent anew; remat repeats every forward pass and tangent
+    recomputation = 2 * learnt * part["candidate"]
+    if remat:
+      recomputation += contexts * part["context"] + (3 * learnt + free + contrast) * part["candidate"]
   out["total"] = sum(out.values())
-  return {**out, "recomputation": recomputation}
+  return {name: int(value) for name, value in {**out, "recomputation": recomputation}.items()}
 
 
 def train_step(config: Config) -> int:

@@ -6,7 +6,11 @@ import optax
 
 from ebt_jax.config import Config
 
-global_norm = optax.tree.norm
+
+def gradient_norm(config: Config, gradient) -> jax.Array:
+  """Norm over everything that is learnt."""
+  learnt = lambda g, group: jnp.zeros_like(g) if group == "fixed" else g
+  return optax.tree.norm(jax.tree.map(learnt, gradient, labels(config, gradient)))
 
 
 def schedule(peak: float, floor: float, warmup: int, horizon: int, start: float = 0.0) -> optax.Schedule:
@@ -46,7 +50,7 @@ def make(config: Config) -> optax.GradientTransformation:
       "step_size": adam("step_size", 0.0),
       "fixed": optax.set_to_zero(),
   }
-  return optax.chain(_clip(r.clip) if r.clip else optax.identity(), optax.partition(groups, lambda p: labels(config, p)))
+  return optax.chain(_clip(config), optax.partition(groups, lambda p: labels(config, p)))
 
 
 def labels(config: Config, params) -> dict:
@@ -64,11 +68,12 @@ def labels(config: Config, params) -> dict:
   return out
 
 
-def _clip(limit: float) -> optax.GradientTransformation:
+def _clip(config: Config) -> optax.GradientTransformation:
   """Scales by limit / (norm + 1e-6) above the limit, as PyTorch does."""
+  limit = config.train.clip
 
   def update(updates, state, params=None):
-    factor = jnp.minimum(1.0, limit / (global_norm(updates) + 1e-6))
+    factor = jnp.minimum(1.0, limit / (gradient_norm(config, updates) + 1e-6))
     return jax.tree.map(lambda g: g * factor, updates), state
 
-  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update) if limit else optax.identity()

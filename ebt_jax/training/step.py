@@ -40,7 +40,7 @@ def make_train_step(task: Any, config: Config) -> Callable[[TrainState, dict], t
     sums, gradient = accumulate(state.params, batch, key)
     tokens = jnp.maximum(jnp.sum(batch["weights"]), 1)
     sums, gradient = jax.tree.map(lambda a: a / tokens, (sums, gradient))
-    norm = optimizer.global_norm(gradient)
+    norm = optimizer.gradient_norm(config, gradient)
     updates, new_optimizer = tx.update(gradient, state.optimizer, state.params)
     new_params = jax.tree.map(jnp.add, state.params, updates)
 

@@ -162,7 +162,7 @@ def test_optimiser_steps_agree(path, x64):
     loss_of = lambda p: task.loss(p, batch, jax.random.key(0), start=start)[0] / weights.sum()
     loss, gradient = jax.value_and_grad(loss_of)(params)
     updates, state = tx.update(gradient, state, params)
-    return jax.tree.map(jnp.add, params, updates), state, loss, optimizer.global_norm(gradient)
+    return jax.tree.map(jnp.add, params, updates), state, loss, optimizer.gradient_norm(config, gradient)
 
   tolerance = 1e-4  # these files hold float32 results
   for i in range(len(data["losses"])):

@@ -1,0 +1,114 @@
+"""FLOPs counted by hand against those of the traced gradient."""
+
+import dataclasses
+import math
+
+import jax
+from jax.extend.core import jaxprs_in_params
+import jax.numpy as jnp
+import pytest
+
+from ebt_jax import flops
+from ebt_jax.config import Config, DataConfig, ModelConfig, ThinkingConfig
+from ebt_jax.tasks.text import make_task
+
+MODEL = ModelConfig(layers=3, heads=2, width=64, vocab_size=96, ffn_multiplier=2.0)
+N = 48
+
+
+def products(jaxpr, trips):
+  """FLOPs of the matrix products of a jaxpr, loops included; `trips` of every while loop."""
+  total = 0
+  for e in jaxpr.eqns:
+    if e.primitive.name == "dot_general":
+      (contracted, _), _ = e.params["dimension_numbers"]
+      shape = e.invars[0].aval.shape
+      total += 2 * math.prod(e.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
+    times = {"scan": e.params.get("length"), "while": trips}.get(e.primitive.name, 1)
+    total += times * sum(products(inner, trips) for inner in jaxprs_in_params(e.params))
+  return total
+
+
+def traced(config, steps=None):
+  """Of the gradient of one row, with a number of thinking steps where it is random."""
+  task = make_task(config)
+  params = jax.eval_shape(task.init, jax.random.key(0))
+  batch = {"tokens": jax.ShapeDtypeStruct((1, N + 1), jnp.int32), "weights": jax.ShapeDtypeStruct((1, N), jnp.float32)}
+  gradient = jax.grad(lambda p, b: task.loss(p, b, jax.random.key(0))[0])
+  trips = (steps or config.thinking.steps) - (config.thinking.gradient == "last")
+  return products(jax.jit(gradient).trace(params, batch).jaxpr.jaxpr, trips)
+
+
+def config_of(thinking=None, **model):
+  return Config(
+      model=dataclasses.replace(MODEL, **model),
+      thinking=ThinkingConfig(**(thinking or {})),
+      data=DataConfig(context_length=N),
+  )
+
+
+def counted(config):
+  row = flops.train_row(config)
+  return row["total"] + row["recomputation"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(kind="transformer"),
+        dict(thinking=dict(steps=3)),
+        dict(embedder="tied", variant="time_embed", thinking=dict(steps=2, landscapes=2)),
+        dict(thinking=dict(steps=1, gradient="last")),
+        dict(thinking=dict(steps=3, gradient="last")),
+        dict(thinking=dict(steps=3, gradient="last", step_size_path=False)),
+        dict(thinking=dict(steps=3, gradient="last", learn_step_size=False)),
+        dict(thinking=dict(steps=3, gradient="unrolled")),
+    ],
+    ids=str,
+)
+def test_the_count_is_that_of_the_traced_gradient(options):
+  config = config_of(**options)
+  assert counted(config) == traced(config)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(variant="adaln", thinking=dict(steps=3, landscapes=2)),  # the modulation is not counted
+        dict(thinking=dict(steps=2, gradient="last", contrastive=0.1)),  # nor the head's backward pass for one energy
+        # nor is left out what a repeated layer need not repeat
+        dict(kind="transformer", remat=True),
+        dict(remat=True),
+        dict(remat=True, thinking=dict(steps=3, gradient="last")),
+        dict(remat=True, thinking=dict(steps=2, gradient="unrolled")),
+    ],
+    ids=str,
+)
+def test_the_count_is_nearly_that_of_the_traced_gradient(options):
+  config = config_of(**options)
+  assert counted(config) == pytest.approx(traced(config), rel=0.06)
+
+
+def test_a_random_number_of_steps_is_counted_on_average():
+  for gradient in ("each", "last"):
+    config = config_of(dict(steps=4, random_steps_min=1, gradient=gradient))
+    assert counted(config) == sum(traced(config, steps) for steps in (1, 2, 3, 4)) / 4
+  two = dict(steps=5, landscapes=2, random_steps_min=2)  # 2 to 4 times each, or once and 2 to 4 times
+  assert flops.mean_steps(config_of(two)) == 6
+  assert flops.mean_steps(config_of({**two, "random_steps_of": "final"})) == 4
+
+
+def test_training_costs_6n_for_a_transformer_and_30n_for_two_steps_of_ebt():
+  """N weights in blocks, for each token, beside attention and vocabulary."""
+  m = MODEL
+  weights = m.layers * (4 * m.width**2 + 3 * m.width * m.hidden)
+  attention, table = 4 * m.layers * m.width * N, 2 * m.width * m.vocab_size
+  row = flops.train_row(config_of(kind="transformer"))
+  assert row == {
+      "trunk": N * (6 * weights + 3 * attention), "vocabulary": N * 3 * table,
+      "total": N * (6 * weights + 3 * attention + 3 * table), "recomputation": 0,
+  }  # fmt: skip
+  row, head = flops.train_row(config_of()), 2 * m.width
+  assert row["total"] == N * (30 * weights + 15 * attention + 10 * table + 12 * head)
+  assert row["recomputation"] == N * 2 * (4 * weights + 2 * attention + 2 * head)
+  assert flops.train_step(config_of()) == 32 * row["total"]

@@ -1,0 +1,37 @@
+"""Losses against closed forms in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ebt_jax import losses
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(2, 3, 5)) * 3
+TARGETS = RNG.integers(0, 5, (2, 3))
+WEIGHTS = np.array([[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.25, jnp.asarray(0.25)], ids=["none", "number", "traced"])
+def test_cross_entropy_is_the_weighted_sum_over_smoothed_targets(x64, smoothing):
+  log_p = LOGITS - np.log(np.exp(LOGITS).sum(-1, keepdims=True))
+  s = float(smoothing)
+  wanted = (1 - s) * np.eye(5)[TARGETS] + s / 5
+  expected = -(WEIGHTS * (wanted * log_p).sum(-1)).sum()
+  np.testing.assert_allclose(losses.cross_entropy(LOGITS, TARGETS, WEIGHTS, smoothing), expected, rtol=1e-12)
+
+
+def test_cross_entropy_survives_extreme_logits():
+  logits = jnp.array([[[1e4, -1e4]]])
+  loss, gradient = jax.value_and_grad(losses.cross_entropy)(logits, jnp.array([[1]]), jnp.ones((1, 1)))
+  assert loss == 2e4
+  np.testing.assert_array_equal(gradient, [[[1, -1]]])
+
+
+def test_energy_contrast_is_the_two_way_cross_entropy(x64):
+  true, predicted = RNG.normal(size=(2, 2, 3)) * 4
+  p = np.exp(-true) / (np.exp(-true) + np.exp(-predicted))
+  got = losses.energy_contrast(true, predicted, WEIGHTS)
+  np.testing.assert_allclose(got, -(WEIGHTS * np.log(p)).sum(), rtol=1e-12)
+  assert losses.energy_contrast(true - 1, predicted, WEIGHTS) < got
