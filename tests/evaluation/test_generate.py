@@ -1,0 +1,132 @@
+"""Generated text against thinking about whole sequences, without a cache."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ebt_jax import thinking
+from ebt_jax.config import Config, ConfigError, DataConfig, ModelConfig, ThinkingConfig
+from ebt_jax.evaluation.generate import Generator, batches
+from ebt_jax.evaluation.sampling import Sampling
+from ebt_jax.tasks.text import make_task
+
+CAPACITY, V, NEVER = 8, 11, 99
+GREEDY = Sampling(top_k=1)
+PROMPTS = [[3, 1, 4], [1, 5, 9, 2, 6], [5]]
+BASE = Config(
+    model=ModelConfig(layers=2, heads=2, width=16, vocab_size=V),
+    thinking=ThinkingConfig(steps=2, start="zeros"),
+    data=DataConfig(context_length=CAPACITY),
+)
+
+
+def case_of(**model):
+  landscapes = 1 if "kind" in model else 2
+  config = dataclasses.replace(
+      BASE,
+      model=dataclasses.replace(BASE.model, **model),
+      thinking=dataclasses.replace(BASE.thinking, landscapes=landscapes),
+  )
+  task = make_task(config)
+  params = task.init(jax.random.key(0))
+  return task, params, Generator(task, params, NEVER)
+
+
+@pytest.fixture(scope="module", params=[{}, {"variant": "time_embed"}, {"kind": "transformer"}], ids=str)
+def case(request):
+  return case_of(**request.param)
+
+
+@pytest.fixture(scope="module")
+def transformer():
+  return case_of(kind="transformer")
+
+
+def whole(task, params):
+  """`sequence -> logits after it`, from a pass over the padded sequence; the padding stands behind."""
+
+  @jax.jit
+  def logits(tokens):
+    if task.config.model.kind == "transformer":
+      return task.model.logits(params["model"], tokens)
+    start = jnp.zeros((*tokens.shape, V))
+    return thinking.think(
+        task.model.energy, task.space, params, task.contexts(params, tokens), start, jax.random.key(0),
+        task.config.thinking,
+    ).candidate  # fmt: skip
+
+  def after(sequence):
+    padded = np.zeros((1, CAPACITY), np.int32)
+    padded[0, : len(sequence)] = sequence
+    return np.asarray(logits(padded)[0, len(sequence) - 1])
+
+  return after
+
+
+def test_greedy_text_is_what_whole_sequences_say_and_the_window_slides(case):
+  """The longest prompt fills the window after 3 tokens; each row then goes on from its last half window."""
+  task, params, generator = case
+  after, length = whole(task, params), 9
+  written = generator(PROMPTS, length, GREEDY)
+  windows, room = [list(p) for p in PROMPTS], CAPACITY - max(map(len, PROMPTS))
+  texts = [list(p) for p in PROMPTS]
+  for i in range(length):
+    if room == 0:
+      windows, room = [t[-(CAPACITY // 2) :] for t in texts], CAPACITY // 2
+    room -= 1
+    for row, (window, text) in enumerate(zip(windows, texts)):
+      logits = after(window)
+      best = np.sort(logits)
+      assert best[-1] - best[-2] > 1e-5  # no tie that rounding decides
+      window.append(int(logits.argmax()))
+      text.append(window[-1])
+      assert written[row].tokens[i] == window[-1], (row, i)
+  assert [r.prompt for r in written] == PROMPTS and not any(r.ended for r in written)
+  assert len({tuple(r.tokens) for r in written}) > 1
+  assert all(len(r.energies) == length and np.isfinite(r.energies).all() for r in written)
+  assert generator._advance._cache_size() == generator._prefill._cache_size() == 1
+
+
+def test_the_energy_of_a_token_is_that_of_the_finished_thought():
+  task, params, generator = case_of(variant="adaln")
+  (written,) = generator([[3, 1, 4]], 1, GREEDY)
+  tokens = jnp.array([[3, 1, 4]])
+  contexts = task.contexts(params, tokens)
+  config = dataclasses.replace(task.config.thinking, steps=task.config.thinking.steps + 1)
+  thoughts = thinking.think(
+      task.model.energy, task.space, params, contexts, jnp.zeros((1, 3, V)), jax.random.key(0), config
+  )
+  assert written.energies[0] == pytest.approx(float(thoughts.energies[-1, 0, -1]), rel=1e-4)
+
+
+def test_a_row_that_ended_stops_and_the_others_go_on(transformer):
+  task, params, generator = transformer
+  free = generator(PROMPTS, 12, GREEDY)
+  end = free[0].tokens[2]
+  generator = Generator(task, params, end)
+  seen = []
+  written = generator(PROMPTS, 12, GREEDY, on_token=lambda *event: seen.append(event))
+  stops = [(r.tokens + [end]).index(end) + 1 for r in free]
+  for row, (r, whole) in enumerate(zip(written, free)):
+    assert r.tokens == whole.tokens[: stops[row]] and r.energies == whole.energies[: stops[row]]
+    assert r.ended == (end in whole.tokens)
+    assert [(t, e) for i, t, e in seen if i == row] == list(zip(r.tokens, r.energies))
+  assert stops[0] <= 3 and max(stops) > 3
+  assert len(generator([PROMPTS[0]] * 3, 12, GREEDY)[0].tokens) == stops[0]
+
+
+def test_draws_follow_the_seed(transformer):
+  _, _, generator = transformer
+  text = lambda seed: [r.tokens for r in generator(PROMPTS, 8, Sampling(), seed)]
+  assert text(0) == text(0) != text(1)
+
+
+def test_a_prompt_that_does_not_fit_is_refused(transformer):
+  _, _, generator = transformer
+  for prompt in ([], [1] * CAPACITY):
+    with pytest.raises(ConfigError, match=r"prompt 2 .*context_length=8"):
+      generator([[1], prompt], 1, GREEDY)
+  assert list(batches([1, 2, 3, 4, 5], 2)) == [[1, 2], [3, 4], [5]]
