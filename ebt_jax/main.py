@@ -50,7 +50,9 @@ def _config() -> Config:
     except OSError as e:  # kept by ml_collections until somebody looks at the config
       raise ConfigError(f"--config: the config file cannot be loaded: {e.__cause__ or e}") from e
   if _WORKDIR.value and os.path.exists(os.path.join(_WORKDIR.value, "config.json")):
-    return config_lib.load(os.path.join(_WORKDIR.value, "config.json"))
+    config = config_lib.load(os.path.join(_WORKDIR.value, "config.json"))
+    # a run can be used on other devices than it was trained on
+    return config if _MODE.value == "train" else dataclasses.replace(config, mesh=config_lib.MeshConfig())
   raise ConfigError(
       "--config: give a config file (see configs/), or a --workdir with a run whose config.json is then used; "
       f"found config={_CONFIG.value!r}, workdir={_WORKDIR.value!r}"
@@ -163,7 +165,10 @@ def _config_file(argv: list[str]) -> str | None:
 
 def _check_config_file(argv: list[str]) -> None:
   path = _config_file(argv)
-  if path is None or os.path.isfile(path):
+  if path is None:
+    return
+  if os.path.isfile(path):  # a config file may import its neighbours as `configs.NAME`, wherever main is started
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(path))))
     return
   folder = os.path.dirname(path) or "."
   try:

@@ -7,6 +7,7 @@ that says how a parameter is sliced.
 
 import logging
 import math
+import os
 import re
 from typing import Any
 
@@ -48,19 +49,23 @@ def initialize_distributed(**kwargs) -> None:
   """Joins the other processes of this run, once; call it before any other use of JAX.
 
   Args:
-    **kwargs: of `jax.distributed.initialize`, where the cluster does not tell them itself.
+    **kwargs: of `jax.distributed.initialize`, where neither the cluster nor the environment (JAX_COORDINATOR_ADDRESS,
+      JAX_NUM_PROCESSES, JAX_PROCESS_ID) tells them.
 
   Raises:
     ConfigError: the cluster is unknown or its processes do not meet.
   """
   if not jax.distributed.is_initialized():
     log.info("waiting for the other processes")
+    for name in ("num_processes", "process_id"):  # the address is read by JAX itself
+      if f"JAX_{name.upper()}" in os.environ:
+        kwargs.setdefault(name, int(os.environ[f"JAX_{name.upper()}"]))
     try:
       jax.distributed.initialize(**kwargs)
     except (ValueError, RuntimeError) as e:
       raise ConfigError(
-          f"processes of this run do not meet: {e}; leave out multi-process mode on one machine, or name "
-          "coordinator_address, num_processes and process_id"
+          f"--distributed: processes of this run do not meet: {e}; leave the flag out on one machine, or set "
+          "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID for each"
       ) from e
   log.info(
       "process %d of %d, %d of %d devices are local",

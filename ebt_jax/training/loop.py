@@ -10,6 +10,7 @@ import subprocess
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from ebt_jax import config as config_lib
@@ -59,21 +60,22 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
   rows = parallel.process_rows(config.train.batch_size, mesh)
   chrono = Chrono()
   main_process = jax.process_index() == 0
-  if main_process:  # not before data and devices are known to fit, so that a mistake there does not hold the folder
-    metrics.write_json(folder / "config.json", config.to_dict())
-
   checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
   with jax.set_mesh(mesh), checkpoints, _StopSignal() as stop:
     abstract = state_lib.abstract(task, config, mesh)
     parallel.assert_sharded(abstract.params, mesh)
     restored = checkpoints.restore(abstract)
+    if main_process:  # not before all is known to fit, so that a mistake does not hold the folder
+      metrics.write_json(folder / "config.json", config.to_dict())
     if restored:
       start, state, extra = restored
       chrono.load_state_dict(extra["chrono"])
-      print(f"resuming from step {start}")
+      if main_process:
+        print(f"resuming from step {start}")
     else:
       start, state = 0, state_lib.create(task, config, mesh)
-    _announce(config, data.summary, abstract, mesh)
+    if main_process:
+      _announce(config, data.summary, abstract, mesh)
 
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
     step_fn = jax.jit(
@@ -130,7 +132,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
       if pending:
         finish(pending)
       pending = (step, values)
-      stopping = stop.asked  # read once: the signal may come at any moment
+      stopping = _agreed(stop.asked, step, config)  # read once: the signal may come at any moment
       evaluates = config.eval.every and step % config.eval.every == 0 and step < config.train.steps
       saves = config.checkpoint.every and step % config.checkpoint.every == 0
       if evaluates or saves or stopping or step == config.train.steps:
@@ -138,23 +140,34 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
         pending = None
       if evaluates:
         result = evaluate(step)
-        print(f"step {step}  held-out {result['loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte")
+        if main_process:
+          print(f"step {step}  held-out {result['loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte")
       if saves or step == config.train.steps or stopping:
         save(step)
       if stopping:
         checkpoints.close()
-        print(f"stopped by SIGTERM after step {step}; the same command continues", flush=True)
+        if main_process:
+          print(f"stopped by SIGTERM after step {step}; the same command continues", flush=True)
         raise Interrupted(128 + signal.SIGTERM)
 
     result = evaluate(config.train.steps)
     checkpoints.close()
     summary = _summary(config, state, data.summary, chrono, result)
     if main_process:
-      sample = report.write_sample(task, state.params, data.held_out, tokenizer, folder)
+      sample = "no sample: parameters lie on several hosts; use --mode=generate on one"
+      if jax.process_count() == 1:
+        sample = report.write_sample(task, state.params, data.held_out, tokenizer, folder)
       writer.close()
       metrics.write_json(done, summary)
       print(report.ending(config, workdir, result, data.summary, sample))
   return summary
+
+
+def _agreed(asked: bool, step: int, config: Config) -> bool:
+  """Whether to stop after this step. Processes ask each other when a line is due, so that all stop at the same one."""
+  if jax.process_count() == 1:
+    return asked
+  return step % config.train.log_every == 0 and bool(multihost_utils.process_allgather(np.array(asked)).any())
 
 
 def claim(folder: pathlib.Path, config: Config) -> None:

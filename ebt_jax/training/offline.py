@@ -82,6 +82,8 @@ def generate(
   """Continues prompts; one prompt is streamed to the terminal as it is written."""
   if max_tokens < 1:
     raise ConfigError(f"--max_tokens: expected 1 or more, found {max_tokens}")
+  if out and not pathlib.Path(out).absolute().parent.is_dir():
+    raise ConfigError(f"--out: there is no folder {pathlib.Path(out).parent}; make it, or choose another file")
   config, tokenizer = text.with_tokenizer(config)
   mesh = parallel.make_mesh(dataclasses.replace(config.mesh, replica=1, data=1, model=1), jax.devices()[:1])
   with jax.set_mesh(mesh):
@@ -90,11 +92,12 @@ def generate(
     ids = [tokenizer.encode(p).tolist() for p in prompts]
     decoder = StreamDecoder(tokenizer)
 
-    def stream(row, token, energy):
-      print(decoder.push(token), end="", flush=True)
+    unsaid = prompts[:1]  # until the first token: the prompt may not fit
 
-    if len(ids) == 1:
-      print(prompts[0], end="", flush=True)
+    def stream(row, token, energy):
+      print(*unsaid, decoder.push(token), sep="", end="", flush=True)
+      unsaid.clear()
+
     written = generator(ids, max_tokens, how, seed, stream if len(ids) == 1 else None)
     if len(ids) == 1:
       print(decoder.flush(), end="\n\n")

@@ -1,0 +1,122 @@
+"""The config: every mistake names its key and the fix; what is written can be read again."""
+
+import dataclasses
+import json
+
+import pytest
+
+from ebt_jax import config as config_lib
+from ebt_jax.config import Config, ConfigError, resolve
+
+
+def nested(changes: dict) -> dict:
+  """{"model.width": 32} as {"model": {"width": 32}}."""
+  out = {}
+  for key, value in changes.items():
+    *groups, name = key.split(".")
+    at = out
+    for group in groups:
+      at = at.setdefault(group, {})
+    at[name] = value
+  return out
+
+
+BAD = [
+    ({"thinking.step_sise": 5.0}, "config.thinking.step_sise: no such key; did you mean step_size"),
+    ({"thinkin.steps": 2}, "config.thinkin: no such key; did you mean thinking"),
+    ({"model": 3}, "config.model: expected a group of keys, found 3"),
+    ({"train.steps": "10"}, "config.train.steps: expected int, found '10' (str)"),
+    ({"train.steps": 10.0}, "config.train.steps: expected int, found 10.0 (float)"),
+    ({"train.steps": True}, "config.train.steps: expected int, found True (bool)"),
+    ({"thinking.step_size": True}, "config.thinking.step_size: expected float, found True (bool)"),
+    ({"thinking.learn_step_size": 1}, "config.thinking.learn_step_size: expected bool, found 1 (int)"),
+    ({"thinking.step_size": float("nan")}, "config.thinking.step_size: expected a finite number, found nan"),
+    ({"thinking.step_size": 0.0}, "config.thinking.step_size: expected more than 0, found 0.0"),
+    ({"thinking.steps": 0}, "config.thinking.steps: expected more than 0, found 0"),
+    ({"thinking.random_step_size": 0.5}, "random_step_size: expected at least 1.0 (1 is off), found 0.5"),
+    ({"thinking.random_steps_min": 3}, "allow (2); raise thinking.steps"),
+    ({"thinking.random_steps_min": 2, "thinking.landscapes": 2}, "allow (1); raise thinking.steps"),
+    ({"thinking.landscapes": 3}, "config.thinking.landscapes: 3 landscapes need at least as many steps, found steps=2"),
+    ({"thinking.gradient": "lsat"}, "config.thinking.gradient: no choice 'lsat'; did you mean last?"),
+    ({"thinking.contrastive": 1.0, "thinking.normalize": "never"}, "set thinking.normalize"),
+    ({"model.embedder": "tied", "thinking.normalize": "never"}, "set thinking.normalize"),
+    ({"model.size": "smal"}, "config.model.size: no size 'smal'; did you mean small"),
+    ({"model.size": ""}, "or set layers, heads and width"),
+    ({"model.width": 30, "model.heads": 4}, "config.model.width: 30 must divide by heads (4) into an even head width"),
+    ({"model.width": 12, "model.heads": 4}, "the nearest width is 16"),  # head width 3: rotary pairs do not fit
+    ({"model.ffn_multiplier": 0.001}, "config.model.ffn_multiplier: 0.001 leaves no hidden unit"),
+    ({"train.microbatches": 3}, "config.train.microbatches: batch_size 32 does not divide into 3 equal parts"),
+    ({"train.warmup": 1000}, "config.train.warmup: 1000 steps leave nothing of the schedule's 1000; lower it"),
+    ({"train.beta2": 1.0}, "config.train.beta2: expected 0 <= x < 1, found 1.0"),
+    ({"data.held_out": 0.0}, "config.data.held_out: expected a fraction between 0 and 1, found 0.0"),
+    ({"mesh.replica": -1}, "config.mesh: only one axis may be -1"),
+    ({"mesh.model": 0}, "config.mesh.model: expected a number of devices or -1"),
+    ({"checkpoint.keep": 0}, "config.checkpoint.keep: expected more than 0, found 0"),
+]
+
+
+@pytest.mark.parametrize("changes, words", BAD, ids=[",".join(f"{k}={v}" for k, v in c.items()) for c, _ in BAD])
+def test_a_mistake_names_its_key_and_the_fix(changes, words):
+  with pytest.raises(ConfigError) as e:
+    resolve(nested(changes))
+  assert words in str(e.value)
+
+
+def test_the_most_that_is_possible_is_allowed():
+  """Each value is the last one before an error of `BAD`."""
+  c = resolve(nested({"thinking.random_steps_min": 2, "thinking.steps": 3, "thinking.landscapes": 2,
+                      "train.steps": 1, "train.warmup": 0, "train.microbatches": 32}))  # fmt: skip
+  assert (c.thinking.random_steps_min, c.train.microbatches) == (2, 32)
+
+
+def test_integers_stand_for_floats_and_sizes_for_shapes():
+  c = resolve(nested({"thinking.step_size": 5, "model.size": "small", "model.layers": 3}))
+  assert type(c.thinking.step_size) is float
+  assert (c.model.layers, c.model.heads, c.model.width, c.model.head_dim) == (3, 12, 768, 64)
+
+
+def test_round_trip(tmp_path):
+  config = resolve(nested({"model.size": "xxs", "thinking.step_size": 0.1, "mesh.data": 4, "seed": 7}))
+  assert resolve(config.to_dict()) == resolve(config) == config
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(config.to_dict()), encoding="utf-8")
+  assert config_lib.load(path) == config
+  path.write_text("{", encoding="utf-8")
+  for bad in (path, tmp_path / "none.json"):
+    with pytest.raises(ConfigError, match=f"{bad.name}: cannot be read as a config"):
+      config_lib.load(bad)
+
+
+def test_a_config_file_starts_from_the_defaults():
+  defaults = config_lib.defaults()
+  assert resolve(defaults) == resolve({})
+  defaults.thinking.update(step_sise=3.0)  # ml_collections lets a file do that
+  with pytest.raises(ConfigError, match="did you mean step_size"):
+    resolve(defaults)
+
+
+def other(value):
+  """Another value of the same type, not always a valid one."""
+  return not value if isinstance(value, bool) else value + "x" if isinstance(value, str) else value + 1
+
+
+def test_a_resumed_run_may_change_what_does_not_change_training_and_nothing_else():
+  base, free = Config(), set()
+  for key in config_lib.keys():
+    *groups, name = key.split(".")[1:]
+    part = getattr(base, groups[0]) if groups else base
+    part = dataclasses.replace(part, **{name: other(getattr(part, name))})
+    changed = dataclasses.replace(base, **{groups[0]: part}) if groups else part
+    key = key.removeprefix("config.")
+    found = config_lib.differences(base, changed)
+    if found:
+      assert len(found) == 1 and found[0].startswith(f"{key}: ") and " -> " in found[0]
+    else:
+      free.add(key)
+  assert free == {
+      "mesh.replica", "mesh.data", "mesh.model",
+      "checkpoint.every", "checkpoint.keep", "checkpoint.keep_every",
+      "eval.every", "eval.batch_size", "eval.max_windows", "eval.steps", "eval.seed",
+      "sample.tokens", "sample.prompt_tokens", "sample.temperature",
+      "train.log_every", "train.max_bad_steps", "model.remat", "model.vocab_chunk",
+  }  # fmt: skip

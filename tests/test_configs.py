@@ -1,0 +1,69 @@
+"""Every file in `configs/`, with every argument: it traces, counts its parameters, and says what the paper says."""
+
+import importlib
+import pathlib
+import re
+
+import pytest
+
+from ebt_jax.config import SIZES, resolve
+from ebt_jax.training import ahead
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+ARGUMENTS = {"quickstart": ["", "ebt", "transformer"], "text_ebt_s1": ["", *SIZES], "text_transformer": ["", *SIZES]}
+LEARNING_RATES = {"xxs": 1.2e-3, "xs": 9e-4, "small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}
+TRACED = [("quickstart", "ebt"), ("quickstart", "transformer")] + [
+    (name, size) for name in ("text_ebt_s1", "text_transformer") for size in ("4xs", "xxs", "small", "xl")
+]
+
+
+def config_of(name: str, argument: str):
+  return resolve(importlib.import_module(f"configs.{name}").get_config(argument))
+
+
+def test_every_file_and_argument_is_a_config():
+  assert {p.stem for p in CONFIGS.glob("*.py")} == set(ARGUMENTS)
+  for name, arguments in ARGUMENTS.items():
+    configs = {argument: config_of(name, argument) for argument in arguments}
+    assert configs[""] in [configs[a] for a in arguments[1:]]  # the default is one of those with a name
+  with pytest.raises(ValueError, match="no recipe for size 'big'; known: 4xs, 3xs, xxs"):
+    config_of("text_ebt_s1", "big")
+
+
+def parameters(c) -> tuple[int, int]:
+  """All, and those in no vocabulary table; from the architecture's description alone."""
+  vocab, width, layers = c.model.vocab_size or 257, c.model.width, c.model.layers
+  inner = layers * (7 * width**2 + 2 * width) + width  # attention 4, gated FFN 3, two norms; the last norm
+  if c.model.kind == "ebt":
+    inner += width + 2  # energy head; step size and noise
+    inner += c.thinking.landscapes * width * (c.model.variant == "time_embed")
+  return inner + 2 * vocab * width, inner
+
+
+@pytest.mark.parametrize("name, argument", TRACED)
+def test_shapes(name, argument):
+  config = config_of(name, argument)
+  total, inner = parameters(config)
+  table = ahead.shapes(config)
+  assert f"\n{total:,} parameters, {inner:,} of them in no vocabulary table\n" in table
+  assert sum(int(n.replace(",", "")) for n in re.findall(r"float32 +([\d,]+)$", table, re.M)) == total
+
+
+@pytest.mark.parametrize("size", LEARNING_RATES)
+def test_hyper_parameters_of_the_paper(size):
+  ebt, transformer = config_of("text_ebt_s1", size), config_of("text_transformer", size)
+  for c in (ebt, transformer):
+    t = c.train
+    assert (t.learning_rate, t.warmup, t.schedule_steps) == (LEARNING_RATES[size], 10_000, 1_000_000)
+    assert (t.schedule, t.final_ratio, t.beta1, t.beta2, t.weight_decay, t.clip) == ("cosine", 0.1, 0.9, 0.999, 0.01, 1)
+    assert (c.model.layers, c.model.heads, c.model.width) == SIZES[size] and c.model.ffn_multiplier == 1
+    assert (c.data.context_length, c.data.layout, c.model.vocab_size) == (256, "document", 50277)
+  assert ebt.train == transformer.train and ebt.data == transformer.data  # only model and thinking differ
+  t = ebt.thinking
+  assert (t.steps, t.landscapes, t.step_size, t.step_size_lr_multiplier) == (2, 2, 500, 1500)
+  assert t.learn_step_size and t.gradient == "each" and t.random_steps_min == 0 and t.random_step_size == 1
+  assert (ebt.model.kind, ebt.model.variant, transformer.model.kind) == ("ebt", "time_embed", "transformer")
+
+
+def test_sizes_of_the_paper():
+  assert SIZES["xxs"] == (6, 6, 384) and SIZES["small"] == (12, 12, 768) and SIZES["xl"] == (24, 32, 2048)

@@ -1,0 +1,98 @@
+"""Three steps of training on eight devices, sliced in several ways, are those on one device."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from ebt_jax import parallel
+from ebt_jax.config import Config, DataConfig, MeshConfig, ModelConfig, ThinkingConfig, TrainConfig
+from ebt_jax.tasks.text import make_task
+from ebt_jax.training import state as state_lib
+from ebt_jax.training.step import make_train_step
+
+ROWS, S, V, D = 8, 8, 64, 32
+BASE = Config(
+    model=ModelConfig(layers=2, heads=4, width=D, vocab_size=V, head_gain=0.1),
+    thinking=ThinkingConfig(steps=2, step_size=5.0, learn_step_size=True, gradient="each"),
+    # a large eps: Adam divides no rounding error by another
+    train=TrainConfig(batch_size=ROWS, learning_rate=0.01, warmup=2, steps=50, eps=1e-3),
+    data=DataConfig(context_length=S),
+)
+
+
+def with_model(**model):
+  return dataclasses.replace(BASE, model=dataclasses.replace(BASE.model, **model))
+
+
+CONFIGS = {
+    "ebt": BASE,
+    "time_embed": dataclasses.replace(
+        with_model(variant="time_embed"), thinking=dataclasses.replace(BASE.thinking, landscapes=2)
+    ),
+    "transformer": with_model(kind="transformer"),
+}
+MESHES = {"data=8": (1, 8, 1), "data=4,model=2": (1, 4, 2), "replica=2,data=2,model=2": (2, 2, 2)}
+FAST = {("ebt", (2, 2, 2)), ("time_embed", (1, 4, 2)), ("transformer", (1, 8, 1))}  # each model and each mesh once
+CASES = [
+    pytest.param(name, sizes, id=f"{name}-{mesh}", marks=() if (name, sizes) in FAST else pytest.mark.slow)
+    for name in CONFIGS
+    for mesh, sizes in MESHES.items()
+]
+
+
+def batch_of(seed):
+  rng = np.random.default_rng(seed)
+  weights = np.arange(S)[None] < rng.permutation(np.resize([2, 5, S], ROWS))[:, None]
+  return {"tokens": rng.integers(0, V, (ROWS, S + 1), np.int32), "weights": weights.astype(np.float32)}
+
+
+def train(config, sizes):
+  """Metrics of three steps, and the state after them."""
+  mesh = parallel.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+  task = make_task(config)
+  with jax.set_mesh(mesh):
+    state = state_lib.create(task, config, mesh)
+    shardings = jax.tree.map(lambda a: a.sharding, state)
+    outs = (shardings, parallel.replicated(mesh))
+    step = jax.jit(make_train_step(task, config), donate_argnums=0, out_shardings=outs)
+    seen = []
+    for i in range(3):
+      state, values = step(state, parallel.global_batch(batch_of(i), mesh))
+      seen.append(jax.device_get(values))
+    parallel.assert_sharded(state.params, mesh, tolerance=0.04)  # norms and scalars weigh more in a tiny model
+  return seen, state
+
+
+@functools.cache
+def on_one_device(name):
+  return train(CONFIGS[name], (1, 1, 1))
+
+
+@pytest.mark.parametrize("name, sizes", CASES)
+def test_eight_devices_equal_one(name, sizes):
+  wanted, wanted_state = on_one_device(name)
+  found, state = train(CONFIGS[name], sizes)
+  for i in range(3):
+    for key in wanted[i]:
+      np.testing.assert_allclose(found[i][key], wanted[i][key], rtol=1e-5, atol=1e-5, err_msg=f"step {i}: {key}")
+  close = lambda path, a, b: np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+  jax.tree.map_with_path(close, jax.device_get(wanted_state.params), jax.device_get(state.params))
+  assert_slices(state, *sizes)
+
+
+def assert_slices(state, replica, data, model):
+  """Weights and both moments lie in slices over `data` and `model`, in copies over `replica`."""
+  adam = state.optimizer[1].inner_states["weights"].inner_state[0]
+  for tree in (state.params["model"], adam.mu["model"], adam.nu["model"]):
+    for kernel, dims in (
+        (tree["layers"]["attention"]["q"]["kernel"], (2, D // data, D // model)),
+        (tree["layers"]["ffn"]["down"]["kernel"], (2, D // model, D // data)),
+        (tree["embed"]["embedding"], (V // model, D // data)),
+    ):
+      shards = kernel.addressable_shards
+      assert len(shards) == 8 and {s.data.shape for s in shards} == {dims}
+      assert len({str(s.index) for s in shards}) == data * model
+      assert {s.replica_id for s in shards} == set(range(replica))
