@@ -13,8 +13,11 @@ def get_config(arg=""):
   config.model.kind = arg or "ebt"
   config.model.size = "4xs"
   config.model.head_gain = 0.1  # starts near ln 256 instead of in the thousands
-  config.thinking.update(steps=2, landscapes=1, gradient="each", step_size=5.0, step_size_lr_multiplier=15.0)
-  config.train.update(steps=400, batch_size=32, learning_rate=2.4e-3, warmup=60, log_every=20)
+  # the truncated gradient with random numbers of steps and step sizes gives a landscape in which thinking settles
+  config.thinking.update(
+      steps=3, random_steps_min=2, random_step_size=2.0, gradient="last", step_size=5.0, learn_step_size=False
+  )
+  config.train.update(steps=500, batch_size=32, learning_rate=2.4e-3, warmup=60, log_every=50)
   config.data.context_length = 64
   config.checkpoint.every = 100
   return config

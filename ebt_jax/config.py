@@ -49,6 +49,7 @@ class ModelConfig:
   head_gain: float = 1.0  # multiplies the energy head's initial weight
   dtype: str = "float32"  # matrix products: float32 | bfloat16; the rest stays float32
   remat: bool = False  # recompute each layer in the backward pass
+  vocab_chunk: int = 0  # positions whose [rows, positions, vocab_size] is computed at once; 0: chosen by memory
 
   @property
   def head_dim(self) -> int:
@@ -180,7 +181,10 @@ class Config:
 
 
 # A run may be resumed with other values of these; all other keys must agree.
-RESUMABLE = ("mesh.", "checkpoint.", "eval.", "sample.", "train.log_every", "train.max_bad_steps", "model.remat")
+RESUMABLE = (
+    "mesh.", "checkpoint.", "eval.", "sample.", "train.log_every", "train.max_bad_steps", "model.remat",
+    "model.vocab_chunk",
+)  # fmt: skip
 
 
 def defaults():
@@ -301,6 +305,7 @@ def _check(c: Config) -> None:
   for key in ("layers", "heads", "width"):
     positive(f"model.{key}", getattr(m, key))
   at_least("model.vocab_size", m.vocab_size, 0)
+  at_least("model.vocab_chunk", m.vocab_chunk, 0)
   positive("model.ffn_multiplier", m.ffn_multiplier)
   if m.hidden < 1:
     raise ConfigError(f"config.model.ffn_multiplier: {m.ffn_multiplier} leaves no hidden unit at width {m.width}")

@@ -62,10 +62,9 @@ class AutoregressiveEBT:
     _, (keys, values) = trunk.context(self.config, params["layers"], x, positions, self._condition(params, landscape))
     return Context(keys, values, positions[self.prefix :] + 1)
 
-  def embed(self, params: dict, probabilities: Float[Array, "*p v"]) -> Float[Array, "*p d"]:
-    """Candidate distribution -> candidate embedding; never in reduced precision (facts 1.1)."""
-    table = params["embed"]["embedding"] if self.config.embedder == "tied" else params["to_embed"]["kernel"]
-    return probabilities @ table
+  def table(self, params: dict) -> Float[Array, "v d"]:
+    """Candidate distribution -> candidate embedding, `p @ table`; never in reduced precision (facts 1.1)."""
+    return params["embed"]["embedding"] if self.config.embedder == "tied" else params["to_embed"]["kernel"]
 
   def energy(
       self, params: dict, context: Context, candidate: Float[Array, "b s d"], landscape: Int[Array, ""] | int = 0

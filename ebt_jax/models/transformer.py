@@ -28,11 +28,18 @@ class Transformer:
         "output": {"kernel": layers.initializer(c)(k_output, (c.width, c.vocab_size))},
     }
 
-  def logits(self, params: dict, tokens: Int[Array, "b s"]) -> Float[Array, "b s v"]:
-    """Log-probabilities up to a constant; row t is the prediction of token t + 1."""
+  def hidden(self, params: dict, tokens: Int[Array, "b s"]) -> Float[Array, "b s d"]:
+    """The stream after the last norm; row t is what `read` turns into the prediction of token t + 1."""
     x = params["embed"]["embedding"][tokens]
     x, _ = trunk.context(self.config, params["layers"], x, jnp.arange(tokens.shape[1]))
-    return self._read(params, x)
+    return self._norm.apply({"params": params["norm"]}, x)
+
+  def read(self, kernel: Float[Array, "d v"], hidden: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
+    """Log-probabilities up to a constant; `kernel` is `params["output"]["kernel"]`."""
+    return layers.wide(layers.einsum("bsd,dv->bsv", hidden, kernel, layers.compute_dtype(self.config)))
+
+  def logits(self, params: dict, tokens: Int[Array, "b s"]) -> Float[Array, "b s v"]:
+    return self.read(params["output"]["kernel"], self.hidden(params, tokens))
 
   def empty_cache(self, params: dict, rows: int, capacity: int) -> Context:
     keys, values = trunk.empty(self.config, rows, capacity, params["embed"]["embedding"].dtype)
@@ -46,11 +53,9 @@ class Transformer:
     x = params["embed"]["embedding"][tokens]
     x, (keys, values) = trunk.cached(self.config, params["layers"], x, positions, context.keys, context.values)
     last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
-    return Context(keys, values, context.positions + lengths[:, None]), self._read(params, last)[:, 0]
-
-  def _read(self, params, x):
-    x = self._norm.apply({"params": params["norm"]}, x)
-    return layers.wide(layers.einsum("bsd,dv->bsv", x, params["output"]["kernel"], layers.compute_dtype(self.config)))
+    last = self._norm.apply({"params": params["norm"]}, last)
+    logits = self.read(params["output"]["kernel"], last)[:, 0]
+    return Context(keys, values, context.positions + lengths[:, None]), logits
 
   @property
   def _norm(self):

@@ -5,13 +5,14 @@ Both tasks have `init`, `loss`, `evaluate`, and for generation `prefill`, `propo
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ebt_jax import losses, parallel, thinking
+from ebt_jax import chunks, losses, parallel, thinking
 from ebt_jax.config import Config, ConfigError, ThinkingConfig
 from ebt_jax.data import text as text_data
 from ebt_jax.data import tokenizers
@@ -75,10 +76,19 @@ class TransformerText:
 
   def loss(self, params: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict]:
     """Sum of token losses in nats, and sums to log."""
-    params = parallel.gather_tables(params)
-    logits = self.model.logits(params["model"], batch["tokens"][:, :-1])
-    loss = losses.cross_entropy(logits, batch["tokens"][:, 1:], batch["weights"])
-    return loss, {"final_loss": loss}
+    model = parallel.gather_tables(params["model"])
+    hidden = self.model.hidden(model, batch["tokens"][:, :-1])
+
+    def loss_of(kernel, arrays):
+      hidden, targets, weights = arrays
+      loss = losses.cross_entropy(self.model.read(kernel, hidden), targets, weights)
+      return loss, loss
+
+    m = self.config.model
+    size = chunks.positions(*hidden.shape[:2], m.vocab_size, m.vocab_chunk)
+    arrays = (hidden, batch["tokens"][:, 1:], batch["weights"])
+    loss, seen = chunks.summed(loss_of, model["output"]["kernel"], arrays, size)
+    return loss, {"final_loss": seen}
 
   def evaluate(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
     """Sums over a batch: `loss` `[1]`."""
@@ -110,13 +120,28 @@ class EBTText:
 
   @property
   def space(self) -> thinking.Simplex:
+    """Candidates held whole, `[b, s, v]`."""
     t = self.config.thinking
     return thinking.Simplex(
-        embed=lambda params, p: self.model.embed(parallel.gather_tables(params), p),
+        table=lambda model: self.model.table(parallel.gather_tables(model)),
         start_scale=t.start_scale if t.start == "noise" else 0.0,
         normalize=t.normalize,
         clip=t.clip_candidate,
         sharpen=t.sharpen,
+    )
+
+  def training_space(self, rows: int, length: int) -> thinking.Simplex:
+    """`space`, or the same a few positions at a time where the vocabulary makes candidates too large to hold."""
+    m, t, space = self.config.model, self.config.thinking, self.space
+    size = chunks.positions(rows, length, m.vocab_size, m.vocab_chunk)
+    if size >= length or t.normalize != "every" or t.clip_gradient:
+      return space
+    path = t.gradient == "last" and t.step_size_path and (t.learn_step_size or t.learn_noise)
+    return thinking.ChunkedSimplex(
+        **{f.name: getattr(space, f.name) for f in dataclasses.fields(space)},
+        chunk=size,
+        noisy=t.noise > 0,
+        history="live" if t.gradient == "unrolled" else "path" if path else "constant",
     )
 
   @property
@@ -143,14 +168,15 @@ class EBTText:
     """
     start_key, think_key = jax.random.split(key)
     tokens = batch["tokens"][:, :-1]
+    space = self.training_space(*tokens.shape) if start is None else self.space
     if start is None:
-      start = self.space.start(start_key, (*tokens.shape, self.config.model.vocab_size))
+      start = space.start(start_key, (*tokens.shape, self.config.model.vocab_size))
     start = parallel.keep_rows(start)
     contexts = self.contexts(params, tokens)
     loss, aux = thinking.thinking_loss(
         self.model.energy,
-        self.space,
-        self._measure,
+        space,
+        functools.partial(self._measure, space),
         params,
         contexts,
         batch,
@@ -200,7 +226,7 @@ class EBTText:
         think_key,
         dataclasses.replace(self.config.thinking, steps=self.eval_steps),
     )
-    finished = self.space.embed(params["model"], self.space.read(thoughts.candidate, last))
+    finished = self.space.read(params["model"], thoughts.candidate, last)
     context = thinking.at_landscape(state.context, last)
     energy = self.model.energy(params["model"], context, finished, last)
     return thoughts.candidate[:, 0], energy[:, 0]
@@ -215,12 +241,20 @@ class EBTText:
     """The landscapes that need a context of their own."""
     return jnp.arange(1 if self.model.shared_context else self.model.landscapes)
 
-  def _measure(self, params, contexts, batch, x, energies, i, count):
+  def _measure(self, space, params, contexts, batch, x, energies, i, count):
     t: ThinkingConfig = self.config.thinking
     targets, weights = batch["tokens"][:, 1:], batch["weights"]
-    smoothing = t.soften_targets * (count - 1 - i) / jnp.maximum(count - 1, 1) if t.soften_targets else 0.0
-    loss = losses.cross_entropy(x, targets, weights, smoothing)
-    seen = {"loss": loss, "energy": jnp.sum(weights * energies)}
+    arrays = (targets, weights)
+    if t.soften_targets:
+      smoothing = t.soften_targets * (count - 1 - i) / jnp.maximum(count - 1, 1)
+      arrays += (jnp.broadcast_to(smoothing, weights.shape),)
+
+    def loss_of(x, arrays):
+      loss = losses.cross_entropy(x, *arrays)
+      return loss, loss
+
+    loss, seen = space.summed(params["model"], x, loss_of, arrays)
+    seen = {"loss": seen, "energy": jnp.sum(weights * energies)}
     total = loss if t.gradient == "last" else loss / count
     if t.contrastive:
       total = total + t.contrastive * self._contrast(params, contexts, batch, energies, i == count - 1)
@@ -229,9 +263,9 @@ class EBTText:
   def _contrast(self, params, contexts, batch, energies, is_last):
     """Energy of the truth against that of the last prediction, at the last landscape."""
     landscape = self.config.thinking.landscapes - 1
-    one_hot = jax.nn.one_hot(batch["tokens"][:, 1:], self.config.model.vocab_size)
     context = thinking.at_landscape(contexts, landscape)
-    true = self.model.energy(params["model"], context, self.model.embed(params["model"], one_hot), landscape)
+    truth = self.model.table(params["model"])[batch["tokens"][:, 1:]]
+    true = self.model.energy(params["model"], context, truth, landscape)
     return jnp.where(is_last, losses.energy_contrast(true, energies, batch["weights"]), 0.0)
 
   def _log(self, aux, weights):

@@ -63,26 +63,23 @@ def step(
     space: Any,
     params: Any,
     context: Any,
-    x: Float[Array, "*p v"],
+    x: Any,
     landscape: Any,
-    step_size: Float[Array, "..."],
+    step_size: Callable[[jax.Array], jax.Array],
     bound: Float[Array, ""] | None = None,
-) -> tuple[Float[Array, "*p v"], Float[Array, "..."]]:
-  """x_new = settle(p - step_size * dE/dp) with p = read(x).
+) -> tuple[Any, Float[Array, "..."]]:
+  """x_new = settle(p - step_size * dE/dp) with p = perceive(x), as `space` does it.
 
   Args:
     slope: `double_reverse(energy)` or `reverse_over_forward(energy)`.
     params: parameters of the energy.
-    step_size: broadcasts against `x`.
+    x: the candidate, as the space keeps it.
+    step_size: of y, what the energy is given, to a number or an array that broadcasts against it.
     bound: largest magnitude of a gradient's entry, if any.
 
   Returns:
     The stepped candidate and the energies before the step.
   """
-  p = space.read(x, landscape)
-  y, pull = jax.vjp(lambda p: space.embed(params, p), p)
+  y = space.read(params, x, landscape)
   energies, dy = slope(params, context, y, landscape)
-  (gradient,) = pull(dy)
-  if bound is not None:
-    gradient = jnp.clip(gradient, -bound, bound)
-  return space.settle(p - step_size * gradient), energies
+  return space.step(params, x, landscape, dy, step_size(y), bound), energies

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ebt_jax import chunks
 from ebt_jax.config import ThinkingConfig
 from ebt_jax.thinking import descent
 
@@ -81,20 +82,21 @@ def _stepper(energy, space, config: ThinkingConfig, training: bool, slope):
     thinking = params["thinking"]
     landscape = jnp.asarray(plan.landscapes)[i]
     base = jnp.maximum(thinking["step_size"], config.step_size_min)
-    size, bound = base, config.clip_gradient / base if config.clip_gradient else None
-    if training and config.random_step_size > 1:
+    bound = config.clip_gradient / base if config.clip_gradient else None
+
+    def size(y):
+      if not (training and config.random_step_size > 1):
+        return base
       # one draw for each independent candidate, kept for all its steps
       u = draws.step_size
       if u is None:
-        u = jax.random.uniform(jax.random.fold_in(key, 0), (*x.shape[:-1], 1), x.dtype)
+        u = jax.random.uniform(jax.random.fold_in(key, 0), (*y.shape[:-1], 1), y.dtype)
       low, high = base / config.random_step_size, base * config.random_step_size
-      size = low + u * (high - low)
+      return low + u * (high - low)
+
     if noisy:
-      if draws.noise is None:
-        noise = jax.random.normal(jax.random.fold_in(key, 1 + i), x.shape, x.dtype)
-      else:
-        noise = jnp.asarray(draws.noise)[i]
-      x = x + jnp.maximum(thinking["noise"], NOISE_MIN) * noise
+      noise = None if draws.noise is None else jnp.asarray(draws.noise)[i]
+      x = space.disturb(x, jax.random.fold_in(key, 1 + i), jnp.maximum(thinking["noise"], NOISE_MIN), noise)
     context = at_landscape(contexts, landscape)
     return descent.step(slope, space, params["model"], context, x, landscape, size, bound)
 
@@ -106,7 +108,7 @@ def think(
     space: Any,
     params: Any,
     contexts: Any,
-    candidate0: Float[Array, "*p v"],
+    candidate0: Any,
     key: PRNGKeyArray,
     config: ThinkingConfig,
     *,
@@ -136,6 +138,7 @@ def think(
   schedule_key, step_key = jax.random.split(key)
   plan = schedule(config, training, schedule_key, draws.repeats) if plan is None else plan
   step = _stepper(energy, space, config, training, descent.double_reverse)
+  candidate0 = space.prepare(params["model"], candidate0, plan.longest)
   randomness = (plan, step_key, draws)
   see = observe or (lambda x: ())
 
@@ -158,7 +161,7 @@ def thinking_loss(
     params: Any,
     contexts: Any,
     batch: Any,
-    candidate0: Float[Array, "*p v"],
+    candidate0: Any,
     key: PRNGKeyArray,
     config: ThinkingConfig,
     *,
@@ -181,6 +184,7 @@ def thinking_loss(
   schedule_key, step_key = jax.random.split(key)
   plan = schedule(config, training, schedule_key, draws.repeats)
   step = _stepper(energy, space, config, training, slope)
+  candidate0 = space.prepare(params["model"], candidate0, plan.longest)
   args = (params, contexts, batch, candidate0, (plan, step_key, draws))
   if config.gradient == "each":
     loss, aux = _each(step, measure, config, *args)
@@ -202,7 +206,7 @@ def _each(step, measure, config, params, contexts, batch, x0, randomness):
   """No path between steps, so each step's gradient is added up inside the loop: memory of one step."""
   plan = randomness[0]
   randomness = (plan._replace(longest=None), *randomness[1:])  # a static number, not an argument
-  floats, integers, join = _split(contexts)
+  floats, integers, join = chunks.split(contexts)
 
   def run(differentiate, params, floats, integers, batch, x0, randomness):
     theta = (params, floats)
@@ -250,22 +254,32 @@ def _last(step, measure, config, params, contexts, batch, x0, randomness, free_s
   values = {n: frozen["thinking"][n] for n in learnt} if config.step_size_path else {}
   unit = lambda name: {n: jnp.ones_like(v) if n == name else jnp.zeros_like(v) for n, v in values.items()}
 
-  def walk(values, x, i):
+  floats, others, join = chunks.split(x0)  # of the candidate; a change of the step size moves its floats
+
+  def walk(values, floats, others, i):
     thinking = {**frozen["thinking"], **values}
-    return free_step({**frozen, "thinking": thinking}, frozen_contexts, x, i, randomness)
+    x = join(floats, others)
+    x, energies = free_step({**frozen, "thinking": thinking}, frozen_contexts, x, i, randomness)
+    floats, others, _ = chunks.split(x)
+    return floats, (others, energies)
 
   def body(i, carry):
-    x, tangents, first = carry
-    x, linear, energies = jax.linearize(lambda v, x: walk(v, x, i), values, x, has_aux=True)
+    floats, others, tangents, first = carry
+    floats, linear, (others, energies) = jax.linearize(
+        lambda v, floats: walk(v, floats, others, i), values, floats, has_aux=True
+    )
     tangents = {n: linear(unit(n), t) for n, t in tangents.items()}
-    return x, tangents, jnp.where(i == 0, energies, first)
+    return floats, others, tangents, jnp.where(i == 0, energies, first)
 
-  energies = jax.eval_shape(lambda x: walk(values, x, 0)[1], x0)
-  carry = (x0, {n: jnp.zeros_like(x0) for n in values}, jnp.zeros(energies.shape, energies.dtype))
-  x, tangents, first = jax.lax.stop_gradient(jax.lax.fori_loop(0, plan.count - 1, body, carry))
+  energies = jax.eval_shape(lambda: walk(values, floats, others, 0)[1][1])
+  still = {n: jax.tree.map(jnp.zeros_like, floats) for n in values}
+  carry = (floats, others, still, jnp.zeros(energies.shape, energies.dtype))
+  floats, others, tangents, first = jax.lax.stop_gradient(jax.lax.fori_loop(0, plan.count - 1, body, carry))
   for name, tangent in tangents.items():
     value = params["thinking"][name]
-    x = x + tangent * (value - jax.lax.stop_gradient(value))  # adds zero, and the path's derivative
+    change = value - jax.lax.stop_gradient(value)  # zero, with a derivative
+    floats = jax.tree.map(lambda x, t: x + t * change, floats, tangent)
+  x = join(floats, others)
   loss, (x, energies, seen) = _measured(step, measure, params, contexts, batch, x, plan.count - 1, randomness)
   first = jnp.where(plan.count == 1, energies, first)
   aux = {"seen": jax.tree.map(lambda s: s[None], seen), "steps": plan.count, "candidate": x, "first_energies": first}
@@ -280,20 +294,9 @@ def _unrolled(step, measure, config, params, contexts, batch, x0, randomness):
     part, (stepped, _, seen) = _measured(step, measure, params, contexts, batch, x, i, randomness)
     on = i < plan.count
     seen = jax.tree.map(lambda s: jnp.where(on, s, 0), seen)
-    return (jnp.where(on, stepped, x), loss + jnp.where(on, part, 0)), seen
+    x = jax.tree.map(lambda new, old: jnp.where(on, new, old), stepped, x)
+    return (x, loss + jnp.where(on, part, 0)), seen
 
-  (x, loss), seen = jax.lax.scan(body, (x0, jnp.zeros((), x0.dtype)), jnp.arange(plan.longest))
+  part = jax.eval_shape(lambda: _measured(step, measure, params, contexts, batch, x0, 0, randomness)[0])
+  (x, loss), seen = jax.lax.scan(body, (x0, jnp.zeros(part.shape, part.dtype)), jnp.arange(plan.longest))
   return loss, {"seen": seen, "steps": plan.count, "candidate": x}
-
-
-def _split(tree):
-  """Float leaves, the others, and `join(floats, others)`: only floats have derivatives."""
-  leaves, structure = jax.tree.flatten(tree)
-  is_float = [jnp.issubdtype(a.dtype, jnp.inexact) for a in leaves]
-  pick = lambda wanted: [a for a, f in zip(leaves, is_float) if f == wanted]
-
-  def join(floats, others):
-    floats, others = iter(floats), iter(others)
-    return jax.tree.unflatten(structure, [next(floats) if f else next(others) for f in is_float])
-
-  return pick(True), pick(False), join

@@ -122,7 +122,7 @@ def test_adaln_zero_starts_at_zero_energy_and_still_learns():
 
   def loss(params):
     slope = descent.reverse_over_forward(model.energy)
-    energies, dy = slope(params, model.encode(params, tokens), model.embed(params, p), 0)
+    energies, dy = slope(params, model.encode(params, tokens), p @ model.table(params), 0)
     x = p - 5.0 * dy @ params["to_embed"]["kernel"].T
     return losses.cross_entropy(x, tokens, jnp.ones((B, S))), energies
 
@@ -145,11 +145,11 @@ def test_bfloat16_is_for_the_products_of_the_blocks_alone(variant):
   low = AutoregressiveEBT(config, landscapes=M)
 
   def energies(params, p):
-    return low.energy(params, low.encode(params, case.tokens), low.embed(params, p), 0)
+    return low.energy(params, low.encode(params, case.tokens), p @ low.table(params), 0)
 
   p = jax.nn.softmax(4 * jax.random.normal(jax.random.key(4), (B, S, V)))
   full = case.model.energy(
-      case.params, case.model.encode(case.params, case.tokens), case.model.embed(case.params, p), 0
+      case.params, case.model.encode(case.params, case.tokens), p @ case.model.table(case.params), 0
   )
   got = jax.jit(energies)(case.params, p)
   assert got.dtype == jnp.float32
@@ -178,7 +178,7 @@ def training_gradient(config, seed=0):
   p = jax.nn.softmax(jax.random.normal(jax.random.key(3), (B, S, V)))
 
   def loss(params):
-    y, pull = jax.vjp(lambda p: model.embed(params, p), p)
+    y, pull = jax.vjp(lambda p: p @ model.table(params), p)
     slope = descent.reverse_over_forward(model.energy)
     _, dy = slope(params, model.encode(params, tokens), y, 0)
     return losses.cross_entropy(p - 5.0 * pull(dy)[0], tokens, jnp.ones((B, S)))

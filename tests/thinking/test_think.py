@@ -74,7 +74,7 @@ def test_points_of_a_plane_find_the_minima_of_a_double_well():
   no_context = jnp.zeros(1)
   params = {"model": {}, "thinking": {"step_size": 0.05, "noise": 0.0}}
   thoughts = thinking.think(double_well, space, params, no_context, start, KEY, ThinkingConfig(steps=200))
-  found = space.decode(thoughts.candidate)
+  found = space.decode({}, thoughts.candidate)
   np.testing.assert_allclose(found, np.stack([np.sign(start[:, 0]), np.zeros(64)], -1), atol=1e-3)
   assert np.all(np.diff(thoughts.energies, axis=0) <= 1e-6)
 
@@ -208,7 +208,7 @@ def test_floors_and_bounds_of_a_step():
 def test_a_step_in_the_simplex_starts_from_probabilities(x64, options, second):
   a, table = 0.7, np.asarray(jax.random.normal(KEY, (5, 3)))
   x0 = np.asarray(jax.random.normal(jax.random.key(1), (2, 5)))
-  space = thinking.Simplex(embed=lambda params, p: p @ params["table"], **options)
+  space = thinking.Simplex(table=lambda params: params["table"], **options)
   cubic = lambda params, context, y, landscape: jnp.sum(y**3, -1) / 3
   params = parameters(a, table=jnp.asarray(table))
   config = ThinkingConfig(steps=2, landscapes=2)

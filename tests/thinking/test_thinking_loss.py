@@ -17,7 +17,7 @@ ALONE = ThinkingConfig(steps=3, landscapes=2, learn_noise=True, noise=0.3, rando
 RANDOM = dataclasses.replace(ALONE, steps=4, random_steps_min=1)  # either landscape once to three times
 CLIPPED = dataclasses.replace(ALONE, clip_gradient=0.4)  # about half of the entries
 DETACHED = dataclasses.replace(ALONE, step_size_path=False)
-SPACE = thinking.Simplex(embed=lambda params, p: p @ params["embed"])
+SPACE = thinking.Simplex(table=lambda params: params["embed"])
 
 
 def energy(params, context, y, landscape):
@@ -60,7 +60,7 @@ def oracle(mode, config, order, params, contexts, batch, x, draws):
     if mode == "each" or (mode == "last" and last and not config.step_size_path):
       x = stop(x)
     x = x + inner["noise"] * draws.noise[i]
-    p = SPACE.read(x, k)
+    p = SPACE.perceive(x, k)
     context = {name: a[k] for name, a in contexts.items()}
     energies_of = lambda p: energy(params["model"], context, SPACE.embed(params["model"], p), k)
     slope = jax.grad(lambda p: jnp.sum(energies_of(p)))(p)

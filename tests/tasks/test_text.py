@@ -1,0 +1,76 @@
+"""A few positions at a time gives what the whole vocabulary gives: loss, logs and gradients, on one device and on many."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ebt_jax import parallel
+from ebt_jax.config import Config, MeshConfig, ModelConfig, ThinkingConfig
+from ebt_jax.tasks.text import make_task
+
+MODEL = ModelConfig(layers=1, heads=2, width=8, vocab_size=19)
+RANDOM = {"noise": 0.3, "random_step_size": 2.0, "random_steps_min": 1, "steps": 3}
+CASES = {
+    "transformer": ({"kind": "transformer"}, {}),
+    "each": ({"variant": "time_embed"}, {"landscapes": 2, "soften_targets": 0.2, "contrastive": 0.1}),
+    "each random": ({}, {**RANDOM, "random_steps_of": "final"}),
+    "last": ({}, {"gradient": "last", "learn_step_size": False, **RANDOM, "clip_candidate": 2.0}),
+    "last with path": ({"embedder": "tied"}, {"gradient": "last", "learn_noise": True, **RANDOM}),
+    "unrolled": ({}, {"gradient": "unrolled", **RANDOM, "start": "zeros"}),
+}
+
+
+def problem(model, thinking, **changes):
+  config = Config(
+      model=dataclasses.replace(MODEL, **model, **changes), thinking=ThinkingConfig(**{"step_size": 0.8, **thinking})
+  )
+  task = make_task(config)
+  k_params, k_tokens, k_weights = jax.random.split(jax.random.key(0), 3)
+  params = jax.tree.map(lambda a: a.astype(float), task.init(k_params))
+  weights = (jax.random.uniform(k_weights, (4, 6)) > 0.3).astype(float)
+  return task, params, {"tokens": jax.random.randint(k_tokens, (4, 7), 0, 19), "weights": weights}
+
+
+def run(task, params, batch):
+  loss = lambda params, batch: task.loss(params, batch, jax.random.key(1))
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
+
+
+def assert_close(ours, theirs, tolerance):
+  for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs)):
+    scale = max(np.abs(b).max(), 1e-3)
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_chunks_of_positions_change_nothing(x64, case):
+  whole = run(*problem(*CASES[case], vocab_chunk=6))
+  assert_close(run(*problem(*CASES[case], vocab_chunk=2)), whole, 1e-10)
+
+
+@pytest.mark.parametrize("case", ["transformer", "last with path"])
+def test_chunks_on_a_mesh_equal_one_device(case):
+  task, params, batch = problem(*CASES[case], vocab_chunk=3)
+  expected = run(task, params, batch)
+  mesh = parallel.make_mesh(MeshConfig(replica=2, data=2, model=2))
+  with jax.set_mesh(mesh):
+    params = jax.device_put(params, parallel.shardings(params, mesh))
+    batch = jax.device_put(batch, parallel.batch_sharding(mesh))
+    assert_close(run(task, params, batch), expected, 2e-5)
+
+
+@pytest.mark.parametrize("case", ["transformer", "each"])
+def test_chunks_are_what_is_held(case):
+  """The memory of a gradient grows with the chunk, not with the context."""
+
+  def temporary(chunk):
+    task, params, batch = problem(*CASES[case], vocab_size=4096, vocab_chunk=chunk)
+    batch = jax.tree.map(lambda a: jnp.zeros((8, 128 + a.shape[1] - 6), a.dtype), batch)
+    loss = lambda params, batch: task.loss(params, batch, jax.random.key(1))[0]
+    return jax.jit(jax.grad(loss)).lower(params, batch).compile().memory_analysis().temp_size_in_bytes
+
+  whole = 4 * 8 * 128 * 4096
+  assert temporary(4) < whole < 2 * temporary(128)
