@@ -32,6 +32,14 @@ def positions(rows: int, length: int, width: int, wanted: int = 0) -> int:
   return max(n for n in range(1, length + 1) if length % n == 0 and n <= wanted)
 
 
+def row_groups(rows: int, length: int, width: int) -> int:
+  """Into how many equal groups to cut rows so that a float32 `[group, length, width]` is not too large to hold."""
+  ways = _row_ways()
+  own = -(-rows // ways)
+  fits = (n for n in range(1, own + 1) if rows % (n * ways) == 0 and 4 * width * length * own // n <= WHOLE_BYTES)
+  return next(fits, own if rows % ways == 0 else 1)
+
+
 def mapped(f: Callable[[Any, Any], Any], shared: Any, arrays: Any, size: int) -> Any:
   """`f(shared, arrays)`, for an `f` whose results `[b, s, ...]` depend on `arrays` position by position.
 

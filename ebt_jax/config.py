@@ -48,8 +48,9 @@ class ModelConfig:
   init_gain: float = 1.0  # multiplies every initial linear weight but the energy head's
   head_gain: float = 1.0  # multiplies the energy head's initial weight
   dtype: str = "float32"  # matrix products: float32 | bfloat16; the rest stays float32
-  remat: bool = False  # recompute each layer in the backward pass
+  remat: bool = False  # keep nothing of a layer for the backward pass (else what its projections gave)
   vocab_chunk: int = 0  # positions whose [rows, positions, vocab_size] is computed at once; 0: chosen by memory
+  attention_block: int = 0  # query positions whose attention is computed at once; 0: all, 256 of 1024 or more
 
   @property
   def head_dim(self) -> int:
@@ -135,6 +136,7 @@ class EvalConfig:
   batch_size: int = 0  # 0: train.batch_size
   max_windows: int = 0  # evaluate on the first so many windows; 0: the whole held-out split
   steps: int = 0  # thinking steps; 0: thinking.steps
+  candidates: int = 1  # for each token in generation; the one of lowest energy is kept
   seed: int = 0  # of the candidates' starts
 
 
@@ -183,7 +185,7 @@ class Config:
 # A run may be resumed with other values of these; all other keys must agree.
 RESUMABLE = (
     "mesh.", "checkpoint.", "eval.", "sample.", "train.log_every", "train.max_bad_steps", "model.remat",
-    "model.vocab_chunk",
+    "model.vocab_chunk", "model.attention_block",
 )  # fmt: skip
 
 
@@ -306,6 +308,7 @@ def _check(c: Config) -> None:
     positive(f"model.{key}", getattr(m, key))
   at_least("model.vocab_size", m.vocab_size, 0)
   at_least("model.vocab_chunk", m.vocab_chunk, 0)
+  at_least("model.attention_block", m.attention_block, 0)
   positive("model.ffn_multiplier", m.ffn_multiplier)
   if m.hidden < 1:
     raise ConfigError(f"config.model.ffn_multiplier: {m.ffn_multiplier} leaves no hidden unit at width {m.width}")
@@ -369,6 +372,13 @@ def _check(c: Config) -> None:
 
   for key in ("every", "batch_size", "max_windows", "steps"):
     at_least(f"eval.{key}", getattr(c.eval, key), 0)
+  positive("eval.candidates", c.eval.candidates)
+  if c.eval.candidates > 1:
+    many = f"config.eval.candidates: {c.eval.candidates} candidates"
+    if m.kind != "ebt":
+      raise ConfigError(f"{many} need energies to choose by, which model.kind={m.kind} has not; set it to 1")
+    if not (t.start == "noise" and t.start_scale) and not (t.noise and t.eval_noise):
+      raise ConfigError(f"{many} that start alike end alike; set thinking.start='noise', or candidates to 1")
   at_least("checkpoint.every", c.checkpoint.every, 0)
   at_least("checkpoint.keep_every", c.checkpoint.keep_every, 0)
   positive("checkpoint.keep", c.checkpoint.keep)

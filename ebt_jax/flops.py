@@ -9,6 +9,25 @@ from ebt_jax.config import Config
 PARTS = ("trunk", "context", "candidate", "vocabulary")
 
 
+# dense bfloat16 FLOPs a second of one device, by a part of its name; the vendors' data sheets
+PEAKS = {
+    "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "V100": 125e12, "T4": 65e12,
+    "TPU v2": 46e12, "TPU v3": 123e12, "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12,
+    "TPU v6": 918e12, "TPU7x": 2307e12,
+}  # fmt: skip
+
+
+def peak(device_kind: str) -> float | None:
+  """bfloat16 FLOPs a second of a device; None where it is not known (CPUs)."""
+  return next((value for name, value in PEAKS.items() if name in device_kind), None)
+
+
+def utilisation(config: Config, tokens_per_second: float, devices: int, device_kind: str) -> float | None:
+  """Model FLOPs utilisation in training: the FLOPs of progress a second over the devices' peak; None without a peak."""
+  top = peak(device_kind)
+  return top and tokens_per_second * train_row(config)["total"] / config.data.context_length / (top * devices)
+
+
 def _stream(config: Config, tokens: int, entries: int) -> tuple[int, int]:
   """Forward FLOPs of one stream through all blocks: projections, attention over `entries`."""
   m = config.model
@@ -17,16 +36,20 @@ def _stream(config: Config, tokens: int, entries: int) -> tuple[int, int]:
 
 
 def forward(config: Config) -> dict[str, int]:
-  """FLOPs of one forward pass for one row of `context_length` tokens, by part."""
+  """FLOPs of one forward pass for one row of `context_length` tokens, by part, and what of them is attention."""
   n, m = config.data.context_length, config.model
   vocabulary = 2 * n * m.width * m.vocab_size
   if m.kind == "transformer":
-    return {"trunk": sum(_stream(config, n, n)), "vocabulary": vocabulary}
+    trunk = _stream(config, n, n)
+    return {"trunk": sum(trunk), "vocabulary": vocabulary, "trunk attention": trunk[1]}
   entries = n + (m.variant == "time_embed")
+  context, candidate = _stream(config, entries, entries), _stream(config, n, entries)
   return {
-      "context": sum(_stream(config, entries, entries)),
-      "candidate": sum(_stream(config, n, entries)) + 2 * n * m.width,
+      "context": sum(context),
+      "candidate": sum(candidate) + 2 * n * m.width,
       "vocabulary": vocabulary,
+      "context attention": context[1],
+      "candidate attention": candidate[1],
   }
 
 
@@ -41,12 +64,13 @@ def mean_steps(config: Config) -> float:
 
 def train_row(config: Config) -> dict[str, int]:
   """FLOPs of training on one row, by part; `recomputation` is not progress and not in `total`."""
-  part, t, remat = forward(config), config.thinking, config.model.remat
-  if config.model.kind == "transformer":
-    out = {name: 3 * value for name, value in part.items()}
-    recomputation = part["trunk"] if remat else 0
+  part, t, m = forward(config), config.thinking, config.model
+  again = lambda stream: part[stream if m.remat else f"{stream} attention"]  # what the backward pass does anew
+  if m.kind == "transformer":
+    out = {name: 3 * part[name] for name in ("trunk", "vocabulary")}
+    recomputation = again("trunk")
   else:
-    contexts = 1 if config.model.variant == "default" else t.landscapes
+    contexts = 1 if m.variant == "default" else t.landscapes
     steps = mean_steps(config)
     learnt = 1 if t.gradient == "last" else steps
     free = steps - learnt
@@ -59,12 +83,11 @@ def train_row(config: Config) -> dict[str, int]:
         # forward, inner gradient, and the second order's reverse of both
         "candidate": (6 * learnt + 2 * free + 3 * contrast) * part["candidate"],
         # embedding and its transpose; reverse of both for the weights, and of the transpose for the slope
-        "vocabulary": (5 * learnt + 2 * free + started + 2 * contrast) * part["vocabulary"],
+        "vocabulary": (5 * learnt + 2 * free + started) * part["vocabulary"],
     }
-    # the second-order rule runs the forward pass and its tangent anew; remat repeats every forward pass and tangent
-    recomputation = 2 * learnt * part["candidate"]
-    if remat:
-      recomputation += contexts * part["context"] + (3 * learnt + free + contrast) * part["candidate"]
+    # the second-order rule runs the forward pass and its tangent anew, each with its own backward pass
+    recomputation = 2 * learnt * part["candidate"] + contexts * again("context")
+    recomputation += (3 * learnt + free + contrast) * again("candidate")
   out["total"] = sum(out.values())
   return {name: int(value) for name, value in {**out, "recomputation": recomputation}.items()}
 
@@ -72,3 +95,37 @@ def train_row(config: Config) -> dict[str, int]:
 def train_step(config: Config) -> int:
   """FLOPs of one training step over the whole batch, without recomputation."""
   return config.train.batch_size * train_row(config)["total"]
+
+
+def token(config: Config, candidates: int = 1) -> dict[str, int]:
+  """FLOPs of writing one token for one row: an append to every context, and thinking at one position.
+
+  Attention is counted over the whole cache of `context_length` entries, as it is computed.
+  """
+  m, t = config.model, config.thinking
+  entries = config.data.context_length + (m.kind == "ebt" and m.variant == "time_embed")
+  stream, vocabulary = sum(_stream(config, 1, entries)), 2 * m.width * m.vocab_size
+  if m.kind == "transformer":
+    out = {"trunk": stream, "vocabulary": vocabulary}
+  else:
+    steps = config.eval.steps or t.steps
+    passes = candidates * (2 * steps + 1)  # each step and its gradient, and the energy of the finished thought
+    out = {
+        "context": (1 if m.variant == "default" else t.landscapes) * stream,
+        "candidate": passes * (stream + 2 * m.width),
+        "vocabulary": passes * vocabulary,
+    }
+  return {**out, "total": sum(out.values())}
+
+
+def least(config: Config) -> float:
+  """Training FLOPs a token that no implementation of the method can do without, in units of N, the weights in blocks.
+
+  Transformer++ 6; EBT 6 for each context, 12 for each step that is learnt and 4 for each other one; attention,
+  vocabulary and recomputation come on top.
+  """
+  if config.model.kind == "transformer":
+    return 6.0
+  t, steps = config.thinking, mean_steps(config)
+  learnt = 1 if t.gradient == "last" else steps
+  return 6.0 * (1 if config.model.variant == "default" else t.landscapes) + 12 * learnt + 4 * (steps - learnt)

@@ -22,3 +22,10 @@ def energy_contrast(
 ) -> Float[Array, ""]:
   """Sum of -log softmax([-E_true, -E_predicted])[0]: truth should have the lower energy (facts 2.4)."""
   return jnp.sum(weights * jax.nn.softplus(true - predicted))
+
+
+def without_padding(logits: Float[Array, "*p w"], vocabulary: int) -> Float[Array, "*p w"]:
+  """Logits of -inf beyond the vocabulary, which a table padded for slicing has."""
+  if logits.shape[-1] == vocabulary:
+    return logits
+  return jnp.where(jnp.arange(logits.shape[-1]) < vocabulary, logits, -jnp.inf)

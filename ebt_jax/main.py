@@ -20,6 +20,9 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run: checkpoints, m
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Call jax.distributed.initialize first (pods, clusters).")
 _STEP = flags.DEFINE_integer("checkpoint_step", -1, "eval, generate: the checkpoint to use; -1: the newest.")
 _THINKING_STEPS = flags.DEFINE_integer("thinking_steps", 0, "eval, generate: thinking steps; 0: as trained.")
+_CANDIDATES = flags.DEFINE_integer(
+    "candidates", 0, "generate: candidates for each token, of which the one of lowest energy is kept; 0: as configured."
+)
 _SOURCE = flags.DEFINE_string("source", "", "eval: another text than the run's held-out split (as config.data.source).")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "generate: text to continue; may be repeated.")
 _PROMPTS_FILE = flags.DEFINE_string("prompts_file", "", "generate: a text file with one prompt a line.")
@@ -72,6 +75,14 @@ def _thinking_longer(config: Config) -> Config:
   return dataclasses.replace(config, eval=dataclasses.replace(config.eval, steps=steps))
 
 
+def _with_candidates(config: Config) -> Config:
+  if _CANDIDATES.value < 0:
+    raise ConfigError(f"--candidates: expected 1 or more (0: as configured), found {_CANDIDATES.value}")
+  values = config.to_dict()
+  values["eval"]["candidates"] = _CANDIDATES.value or config.eval.candidates
+  return config_lib.resolve(values)
+
+
 def main(argv):
   if len(argv) > 1:
     raise ConfigError(f"{argv[1]}: not a flag; flags look like --name=value")
@@ -96,9 +107,8 @@ def main(argv):
 
       how = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
       prompts = offline.read_prompts(_PROMPT.value, _PROMPTS_FILE.value)
-      offline.generate(
-          _thinking_longer(config), _need_workdir(), step, prompts, _MAX_TOKENS.value, how, _SEED.value, _OUT.value
-      )
+      config = _with_candidates(_thinking_longer(config))
+      offline.generate(config, _need_workdir(), step, prompts, _MAX_TOKENS.value, how, _SEED.value, _OUT.value)
     case "shapes":
       from ebt_jax.training import ahead
 

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -262,6 +263,16 @@ def gather_tables(params: Any) -> Any:
     return jax.lax.with_sharding_constraint(x, P(*("model" if fits(a, n) else None for a, n in zip(rule, x.shape))))
 
   return jax.tree_util.tree_map_with_path(place, params)
+
+
+def slice_vocabulary(table: jax.Array, axis: int) -> jax.Array:
+  """A vocabulary table sliced over `model` along `axis`, padded there with zeros where `model` does not divide it."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.shape["model"] == 1:
+    return table
+  pad = [(0, -n % mesh.shape["model"] if i == axis else 0) for i, n in enumerate(table.shape)]
+  spec = P(*("model" if i == axis else None for i in range(table.ndim)))
+  return jax.lax.with_sharding_constraint(jnp.pad(table, pad), spec)
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

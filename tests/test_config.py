@@ -51,6 +51,9 @@ BAD = [
     ({"data.held_out": 0.0}, "config.data.held_out: expected a fraction between 0 and 1, found 0.0"),
     ({"mesh.replica": -1}, "config.mesh: only one axis may be -1"),
     ({"mesh.model": 0}, "config.mesh.model: expected a number of devices or -1"),
+    ({"eval.candidates": 0}, "config.eval.candidates: expected more than 0, found 0"),
+    ({"eval.candidates": 2, "model.kind": "transformer"}, "which model.kind=transformer has not; set it to 1"),
+    ({"eval.candidates": 2, "thinking.start": "zeros"}, "start alike end alike; set thinking.start='noise'"),
     ({"checkpoint.keep": 0}, "config.checkpoint.keep: expected more than 0, found 0"),
 ]
 
@@ -116,7 +119,8 @@ def test_a_resumed_run_may_change_what_does_not_change_training_and_nothing_else
   assert free == {
       "mesh.replica", "mesh.data", "mesh.model",
       "checkpoint.every", "checkpoint.keep", "checkpoint.keep_every",
-      "eval.every", "eval.batch_size", "eval.max_windows", "eval.steps", "eval.seed",
+      "eval.every", "eval.batch_size", "eval.max_windows", "eval.steps", "eval.candidates",
+      "eval.seed",
       "sample.tokens", "sample.prompt_tokens", "sample.temperature",
-      "train.log_every", "train.max_bad_steps", "model.remat", "model.vocab_chunk",
+      "train.log_every", "train.max_bad_steps", "model.remat", "model.vocab_chunk", "model.attention_block",
   }  # fmt: skip

@@ -154,6 +154,8 @@ def test_generate_one_prompt(trained, tmp_path):
   assert run(flags).out == done.out  # the same seed, the same text
   longer = run([*flags, "--thinking_steps=5", "--seed=1"])
   assert longer.code == 0 and longer.out != done.out
+  best = run([*flags, "--candidates=4"])
+  assert best.code == 0 and best.out != done.out
 
 
 def test_generate_many_prompts(trained, tmp_path):
@@ -175,6 +177,7 @@ def test_generate_mistakes(trained, tmp_path):
       (["--temperature=0"], ["--temperature: expected more than 0, found 0.0; for greedy text use --top_k=1"]),
       (["--prompt=" + "x" * 16], ["prompt 2 has 16 tokens, expected 1 to 15", "context_length=16", "shorten it"]),
       (["--prompt="], ["--prompt: expected some text, found an empty prompt"]),
+      (["--candidates=-1"], ["--candidates: expected 1 or more (0: as configured), found -1"]),
       (["--max_tokens=0"], ["--max_tokens: expected 1 or more, found 0"]),
       ([f"--prompts_file={tmp_path}/none"], ["--prompts_file", f"{tmp_path}/none"]),
       ([f"--prompts_file={tmp_path}/binary"], ["--prompts_file", f"{tmp_path}/binary", "UTF-8"]),

@@ -8,12 +8,11 @@ temporary memory; compile time is that of the gradient, tracing left out.
 
 import argparse
 import json
-import platform
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timing
 
 from ebt_jax import flops
 from ebt_jax.config import resolve
@@ -51,10 +50,8 @@ def prepare(config):
   shape = (config.train.batch_size, config.data.context_length)
   tokens = np.random.default_rng(0).integers(0, 256, (shape[0], shape[1] + 1)).astype(np.int32)
   args = (params, {"tokens": jnp.asarray(tokens), "weights": jnp.ones(shape)}, jax.random.key(1))
-  lowered = jax.jit(jax.grad(task.loss, has_aux=True)).lower(*args)
-  start = time.perf_counter()
-  compiled = lowered.compile()
-  return compiled, args, time.perf_counter() - start
+  compiled, seconds = timing.compiled(jax.grad(task.loss, has_aux=True), *args)
+  return compiled, args, seconds
 
 
 def main():
@@ -66,37 +63,24 @@ def main():
   shape = vars(args)
 
   programs = {name: (config, *prepare(config)) for name, config in rivals(shape).items()}
-  times = {name: [] for name in programs}
-  for i in range(args.repeats + 1):
-    for name, (_, compiled, inputs, _) in programs.items():
-      start = time.perf_counter()
-      jax.block_until_ready(compiled(*inputs))
-      if i:  # the first round warms up
-        times[name].append(time.perf_counter() - start)
+  call = lambda compiled, inputs: lambda: jax.block_until_ready(compiled(*inputs))
+  calls = {name: call(compiled, inputs) for name, (_, compiled, inputs, _) in programs.items()}
+  times = timing.interleaved(calls, args.repeats)
 
-  base = float(np.median(times["transformer++"]))
+  base = timing.summary(times["transformer++"])["seconds"]
   base_flops = flops.train_step(programs["transformer++"][0])
   rows = []
   for name, (config, compiled, _, compile_s) in programs.items():
-    t = times[name]
-    rows.append({
-        "name": name,
-        "seconds": float(np.median(t)),
-        "spread": [min(t), max(t)],
-        "ratio": float(np.median(t)) / base,
-        "flops_ratio": flops.train_step(config) / base_flops,
-        "temporary_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,
-        "compile_seconds": compile_s,
-    })
-  print(f"{platform.machine()}, {jax.devices()[0].device_kind}, {len(jax.devices())} device(s), jax {jax.__version__}")
+    row = {"name": name, **timing.summary(times[name]), "flops_ratio": flops.train_step(config) / base_flops}
+    row |= {"temporary_mb": timing.memory_mb(compiled), "compile_seconds": compile_s}
+    rows.append({**row, "ratio": row["seconds"] / base})
+  columns = (
+      *timing.TIMES, ("ratio", "ratio", ".2f"), ("FLOPs", "flops_ratio", ".2f"), ("temp MB", "temporary_mb", ".0f"),
+      ("compile s", "compile_seconds", ".1f"),
+  )  # fmt: skip
+  print(", ".join(f"{k} {v}" for k, v in timing.machine().items()))
   print(f"layers {args.layers}, width {args.width}, context {args.context}, batch {args.batch}, {args.repeats} rounds")
-  print(f"{'':<32}{'s/step':>8}{'min..max':>16}{'ratio':>8}{'FLOPs':>8}{'temp MB':>9}{'compile s':>11}")
-  for r in rows:
-    low, high = r["spread"]
-    print(
-        f"{r['name']:<32}{r['seconds']:>8.3f}{low:>9.3f}..{high:.3f}{r['ratio']:>8.2f}{r['flops_ratio']:>8.2f}"
-        f"{r['temporary_mb']:>9.0f}{r['compile_seconds']:>11.1f}"
-    )
+  print(timing.table(rows, columns))
   if args.out:
     with open(args.out, "w", encoding="utf-8") as f:
       json.dump({"shape": shape, "jax": jax.__version__, "rows": rows}, f, indent=2)

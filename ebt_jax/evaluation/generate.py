@@ -1,4 +1,7 @@
-"""Writing text: prompts are encoded once, then each token costs thinking at one position and one append."""
+"""Writing text: prompts are encoded once, then each token costs thinking at one position and one append.
+
+Tokens are written by a loop on the device; the host sees them when a bunch is done, or the window is full.
+"""
 
 import dataclasses
 import functools
@@ -10,6 +13,9 @@ import numpy as np
 
 from ebt_jax.config import ConfigError
 from ebt_jax.evaluation.sampling import Sampling, sample
+from ebt_jax.tasks import text
+
+BUNCH = 8  # tokens written at once where somebody is reading along
 
 
 @dataclasses.dataclass
@@ -32,16 +38,43 @@ class Generator:
   """
 
   def __init__(self, task: Any, params: Any, end_of_text: int):
-    self._task, self._params, self._end = task, params, end_of_text
+    self._task, self._end = task, end_of_text
+    self._params = jax.jit(text.for_decoding)(params)
     self._capacity = task.config.data.context_length
     self._prefill = jax.jit(functools.partial(task.prefill, capacity=self._capacity))
-    self._advance = jax.jit(self._one_token, static_argnames="how", donate_argnums=1)
+    self._write = jax.jit(self._several, static_argnames="how", donate_argnums=1)
 
-  def _one_token(self, params, state, key, how):
-    think_key, sample_key = jax.random.split(key)
-    logits, energy = self._task.propose(params, state, think_key)
-    tokens = sample(logits, sample_key, how)
-    return self._task.append(params, state, tokens), tokens, energy
+  def _several(self, params, state, ended, first, count, key, how):
+    """Writes `count` tokens a row, fewer where all rows end.
+
+    Args:
+      state: the task's cache.
+      ended: `[b]`.
+      first: how many tokens were written before: text does not depend on how it is cut into bunches.
+
+    Returns:
+      The cache, tokens and energies `[capacity, b]`, and how many of them are there.
+    """
+
+    def going(carry):
+      i, ended = carry[:2]
+      return (i < count) & ~jnp.all(ended)
+
+    def one(carry):
+      i, ended, state, tokens, energies = carry
+      think_key, sample_key = jax.random.split(jax.random.fold_in(key, first + i))
+      logits, energy = self._task.propose(params, state, think_key)
+      token = sample(logits, sample_key, how)
+      # a thought that diverged ends its row; and as the energy is needed here, the compiler knows that nobody looks at
+      # the cache any more when `append` writes to it, and makes no copy
+      token = jnp.where(jnp.isfinite(energy), token, self._end)
+      state = self._task.append(params, state, token)
+      return i + 1, ended | (token == self._end), state, tokens.at[i].set(token), energies.at[i].set(energy)
+
+    tokens = jnp.zeros((self._capacity, ended.shape[0]), jnp.int32)
+    carry = (jnp.int32(0), ended, state, tokens, tokens.astype(jnp.float32))
+    written, _, state, tokens, energies = jax.lax.while_loop(going, one, carry)
+    return state, tokens, energies, written
 
   def __call__(
       self,
@@ -56,7 +89,7 @@ class Generator:
     Args:
       prompts: token ids, at least one each, fewer than the context length.
       max_tokens: per row.
-      on_token: called with (row, token, energy) as soon as a token is there.
+      on_token: called with (row, token, energy) for each token, every `BUNCH` tokens.
 
     Raises:
       ConfigError: a prompt that is empty or does not fit.
@@ -70,21 +103,24 @@ class Generator:
     rows = [Written(list(map(int, p))) for p in prompts]
     key = jax.random.key(seed)
     state, room = self._encode([r.prompt for r in rows])
-    for i in range(max_tokens):
-      if all(r.ended for r in rows):
-        break
+    done = 0
+    while done < max_tokens and not all(r.ended for r in rows):
       if not room:  # the window is full: go on from its second half
         state, room = self._encode([(r.prompt + r.tokens)[-(self._capacity // 2) :] for r in rows])
-      state, tokens, energies = self._advance(self._params, state, jax.random.fold_in(key, i), how)
-      room -= 1
-      for row, (r, token, energy) in enumerate(zip(rows, np.asarray(tokens), np.asarray(energies))):
+      count = min(room, max_tokens - done, BUNCH if on_token else room)
+      ended = np.array([r.ended for r in rows])
+      state, *seen = self._write(self._params, state, ended, done, count, key, how)
+      tokens, energies, written = jax.device_get(seen)
+      room, done = room - int(written), done + int(written)
+      for i, row in np.ndindex(int(written), len(rows)):
+        r, token, energy = rows[row], int(tokens[i, row]), float(energies[i, row])
         if r.ended:
           continue
-        r.tokens.append(int(token))
-        r.energies.append(float(energy))
-        r.ended = int(token) == self._end
+        r.tokens.append(token)
+        r.energies.append(energy)
+        r.ended = token == self._end
         if on_token:
-          on_token(row, int(token), float(energy))
+          on_token(row, token, energy)
     return rows
 
   def _encode(self, prompts: list[list[int]]):

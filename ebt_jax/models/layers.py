@@ -9,6 +9,9 @@ from flax import linen as nn
 
 from ebt_jax.config import ModelConfig
 
+LONG = 1024  # so many queries attend in blocks
+BLOCK = 256  # queries at once: scores of a block are 256 / (head width) times as large as the stream
+GROUPS = 4  # of blocks; with 4 of them 5/8 of the scores are computed
 NORM_EPS = 1e-5  # sets the scale of the first gradients: near-zero candidate embeddings are smaller than it
 
 
@@ -98,42 +101,95 @@ def rotate(x_BxHxSxK: jax.Array, table) -> jax.Array:
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def _masked_scores(q, k_BxHxTxK, positions, dtype):
-  """Scores `[b, h, s, t]`; entry t is seen where t <= position - 0 of the query; -inf elsewhere."""
-  scores = wide(einsum("bhsk,bhtk->bhst", q, k_BxHxTxK, dtype))
-  seen = jnp.arange(k_BxHxTxK.shape[2]) <= positions[..., None]
-  if positions.ndim == 2:
-    seen = seen[:, None]
-  return jnp.where(seen, scores, -jnp.inf)
-
-
-def context_attention(q_BxHxSxK, k_BxHxTxK, v_BxHxTxK, positions, dtype=None):
+def context_attention(q_BxHxSxK, k_BxHxTxK, v_BxHxTxK, positions, dtype=None, block=0):
   """Causal attention: the query at position p sees entries 0..p.
 
   Args:
-    positions: `[s]` or `[b, s]`, index of each query's own entry.
+    positions: index of each query's own entry: `[b, s]`, or `[s]`, where query i's is at most t - s + i.
+    block: queries computed at once; 0: chosen by their number.
 
   Returns:
     `[b, h, s, k]`.
   """
-  scores = _masked_scores(q_BxHxSxK, k_BxHxTxK, positions, dtype)
-  top = jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True))
-  weights = jnp.exp(scores - top)
-  y = einsum("bhst,bhtk->bhsk", weights, v_BxHxTxK, dtype)
-  return y / jnp.sum(weights, -1, keepdims=True)
+
+  def attend(queries, entries):
+    (q, last), (k, v) = queries, entries
+    scores = _masked_scores(q, k, last, dtype)
+    top = jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True))
+    weights = jnp.exp(scores - top)
+    return einsum("bhst,bhtk->bhsk", weights, v, dtype), jnp.sum(weights, -1, keepdims=True)
+
+  return _in_blocks(attend, (q_BxHxSxK,), (k_BxHxTxK, v_BxHxTxK), positions, block)
 
 
-def candidate_attention(q_BxHxSxK, k_BxHxSxK, v_BxHxSxK, context_k_BxHxTxK, context_v_BxHxTxK, positions, dtype=None):
+def candidate_attention(
+    q_BxHxSxK, k_BxHxSxK, v_BxHxSxK, context_k_BxHxTxK, context_v_BxHxTxK, positions, dtype=None, block=0
+):
   """A candidate at position p sees context entries 0..p-1 and itself, and no other candidate (facts: paper section 3).
 
-  The self term joins the softmax through its sum of exponentials, so no row is widened by one column.
+  The self term joins the softmax through its sum of exponentials, so no row is widened by one column. `positions` are
+  one more than those of `context_attention`, `block` is the same.
   """
-  scores = _masked_scores(q_BxHxSxK, context_k_BxHxTxK, positions - 1, dtype)
-  own = jnp.sum(q_BxHxSxK * k_BxHxSxK, -1, keepdims=True)
-  top = jax.lax.stop_gradient(jnp.maximum(jnp.max(scores, -1, keepdims=True), own))
-  weights, own = jnp.exp(scores - top), jnp.exp(own - top)
-  y = einsum("bhst,bhtk->bhsk", weights, context_v_BxHxTxK, dtype) + own * v_BxHxSxK
-  return y / (jnp.sum(weights, -1, keepdims=True) + own)
+
+  def attend(queries, entries):
+    (q, k, v, last), (context_k, context_v) = queries, entries
+    scores = _masked_scores(q, context_k, last, dtype)
+    own = jnp.sum(q * k, -1, keepdims=True)
+    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(scores, -1, keepdims=True), own))
+    weights, own = jnp.exp(scores - top), jnp.exp(own - top)
+    y = einsum("bhst,bhtk->bhsk", weights, context_v, dtype) + own * v
+    return y, jnp.sum(weights, -1, keepdims=True) + own
+
+  queries, entries = (q_BxHxSxK, k_BxHxSxK, v_BxHxSxK), (context_k_BxHxTxK, context_v_BxHxTxK)
+  return _in_blocks(attend, queries, entries, positions - 1, block)
+
+
+def _masked_scores(q_BxHxSxK, k_BxHxTxK, last_Bx1xSx1, dtype):
+  """Scores `[b, h, s, t]`, -inf after the last entry that a query sees."""
+  scores = wide(einsum("bhsk,bhtk->bhst", q_BxHxSxK, k_BxHxTxK, dtype))
+  return jnp.where(jnp.arange(k_BxHxTxK.shape[2]) <= last_Bx1xSx1, scores, -jnp.inf)
+
+
+def _in_blocks(attend, queries, entries, last, block):
+  """Softmax attention, for a block of queries at a time.
+
+  Scores are held for one block only, in derivatives of any order too: its backward pass starts from its inputs. Blocks
+  form a few groups, each of which leaves out the entries that causality hides from all of it.
+
+  Args:
+    attend: `((*queries, last), entries)` -> weighted sum of values `[b, h, s, k]`, sum of weights `[b, h, s, 1]`.
+    last: entry that each query sees last, `[s]` or `[b, s]`; see `context_attention`.
+  """
+  s, t = queries[0].shape[2], entries[0].shape[2]
+  queries = (*queries, last.reshape(-1, 1, s, 1))
+  size = block or (BLOCK if s >= LONG else s)
+  if size >= s:
+    y, total = attend(queries, entries)
+    return y / total
+  blocks = -(-s // size)
+  size = -(-s // blocks)  # of more equal blocks
+  group, whole = size * -(-blocks // GROUPS), s // size * size
+  stops = sorted({*range(group, whole, group), whole, s})
+  parts = []
+  for start, stop in zip([0, *stops], stops):
+    seen = [a[:, :, : t - s + stop] if last.ndim == 1 else a for a in entries]
+    cut = lambda a: a[:, :, start:stop].reshape(*a.shape[:2], -1, min(size, stop - start), a.shape[3])
+    out = jax.lax.map(jax.checkpoint(lambda part: attend(part, seen)), [jnp.moveaxis(cut(a), 2, 0) for a in queries])
+    parts.append([jnp.moveaxis(a, 0, 2).reshape(*a.shape[1:3], stop - start, -1) for a in out])
+  # kept by the layer's own checkpoint, so that its backward pass computes each block once more and not twice
+  y, total = kept([jnp.concatenate(a, axis=2) for a in zip(*parts)])
+  return y / total
+
+
+def kept(x):
+  """Marks what a layer keeps for the backward pass; unlike `checkpoint_name`, tangents too."""
+  return jax.lax.optimization_barrier(x)
+
+
+def is_kept(primitive, *args, **params) -> bool:
+  """Checkpoint policy of a layer: what its projections gave and what is marked; the rest is cheaper to compute anew."""
+  dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return primitive.name == "optimization_barrier" or dots(primitive, *args, **params)
 
 
 class Attention(nn.Module):

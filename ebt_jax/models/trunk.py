@@ -4,7 +4,6 @@ One block has three ways to be used: `context` (causal, whole sequence), `cached
 already encoded) and `candidate` (against context entries and itself). All use the same weights.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -19,11 +18,12 @@ from ebt_jax.models import layers
 class Context(NamedTuple):
   """What candidates look at: keys and values of every layer, and where the candidates stand.
 
-  Also the cache of generation: `extend` appends to it.
+  Also the cache of generation, which `extend` appends to; it holds each layer apart, `[b, h, t, k]` times l, so that
+  nothing is sliced out of it or put back.
   """
 
-  keys: Float[Array, "l b h t k"]
-  values: Float[Array, "l b h t k"]
+  keys: Float[Array, "l b h t k"] | tuple[jax.Array, ...]
+  values: Float[Array, "l b h t k"] | tuple[jax.Array, ...]
   positions: Int[Array, "*b s"]  # of the candidates, `[s]` or `[b, s]`; each sees entries before its own
 
 
@@ -53,26 +53,27 @@ class Block(nn.Module):
 
   def context(self, x, table, positions, condition):
     def attend(x):
+      c = self.config
       q, k, v = self.attention.heads(x, table)
-      return layers.context_attention(q, k, v, positions, layers.compute_dtype(self.config)), (k, v)
+      return layers.context_attention(q, k, v, positions, layers.compute_dtype(c), c.attention_block), (k, v)
 
     return self._around(x, condition, attend)
 
   def cached(self, x, table, positions, condition, keys, values):
     def attend(x):
+      c = self.config
       q, k, v = self.attention.heads(x, table)
-      # each row writes its new entries from its own position on
-      write = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=1))
       k, v = write(keys, k, positions[:, 0]), write(values, v, positions[:, 0])
-      return layers.context_attention(q, k, v, positions, layers.compute_dtype(self.config)), (k, v)
+      return layers.context_attention(q, k, v, positions, layers.compute_dtype(c), c.attention_block), (k, v)
 
     return self._around(x, condition, attend)
 
   def candidate(self, x, table, positions, condition, keys, values):
     def attend(x):
+      c = self.config
       q, k, v = self.attention.heads(x, table)
-      dtype = layers.compute_dtype(self.config)
-      return layers.candidate_attention(q, k, v, keys, values, positions, dtype), None
+      dtype = layers.compute_dtype(c)
+      return layers.candidate_attention(q, k, v, keys, values, positions, dtype, c.attention_block), None
 
     return self._around(x, condition, attend)
 
@@ -98,7 +99,7 @@ def init(config: ModelConfig, key: jax.Array) -> dict:
 
 
 def _run(config: ModelConfig, method: str, params, x, positions, condition, per_layer=()):
-  """Applies every block; returns the stream and the stacked extras of the layers."""
+  """Applies every block; returns the stream and the extras of the layers, stacked unless the layers are apart."""
   block = Block(config)
   table = layers.rope(positions, config.head_dim, jnp.promote_types(x.dtype, jnp.float32))
 
@@ -106,9 +107,21 @@ def _run(config: ModelConfig, method: str, params, x, positions, condition, per_
     layer_params, *rest = layer
     return block.apply({"params": layer_params}, x, table, positions, condition, *rest, method=method)
 
-  if config.remat:
-    body = jax.checkpoint(body, prevent_cse=False)
+  if per_layer and isinstance(per_layer[0], tuple):
+    extras = []
+    for layer in zip(apart(params), *per_layer, strict=True):
+      x, extra = body(x, layer)
+      extras.append(extra)
+    return x, extras
+  body = jax.checkpoint(body, prevent_cse=False, policy=None if config.remat else layers.is_kept)
   return jax.lax.scan(body, x, (params, *per_layer), unroll=_unroll(config, method))
+
+
+def apart(params) -> tuple:
+  """Stacked parameters of the layers as one tree for each; slices that a decoding loop need not repeat."""
+  if isinstance(params, tuple):
+    return params
+  return tuple(jax.tree.map(lambda a: a[i], params) for i in range(jax.tree.leaves(params)[0].shape[0]))
 
 
 def _unroll(config: ModelConfig, method: str) -> int:
@@ -123,7 +136,18 @@ def context(config, params, x_BxSxD, positions, condition=None):
 
 def cached(config, params, x_BxSxD, positions_BxS, keys, values, condition=None):
   """Causal pass over new entries; returns the stream and the keys and values with the new entries written in."""
-  return _run(config, "cached", params, x_BxSxD, positions_BxS, condition, (keys, values))
+  x, cache = _run(config, "cached", params, x_BxSxD, positions_BxS, condition, (keys, values))
+  return x, tuple(zip(*cache))
+
+
+def write(old: Float[Array, "b h t k"], new: Float[Array, "b h s k"], at: Int[Array, "b"]) -> Float[Array, "b h t k"]:
+  """Row i of `old` with that of `new` from entry `at[i]` on.
+
+  As a scatter with one index for each row and head XLA does this in place. One index alone becomes a
+  dynamic_update_slice, which the CPU compiler fuses with each of its readers, and copies `old` for each.
+  """
+  one = jax.vmap(jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)))
+  return one(old, new, jnp.broadcast_to(at[:, None], old.shape[:2]))
 
 
 def candidates(config, params, x_BxSxD, where: Context, condition=None):
@@ -132,8 +156,8 @@ def candidates(config, params, x_BxSxD, where: Context, condition=None):
   return x
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def empty(config: ModelConfig, rows: int, capacity: int, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
-  """Keys and values of a cache with room for `capacity` entries."""
-  shape = (config.layers, rows, config.heads, capacity, config.head_dim)
-  return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+def empty(config: ModelConfig, rows: int, capacity: int, dtype=jnp.float32) -> tuple[tuple, tuple]:
+  """Keys and values of a cache with room for `capacity` entries, for each layer."""
+  shape = (rows, config.heads, capacity, config.head_dim)
+  make = lambda: tuple(jnp.zeros(shape, dtype) for _ in range(config.layers))
+  return make(), make()

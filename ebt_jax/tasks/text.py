@@ -16,6 +16,7 @@ from ebt_jax import chunks, losses, parallel, thinking
 from ebt_jax.config import Config, ConfigError, ThinkingConfig
 from ebt_jax.data import text as text_data
 from ebt_jax.data import tokenizers
+from ebt_jax.models import trunk
 from ebt_jax.models.autoregressive import AutoregressiveEBT
 from ebt_jax.models.transformer import Transformer
 
@@ -56,6 +57,11 @@ def make_task(config: Config) -> "EBTText | TransformerText":
   return EBTText(config) if config.model.kind == "ebt" else TransformerText(config)
 
 
+def for_decoding(params: Any) -> Any:
+  """The same parameters with the layers apart, so that a token does not slice them out of a stack again."""
+  return {**params, "model": {**params["model"], "layers": trunk.apart(params["model"]["layers"])}}
+
+
 @dataclasses.dataclass(frozen=True)
 class TransformerText:
   """Transformer++ on text."""
@@ -79,15 +85,18 @@ class TransformerText:
     model = parallel.gather_tables(params["model"])
     hidden = self.model.hidden(model, batch["tokens"][:, :-1])
 
+    m = self.config.model
+
     def loss_of(kernel, arrays):
       hidden, targets, weights = arrays
-      loss = losses.cross_entropy(self.model.read(kernel, hidden), targets, weights)
+      logits = losses.without_padding(self.model.read(kernel, hidden), m.vocab_size)
+      loss = losses.cross_entropy(logits, targets, weights)
       return loss, loss
 
-    m = self.config.model
     size = chunks.positions(*hidden.shape[:2], m.vocab_size, m.vocab_chunk)
     arrays = (hidden, batch["tokens"][:, 1:], batch["weights"])
-    loss, seen = chunks.summed(loss_of, model["output"]["kernel"], arrays, size)
+    kernel = parallel.slice_vocabulary(params["model"]["output"]["kernel"], 1)
+    loss, seen = chunks.summed(loss_of, kernel, arrays, size)
     return loss, {"final_loss": seen}
 
   def evaluate(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
@@ -137,8 +146,12 @@ class EBTText:
     if size >= length or t.normalize != "every" or t.clip_gradient:
       return space
     path = t.gradient == "last" and t.step_size_path and (t.learn_step_size or t.learn_noise)
+    settings = {f.name: getattr(space, f.name) for f in dataclasses.fields(space)}
+    if not t.soften_targets:  # which shares out some of each target over the vocabulary, padding included
+      settings["table"] = lambda model: parallel.slice_vocabulary(self.model.table(model), 0)
     return thinking.ChunkedSimplex(
-        **{f.name: getattr(space, f.name) for f in dataclasses.fields(space)},
+        **settings,
+        vocabulary=m.vocab_size,
         chunk=size,
         noisy=t.noise > 0,
         history="live" if t.gradient == "unrolled" else "path" if path else "constant",
@@ -155,7 +168,9 @@ class EBTText:
 
   def contexts(self, params: Any, tokens: Int[Array, "b s"]) -> Any:
     """Contexts stacked over landscapes; one entry where all landscapes share it."""
-    return jax.vmap(lambda k: self.model.encode(params["model"], tokens, k))(self._landscapes())
+    model = parallel.gather_tables(params["model"])
+    contexts = [self.model.encode(model, tokens, k) for k in self._landscapes()]
+    return jax.tree.map(lambda *a: jnp.stack(a), *contexts)
 
   def loss(
       self, params: Any, batch: Batch, key: PRNGKeyArray, *, training=True, start=None, **options
@@ -190,6 +205,15 @@ class EBTText:
 
   def evaluate(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
     """Sums over a batch: `loss` in nats after each step, and the `energy` before each step, `[steps]`."""
+    groups = chunks.row_groups(*batch["weights"].shape, self.config.model.vocab_size)
+    if groups == 1:
+      return self._evaluate(params, batch, key)
+    # strided, so that each device's contiguous rows give every group its share
+    parts = jax.tree.map(lambda a: a.reshape(a.shape[0] // groups, groups, *a.shape[1:]).swapaxes(0, 1), batch)
+    sums = jax.lax.map(lambda part: self._evaluate(params, *part), (parts, jax.random.split(key, groups)))
+    return jax.tree.map(lambda a: jnp.sum(a, 0), sums)
+
+  def _evaluate(self, params, batch, key):
     start_key, think_key = jax.random.split(key)
     tokens, targets, weights = batch["tokens"][:, :-1], batch["tokens"][:, 1:], batch["weights"]
     thoughts = thinking.think(
@@ -214,22 +238,28 @@ class EBTText:
     return Decoding(jax.vmap(one)(self._landscapes()), None)
 
   def propose(self, params: Any, state: Decoding, key: PRNGKeyArray) -> tuple[jax.Array, jax.Array]:
-    """Thinks about the next position alone: logits `[b, v]`, and the energy `[b]` of the finished thought."""
+    """Thinks about the next position alone: logits `[b, v]`, and the energy `[b]` of the finished thought.
+
+    `eval.candidates` thoughts of different starts share the cache; the one of least energy counts.
+    """
     start_key, think_key = jax.random.split(key)
-    rows, last = state.context.positions.shape[1], self.config.thinking.landscapes - 1
+    n, last = self.config.eval.candidates, self.config.thinking.landscapes - 1
+    at = state.context.positions  # [landscapes, b, 1]
+    contexts = state.context._replace(positions=jnp.broadcast_to(at, (*at.shape[:-1], n)))
     thoughts = thinking.think(
         self.model.energy,
         self.space,
         params,
-        state.context,
-        self.space.start(start_key, (rows, 1, self.config.model.vocab_size)),
+        contexts,
+        self.space.start(start_key, (at.shape[1], n, self.config.model.vocab_size)),
         think_key,
         dataclasses.replace(self.config.thinking, steps=self.eval_steps),
     )
     finished = self.space.read(params["model"], thoughts.candidate, last)
-    context = thinking.at_landscape(state.context, last)
-    energy = self.model.energy(params["model"], context, finished, last)
-    return thoughts.candidate[:, 0], energy[:, 0]
+    energies = self.model.energy(params["model"], thinking.at_landscape(contexts, last), finished, last)
+    best = jnp.argmin(energies, axis=1, keepdims=True)
+    of_best = lambda a: jnp.take_along_axis(a, best.reshape(*best.shape, *[1] * (a.ndim - 2)), axis=1)[:, 0]
+    return of_best(thoughts.candidate), of_best(energies)
 
   def append(self, params: Any, state: Decoding, tokens: Int[Array, "b"]) -> Decoding:
     def one(context, landscape):

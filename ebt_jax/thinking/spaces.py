@@ -12,7 +12,7 @@ from jax.extend import random as jex_random
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ebt_jax import chunks
+from ebt_jax import chunks, losses
 
 
 class Space:
@@ -150,9 +150,11 @@ class Trail(NamedTuple):
 class ChunkedSimplex(Simplex):
   """The same space for large vocabularies: `[b, s, v]` is computed `chunk` positions at a time and never held.
 
-  Rebuilding step i costs i products with the table. Needs `normalize="every"`.
+  Rebuilding step i costs i products with the table. Needs `normalize="every"`. Rows of the table beyond `vocabulary`
+  are padding.
   """
 
+  vocabulary: int = 0
   chunk: int = 1  # positions
   noisy: bool = False  # whether there is Langevin noise
   # what earlier steps are to the gradient: constant | path (their sizes matter, the table in them does not) | live
@@ -178,7 +180,7 @@ class ChunkedSimplex(Simplex):
       table, scales, count = shared
       logits = self._logits(table, scales, count, trail, fresh=False)
       if self.noisy:
-        logits = logits + scales[count] * wide_normal(trail["noise"][:, :, count], table.shape[0], table.dtype)
+        logits = logits + scales[count] * self._normal(trail["noise"][:, :, count], table)
       return jax.nn.softmax(logits, axis=-1) @ table
 
     return chunks.mapped(f, (self.table(params), x.scales, x.count), _positional(x), self.chunk)
@@ -206,18 +208,19 @@ class ChunkedSimplex(Simplex):
 
   def _logits(self, table, scales, count, trail, fresh: bool):
     """x after `count` steps; `fresh`: the last of them has a derivative whatever `history` says."""
-    vocabulary, dtype = table.shape[0], table.dtype
 
     def one(j, x, table, scales, trail):
       if self.noisy:
-        x = x + scales[j] * wide_normal(trail["noise"][:, :, j], vocabulary, dtype)
+        x = x + scales[j] * self._normal(trail["noise"][:, :, j], table)
       p = jax.nn.softmax(x, axis=-1)
-      return self.settle(p - trail["sizes"][:, :, j] * (trail["slopes"][:, :, j] @ table.T))
+      x = self.settle(p - trail["sizes"][:, :, j] * (trail["slopes"][:, :, j] @ table.T))
+      return losses.without_padding(x, self.vocabulary)
 
     if self.start_scale:
-      x = self.start_scale * wide_normal(trail["start"], vocabulary, dtype)
+      x = self.start_scale * self._normal(trail["start"], table)
     else:
-      x = jnp.zeros((*trail["start"].shape, vocabulary), dtype)
+      x = jnp.zeros((*trail["start"].shape, table.shape[0]), table.dtype)
+    x = losses.without_padding(x, self.vocabulary)
     earlier = count - 1 if fresh else count
     old = table if self.history == "live" else jax.lax.stop_gradient(table)
     if self.history == "constant":
@@ -228,6 +231,11 @@ class ChunkedSimplex(Simplex):
       body = lambda x, j: (jnp.where(j < earlier, one(j, x, old, scales, trail), x), None)
       x, _ = jax.lax.scan(body, x, jnp.arange(scales.shape[0]))
     return one(count - 1, x, table, scales, trail) if fresh else x
+
+  def _normal(self, keys, table):
+    """The numbers do not depend on the padding."""
+    x = wide_normal(keys, self.vocabulary, table.dtype)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, table.shape[0] - self.vocabulary)))
 
 
 def _positional(x: Trail) -> dict[str, jax.Array]:

@@ -1,7 +1,5 @@
 """Looking before leaping: shapes without computing, and the compiled step without running it."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -12,6 +10,9 @@ from ebt_jax.tasks import text
 from ebt_jax.training import loop
 from ebt_jax.training import state as state_lib
 from ebt_jax.training.step import make_train_step
+
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 def _prepared(config: Config):
@@ -61,17 +62,30 @@ def compile_report(config: Config) -> str:
   table, whole = parallel.sharding_report(state.params, mesh)
   memory = compiled.memory_analysis()
   program = compiled.as_text()
-  collectives = {
-      name: program.count(f" {name}(") + program.count(f" {name}-start(")
-      for name in ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-  }
-  row = flops.train_row(config)
-  parts = ", ".join(f"{name} {value / row['total']:.0%}" for name, value in row.items() if name in flops.PARTS)
+  counts = {name: program.count(f" {name}(") + program.count(f" {name}-start(") for name in COLLECTIVES}
   megabytes = lambda n: f"{n / 1e6:,.1f} MB"
+  return "\n".join([
+      table,
+      f"left whole on every device: {whole:.2%} of parameter bytes",
+      f"mesh {dict(mesh.shape)}, {mesh.size} devices of {jax.devices()[0].device_kind}",
+      f"memory of each device: arguments {megabytes(memory.argument_size_in_bytes)}, of which "
+      f"{megabytes(memory.alias_size_in_bytes)} updated in place; temporary {megabytes(memory.temp_size_in_bytes)}; "
+      f"code {megabytes(memory.generated_code_size_in_bytes)}",
+      *_flops_lines(config, mesh.size, jax.devices()[0].device_kind),
+      f"collectives in the program: {', '.join(f'{k} {v}' for k, v in counts.items() if v) or 'none'}",
+  ])
+
+
+def _flops_lines(config: Config, devices: int, device_kind: str) -> list[str]:
+  total, row = flops.train_step(config), flops.train_row(config)
   tokens = config.train.batch_size * config.data.context_length
-  return f"""{table}
-left whole on every device: {whole:.2%} of parameter bytes
-mesh {dict(mesh.shape)}, {math.prod(mesh.shape.values())} devices of {jax.devices()[0].device_kind}
-memory of each device: arguments {megabytes(memory.argument_size_in_bytes)}, of which {megabytes(memory.alias_size_in_bytes)} updated in place; temporary {megabytes(memory.temp_size_in_bytes)}; code {megabytes(memory.generated_code_size_in_bytes)}
-FLOPs of a training step: {si(flops.train_step(config))} ({si(flops.train_step(config) / tokens)} for each token; {parts}); recomputation adds {row["recomputation"] / row["total"]:.0%}
-collectives in the program: {", ".join(f"{k} {v}" for k, v in collectives.items() if v) or "none"}"""
+  parts = ", ".join(f"{name} {value / row['total']:.0%}" for name, value in row.items() if name in flops.PARTS)
+  lines = [
+      f"FLOPs of a training step: {si(total)} ({si(total / tokens)} for each token; {parts}); recomputation adds "
+      f"{row['recomputation'] / row['total']:.0%}",
+      f"least that the method needs: {flops.least(config):g}N for each token, N the weights in blocks (Transformer++: 6N), "
+      "and attention and vocabulary",
+  ]
+  if top := flops.peak(device_kind):
+    lines.append(f"a step takes at least {total / (top * devices):.3g} s at {si(top)}FLOP/s bfloat16 a device")
+  return lines

@@ -107,8 +107,11 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
         timing = {"time/wall_seconds": chrono.wall_seconds}
         if math.isfinite(chrono.tokens_per_second):  # known from the second step on
           timing["time/tokens_per_second"] = chrono.tokens_per_second
+          used = flops.utilisation(config, chrono.tokens_per_second, jax.device_count(), jax.devices()[0].device_kind)
+          if used:
+            timing["time/utilisation"] = used
         writer.write(step, {**{f"train/{k}": v for k, v in values.items()}, **timing})
-        print(_line(step, config, values, chrono), flush=True)
+        print(_line(step, config, values, chrono, timing.get("time/utilisation")), flush=True)
 
     def evaluate(step):
       with chrono.pause():
@@ -234,12 +237,15 @@ def _announce(config, data, abstract, mesh):
     print(f"{table}\nleft whole on every device: {whole:.2%} of parameter bytes", flush=True)
 
 
-def _line(step, config, values, chrono):
+def _line(step, config, values, chrono, used):
   parts = [f"step {step}/{config.train.steps}", f"loss {values['loss']:.4f}", f"bits/byte {values['bits_per_byte']:.4f}"]
   if "energy_gap" in values:
     parts.append(f"energy gap {values['energy_gap']:+.4f}")
   speed = chrono.tokens_per_second
-  parts += [f"{metrics.si(speed) if math.isfinite(speed) else '?'} tokens/s", f"ETA {chrono.eta(config.train.steps)}"]
+  parts.append(f"{metrics.si(speed) if math.isfinite(speed) else '?'} tokens/s")
+  if used:
+    parts.append(f"{used:.1%} of peak FLOPs")
+  parts.append(f"ETA {chrono.eta(config.train.steps)}")
   if values["skipped"]:
     parts.append(f"{int(values['skipped'])} skipped")
   return "  ".join(parts)

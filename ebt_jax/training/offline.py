@@ -89,6 +89,7 @@ def generate(
   with jax.set_mesh(mesh):
     step, params = load_parameters(config, workdir, step, mesh)
     generator = Generator(text.make_task(config), params, tokenizer.end_of_text)
+    del params  # the generator has its own
     ids = [tokenizer.encode(p).tolist() for p in prompts]
     decoder = StreamDecoder(tokenizer)
 

@@ -1,14 +1,16 @@
-"""Generated text against thinking about whole sequences, without a cache."""
+"""Generated text against thinking about whole sequences, without a cache; what a token costs."""
 
 import dataclasses
 
 import jax
+from jax.extend.core import jaxprs_in_params
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ebt_jax import thinking
-from ebt_jax.config import Config, ConfigError, DataConfig, ModelConfig, ThinkingConfig
+from ebt_jax.config import Config, ConfigError, DataConfig, EvalConfig, ModelConfig, ThinkingConfig
+from ebt_jax.evaluation import generate
 from ebt_jax.evaluation.generate import Generator, batches
 from ebt_jax.evaluation.sampling import Sampling
 from ebt_jax.tasks.text import make_task
@@ -87,19 +89,100 @@ def test_greedy_text_is_what_whole_sequences_say_and_the_window_slides(case):
   assert [r.prompt for r in written] == PROMPTS and not any(r.ended for r in written)
   assert len({tuple(r.tokens) for r in written}) > 1
   assert all(len(r.energies) == length and np.isfinite(r.energies).all() for r in written)
-  assert generator._advance._cache_size() == generator._prefill._cache_size() == 1
+  generator(PROMPTS[::-1], 2, GREEDY, seed=1, on_token=print)
+  assert generator._write._cache_size() == generator._prefill._cache_size() == 1  # whatever the lengths
+
+
+def test_text_does_not_depend_on_how_it_is_cut_into_bunches(case, monkeypatch):
+  _, _, generator = case
+  whole = generator(PROMPTS, 9, Sampling(), 3)
+  for bunch in (1, 2):
+    monkeypatch.setattr(generate, "BUNCH", bunch)
+    assert generator(PROMPTS, 9, Sampling(), 3, lambda *event: None) == whole
 
 
 def test_the_energy_of_a_token_is_that_of_the_finished_thought():
   task, params, generator = case_of(variant="adaln")
   (written,) = generator([[3, 1, 4]], 1, GREEDY)
-  tokens = jnp.array([[3, 1, 4]])
-  contexts = task.contexts(params, tokens)
   config = dataclasses.replace(task.config.thinking, steps=task.config.thinking.steps + 1)
-  thoughts = thinking.think(
-      task.model.energy, task.space, params, contexts, jnp.zeros((1, 3, V)), jax.random.key(0), config
+
+  @jax.jit
+  def thoughts(tokens):
+    start = jnp.zeros((*tokens.shape, V))
+    contexts = task.contexts(params, tokens)
+    return thinking.think(task.model.energy, task.space, params, contexts, start, jax.random.key(0), config)
+
+  assert written.energies[0] == pytest.approx(float(thoughts(jnp.array([[3, 1, 4]])).energies[-1, 0, -1]), rel=1e-4)
+
+
+def many_candidates(count, capacity, **model):
+  """Task and parameters, and a cache of rows of 4 and 2 tokens."""
+  thinking_config = dataclasses.replace(BASE.thinking, start="noise", landscapes=2)
+  config = dataclasses.replace(
+      BASE,
+      model=dataclasses.replace(BASE.model, **model),
+      thinking=thinking_config,
+      data=DataConfig(context_length=capacity),
+      eval=EvalConfig(candidates=count),
   )
-  assert written.energies[0] == pytest.approx(float(thoughts.energies[-1, 0, -1]), rel=1e-4)
+  task = make_task(config)
+  params = task.init(jax.random.key(0))
+  tokens, lengths = jnp.array([[3, 1, 4, 1], [5, 9, 0, 0]]), jnp.array([4, 2])
+  prefill = jax.jit(task.prefill, static_argnums=3)
+  return task, params, tokens, lengths, prefill(params, tokens, lengths, capacity)
+
+
+def test_of_many_candidates_the_one_of_least_energy_is_kept():
+  count = 4
+  task, params, tokens, lengths, state = many_candidates(count, CAPACITY, variant="time_embed")
+  logits, energies = jax.jit(task.propose)(params, state, jax.random.key(7))
+  starts = task.space.start(jax.random.split(jax.random.key(7))[0], (2, count, V))
+  config = dataclasses.replace(task.config.thinking, steps=task.eval_steps + 1)
+
+  @jax.jit
+  def alone(tokens, start):
+    """One row of a batch for each candidate."""
+    contexts = task.contexts(params, jnp.tile(tokens, (count, 1)))
+    return thinking.think(
+        task.model.energy, task.space, params, contexts, start, jax.random.key(0), config, observe=lambda x: x
+    )
+
+  for row, at in enumerate(lengths - 1):
+    seen = alone(tokens[row], jnp.zeros((count, tokens.shape[1], V)).at[:, at].set(starts[row]))
+    each = np.asarray(seen.energies[-1, :, at])
+    assert np.ptp(each) > 1e-3 and energies[row] == pytest.approx(each.min(), rel=1e-4)
+    np.testing.assert_allclose(logits[row], seen.observed[-2, each.argmin(), at], rtol=1e-3, atol=1e-4)
+
+
+def test_many_candidates_share_one_cache():
+  capacity = 13  # nothing else has this size
+  task, params, *_, state = many_candidates(5, capacity)
+  one_layer = state.context.keys[0].size
+
+  def shapes(jaxpr):
+    for equation in jaxpr.eqns:
+      yield from (v.aval.shape for v in equation.outvars)
+      for inner in jaxprs_in_params(equation.params):
+        yield from shapes(inner)
+
+  found = set(shapes(jax.make_jaxpr(task.propose)(params, state, jax.random.key(0)).jaxpr))
+  entries = [s for s in found if capacity in s and s[-1] == task.config.model.head_dim]
+  assert entries and all(np.prod(s) <= one_layer for s in entries)
+
+
+@pytest.mark.parametrize("rows, model", [(1, {}), (3, {}), (1, {"kind": "transformer"})], ids=str)
+def test_the_cache_is_written_in_place(rows, model):
+  """The loop over tokens holds no second copy of the cache, nor of the layers."""
+  config = dataclasses.replace(
+      BASE, model=dataclasses.replace(BASE.model, **model), data=DataConfig(context_length=512)
+  )
+  task = make_task(config)
+  generator = Generator(task, task.init(jax.random.key(0)), NEVER)
+  state, _ = generator._encode([[1]] * rows)
+  args = (generator._params, state, np.zeros(rows, bool), 0, 4, jax.random.key(0), GREEDY)
+  memory = generator._write.lower(*args).compile().memory_analysis()
+  assert memory.alias_size_in_bytes >= sum(a.nbytes for a in jax.tree.leaves(state.context))
+  assert memory.temp_size_in_bytes < state.context.keys[0].nbytes
 
 
 def test_a_row_that_ended_stops_and_the_others_go_on(transformer):

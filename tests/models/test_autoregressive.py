@@ -192,6 +192,46 @@ def test_remat_changes_nothing():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * np.abs(a).max()), gradient, same)
 
 
+@pytest.mark.parametrize("variant", ["default", "time_embed"])
+def test_blocks_of_attention_change_nothing_to_second_order(x64, variant):
+  config = dataclasses.replace(BASE, variant=variant, layers=1)
+  params = jax.tree.map(lambda a: a.astype(float), random_like(AutoregressiveEBT(config).init(jax.random.key(0)), 1))
+  tokens = jax.random.randint(jax.random.key(2), (B, S), 0, V)
+  p = jax.nn.softmax(jax.random.normal(jax.random.key(3), (B, S, V), float))
+
+  def run(block):
+    model = AutoregressiveEBT(dataclasses.replace(config, attention_block=block))
+
+    def loss(params):
+      energies, dy = descent.reverse_over_forward(model.energy)(
+          params, model.encode(params, tokens), p @ model.table(params), 0
+      )
+      return jnp.sum(jnp.sin(dy)) + jnp.sum(energies**2), (energies, dy)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+  for whole, blocks in zip(jax.tree.leaves(run(S + 1)), jax.tree.leaves(run(4)), strict=True):
+    np.testing.assert_allclose(blocks, whole, rtol=1e-12, atol=1e-12 * np.abs(whole).max())
+
+
+def test_blocks_of_attention_bound_the_memory_of_a_long_context():
+  length = 2048
+
+  def needed(block):
+    model = AutoregressiveEBT(dataclasses.replace(BASE, layers=1, attention_block=block))
+
+    def loss(params, tokens):
+      context = model.encode(params, tokens)
+      _, dy = descent.reverse_over_forward(model.energy)(params, context, params["embed"]["embedding"][tokens], 0)
+      return jnp.sum(dy**2)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0)), jax.ShapeDtypeStruct((1, length), jnp.int32)
+    program = jax.jit(jax.grad(loss)).lower(*shapes).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+  assert needed(length) > 5 * needed(0)
+
+
 @pytest.mark.parametrize(
     "options",
     [

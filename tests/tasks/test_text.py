@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import parallel
+from ebt_jax import chunks, parallel
 from ebt_jax.config import Config, MeshConfig, ModelConfig, ThinkingConfig
 from ebt_jax.tasks.text import make_task
 
@@ -74,3 +74,14 @@ def test_chunks_are_what_is_held(case):
 
   whole = 4 * 8 * 128 * 4096
   assert temporary(4) < whole < 2 * temporary(128)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_evaluation_in_groups_of_rows_is_that_of_all(monkeypatch, devices):
+  task, params, batch = problem({}, {"start": "zeros"})
+  with jax.set_mesh(parallel.make_mesh(MeshConfig(), jax.devices()[:devices])):
+    evaluate = lambda: jax.jit(lambda *args: task.evaluate(*args))(params, batch, jax.random.key(0))
+    whole = evaluate()
+    monkeypatch.setattr(chunks, "WHOLE_BYTES", 4 * 6 * 19)  # one row
+    assert chunks.row_groups(4, 6, 19) == 4 // devices
+    assert_close(evaluate(), whole, 1e-6)

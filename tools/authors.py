@@ -1,0 +1,161 @@
+"""EBT the way its authors compute it, with this package's parameters: rival of every benchmark, oracle of a test.
+
+In each thinking step the embeddings of context and candidates stand in one sequence of 2n entries and pass the whole
+stack; a candidate's scores are a row of a dense n x (n + 1) matrix into which its own score is written; `[b, n, v]` is
+held whole; slopes are differentiated by plain autodiff, and the graphs of all steps live until the end. Generation
+computes the whole prefix, and a candidate for each of its positions, anew for each token.
+"""
+
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebt_jax import flops, losses, parallel
+from ebt_jax.evaluation.sampling import sample
+from ebt_jax.models import layers
+from ebt_jax.tasks.text import EBTText
+
+
+@dataclasses.dataclass(frozen=True)
+class AuthorsText(EBTText):
+  """The text task in the authors' formulation: `default` and `time_embed`, fixed steps, no noise but the start's."""
+
+  def __post_init__(self):
+    m, t = self.config.model, self.config.thinking
+    plain = (m.norm, m.activation, m.embedder, t.normalize) == ("rms", "silu", "linear", "every")
+    extras = t.noise or t.random_steps_min or t.random_step_size > 1 or t.clip_gradient or t.clip_candidate
+    extras = extras or t.sharpen or t.soften_targets or t.contrastive
+    if m.variant not in ("default", "time_embed") or not plain or extras:
+      raise ValueError("tools/authors.py knows the variants default and time_embed without further options")
+
+  def energies(self, model, tokens, p, landscape: int = 0):
+    """Energies `[b, n]` of candidates p `[b, n, v]`, one for each token's successor."""
+    c, n = self.config.model, tokens.shape[1]
+    context = model["embed"]["embedding"][tokens]
+    if c.variant == "time_embed":
+      time = jnp.broadcast_to(model["time"]["embedding"][landscape], (len(tokens), 1, c.width))
+      context = jnp.concatenate([time, context], axis=1)
+    seen = context.shape[1]
+    x = jnp.concatenate([context, p @ model["to_embed"]["kernel"]], axis=1)
+    positions = jnp.concatenate([jnp.arange(seen), jnp.arange(n) + seen - n + 1])
+    rotary = layers.rope(positions, c.head_dim, jnp.promote_types(x.dtype, jnp.float32))
+    for i in range(c.layers):
+      w = jax.tree.map(lambda a, i=i: a[i], model["layers"])
+      x = x + self._attention(w["attention"], _norm(x, w["attention_norm"]), rotary, seen)
+      h = _norm(x, w["ffn_norm"])
+      h = jax.nn.silu(self._product(h, w["ffn"]["gate"])) * self._product(h, w["ffn"]["up"])
+      x = x + self._product(h, w["ffn"]["down"])
+    energies = _norm(x, model["norm"]) @ model["head"]["kernel"]
+    return energies[:, seen:, 0]
+
+  def loss(self, params, batch, key, *, start=None):
+    """As `EBTText.loss`, at fixed numbers of steps."""
+    t, tokens = self.config.thinking, batch["tokens"][:, :-1]
+    shape = (*tokens.shape, self.config.model.vocab_size)
+    x = parallel.keep_rows(self._start(key, shape) if start is None else start)
+    found, means = [], []
+    for i in range(t.steps):
+      if t.gradient == "each":
+        x = jax.lax.stop_gradient(x)
+      constant = t.gradient == "last" and i < t.steps - 1
+      x, energies = self._step(params, tokens, x, min(i, t.landscapes - 1), constant)
+      found.append(losses.cross_entropy(x, batch["tokens"][:, 1:], batch["weights"]))
+      means.append(jnp.sum(batch["weights"] * energies))
+    log = {"final_loss": found[-1], "first_energy": means[0], "last_energy": means[-1]}
+    return found[-1] if t.gradient == "last" else sum(found) / t.steps, jax.lax.stop_gradient(log)
+
+  def predict(self, params, tokens, key):
+    """Logits `[b, n, v]` after thinking at every position."""
+    t = self.config.thinking
+    x = self._start(key, (*tokens.shape, self.config.model.vocab_size))
+    for i in range(self.eval_steps):
+      x, _ = self._step(params, tokens, x, min(i, t.landscapes - 1), constant=True)
+    return x
+
+  def train_row_flops(self) -> int:
+    """FLOPs of training on one row, counted as `ebt_jax.flops` does; nothing here is recomputation."""
+    part, t = flops.forward(self.config), self.config.thinking
+    free = t.steps - 1 if t.gradient == "last" else 0
+    learnt = t.steps - free
+    stack = part["context"] + part["candidate"]
+    return (6 * learnt + 2 * free) * stack + (5 * learnt + 2 * free) * part["vocabulary"]
+
+  def _start(self, key, shape):
+    t = self.config.thinking
+    return t.start_scale * jax.random.normal(key, shape) if t.start == "noise" else jnp.zeros(shape)
+
+  def _step(self, params, tokens, x, landscape, constant):
+    def total(p):
+      energies = self.energies(params["model"], tokens, p, landscape)
+      return jnp.sum(energies), energies
+
+    p = jax.nn.softmax(x, axis=-1)
+    slope, energies = jax.grad(total, has_aux=True)(p)
+    if constant:
+      slope = jax.lax.stop_gradient(slope)
+    size = jnp.maximum(params["thinking"]["step_size"], self.config.thinking.step_size_min)
+    return p - size * slope, energies
+
+  def _attention(self, w, x, rotary, seen):
+    c = self.config.model
+    dtype = layers.compute_dtype(c)
+    product = lambda spec, a, b: layers.einsum(spec, a, b, dtype)
+    heads = lambda y: y.reshape(*y.shape[:2], c.heads, c.head_dim).transpose(0, 2, 1, 3)
+    q, k, v = (heads(self._product(x, w[name])) for name in "qkv")
+    q, k = layers.rotate(q, rotary) * c.head_dim**-0.5, layers.rotate(k, rotary)
+    (q, own_q), (k, own_k), (v, own_v) = ((a[:, :, :seen], a[:, :, seen:]) for a in (q, k, v))
+
+    scores = product("bhsk,bhtk->bhst", q, k)
+    scores = jnp.where(jnp.tri(seen, dtype=bool), scores, -jnp.inf)
+    context = product("bhst,bhtk->bhsk", jax.nn.softmax(scores, axis=-1), v)
+
+    n = own_q.shape[2]
+    first = seen - n + 1  # entries that the first candidate sees; its own score stands right of theirs
+    own = jnp.eye(n, seen + 1, first, dtype=scores.dtype)
+    scores = jnp.pad(product("bhsk,bhtk->bhst", own_q, k), ((0, 0), (0, 0), (0, 0), (0, 1)))
+    scores = scores * (1 - own) + own * jnp.sum(own_q * own_k, -1, keepdims=True)
+    scores = jnp.where(jnp.tri(n, seen + 1, first, dtype=bool), scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1)
+    own_weight = jnp.sum(weights * own, -1, keepdims=True)
+    candidates = product("bhst,bhtk->bhsk", (weights * (1 - own))[..., :-1], v) + own_weight * own_v
+
+    y = jnp.concatenate([context, candidates], axis=2).transpose(0, 2, 1, 3)
+    return self._product(y.reshape(x.shape), w["o"])
+
+  def _product(self, x, weight):
+    return layers.einsum("...i,io->...o", x, weight["kernel"], layers.compute_dtype(self.config.model))
+
+
+def _norm(x, weight):
+  x = layers.wide(x)
+  return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + layers.NORM_EPS) * weight["scale"]
+
+
+class Generator:
+  """What `ebt_jax.evaluation.generate.Generator` does, by full recomputation; all prompts have one length.
+
+  Args:
+    multiple: prefixes are padded to a multiple of so many tokens; each padded length is compiled once.
+  """
+
+  def __init__(self, task: AuthorsText, params, multiple: int = 32):
+    self._params, self._multiple = params, multiple
+
+    def next_tokens(params, tokens, length, key, how):
+      think_key, sample_key = jax.random.split(key)
+      return sample(task.predict(params, tokens, think_key)[:, length - 1], sample_key, how)
+
+    self._next = jax.jit(next_tokens, static_argnames="how")
+
+  def __call__(self, prompts, max_tokens, how, seed=0) -> list[list[int]]:
+    """The tokens that follow each prompt."""
+    tokens, start = np.asarray(prompts, np.int32), len(prompts[0])
+    for i in range(max_tokens):
+      length = tokens.shape[1]
+      padded = np.pad(tokens, ((0, 0), (0, -length % self._multiple)))
+      new = self._next(self._params, padded, length, jax.random.fold_in(jax.random.key(seed), i), how)
+      tokens = np.concatenate([tokens, np.asarray(new)[:, None]], axis=1)
+    return tokens[:, start:].tolist()

@@ -1,0 +1,411 @@
+"""Measures this package beside its rivals, in one process and in turn. tools/README.md says what each suite is.
+
+  python tools/bench.py --suite=train,sizes,vocab,attention,decode,mesh [--rounds=5] [--out=build/bench]
+
+The rival of every suite is EBT in its authors' formulation (tools/authors.py). A step is the loss and the gradient of
+one batch; the optimiser is left out. Ratios are to Transformer++ at the same shape.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import authors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timing
+
+from ebt_jax import flops
+from ebt_jax.config import SIZES, EvalConfig, ModelConfig, resolve
+from ebt_jax.evaluation.generate import Generator
+from ebt_jax.evaluation.sampling import Sampling
+from ebt_jax.tasks.text import make_task
+from ebt_jax.thinking import descent
+
+SHAPE = ("layers", "heads", "width", "context", "batch", "vocab")
+LAST = dict(gradient="last", learn_step_size=False)
+BASE = "Transformer++"
+HERE = pathlib.Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+  """One line of a table: a task, options of its loss, and what figures sort it by."""
+
+  name: str
+  task: object
+  family: str = ""
+  steps: int = 0
+  options: tuple = ()
+
+
+def configured(shape, kind="ebt", model=None, thinking=None, evaluation=None):
+  sizes = {k: shape[k] for k in ("layers", "heads", "width")}
+  return resolve({
+      "model": {**sizes, "kind": kind, "vocab_size": shape["vocab"], "dtype": shape["dtype"], **(model or {})},
+      "thinking": thinking or {},
+      "data": {"context_length": shape["context"]},
+      "train": {"batch_size": shape["batch"]},
+      "eval": evaluation or {},
+  })
+
+
+def transformer(shape, name=BASE, **model):
+  return Rival(name, make_task(configured(shape, "transformer", model)), BASE)
+
+
+def ebt(shape, steps, gradient="each", model=None, slope=None, note="", **thinking):
+  """This package's EBT; `note` tells it from others with the same steps."""
+  thinking = {"steps": steps, **(LAST if gradient == "last" else {}), **thinking}
+  family = gradient + note
+  options = (("slope", slope),) if slope else ()
+  name = f"EBT, {gradient} {steps}{note}"
+  return Rival(name, make_task(configured(shape, model=model, thinking=thinking)), family, steps, options)
+
+
+def rival_ebt(shape, steps, gradient="each", **thinking):
+  """The authors' formulation."""
+  thinking = {"steps": steps, **(LAST if gradient == "last" else {}), **thinking}
+  family = f"authors' {gradient}"
+  return Rival(f"{family} {steps}", authors.AuthorsText(configured(shape, thinking=thinking)), family, steps)
+
+
+def counted(rival) -> int:
+  """FLOPs of one batch: those of this package's formulation without recomputation, or all of the authors'."""
+  config = rival.task.config
+  if isinstance(rival.task, authors.AuthorsText):
+    return config.train.batch_size * rival.task.train_row_flops()
+  return flops.train_step(config)
+
+
+class Steps:
+  """Compiled steps of rivals that share parameters and a batch."""
+
+  def __init__(self, rivals, limit_gb: float):
+    self.rivals, self.programs, self.rows = rivals, {}, []
+    self._params = {}
+    for rival in rivals:
+      program, arguments, row = self._compile(rival)
+      needed = (row["temp_mb"] + row["result_mb"]) / 1e3
+      if needed > limit_gb:
+        row["note"] = f"compiled and not run: it needs {needed:.1f} GB, {limit_gb:.1f} GB are allowed"
+      else:
+        self.programs[rival.name] = functools.partial(program, *arguments)
+      self.rows.append(row)
+
+  def _compile(self, rival):
+    config, task = rival.task.config, rival.task
+    m, shape = config.model, (config.train.batch_size, config.data.context_length)
+    like = (m.kind, m.variant, m.layers, m.heads, m.width, m.vocab_size, config.thinking.landscapes)
+    if like not in self._params:
+      self._params[like] = task.init(jax.random.key(0))
+    tokens = np.random.default_rng(0).integers(0, m.vocab_size, (shape[0], shape[1] + 1)).astype(np.int32)
+    batch = {"tokens": jnp.asarray(tokens), "weights": jnp.ones(shape)}
+    arguments = (self._params[like], batch, jax.random.key(1))
+    step = jax.value_and_grad(functools.partial(task.loss, **dict(rival.options)), has_aux=True)
+    program, seconds = timing.compiled(step, *arguments)
+    print(f"  compiled in {seconds:6.1f} s: {rival.name}", file=sys.stderr, flush=True)
+    row = {
+        "name": rival.name,
+        "family": rival.family,
+        "steps": rival.steps,
+        "flops": counted(rival),
+        "progress_flops": flops.train_step(config),  # what the method needs, whoever computes it
+        "temp_mb": timing.memory_mb(program),
+        "result_mb": program.memory_analysis().output_size_in_bytes / 1e6,
+        "compile_s": seconds,
+    }
+    return program, arguments, row
+
+  def run(self, rounds: int, warm_up: int = 1):
+    """Adds times to the rows."""
+    calls = {n: (lambda call=call: jax.block_until_ready(call())) for n, call in self.programs.items()}
+    times = timing.interleaved(calls, rounds, warm_up)
+    for row in self.rows:
+      if row["name"] in times:
+        row.update(timing.summary(times[row["name"]]), rounds=rounds)
+
+  def compare(self, base: str = BASE):
+    """Adds ratios of time and FLOPs to the row `base`, and the share of the device's peak where that is known."""
+    first = next((r for r in self.rows if r["name"] == base), {})
+    peak = flops.peak(jax.devices()[0].device_kind)
+    for row in self.rows:
+      if first:
+        row["flops_ratio"] = row["flops"] / first["flops"]
+      if "seconds" in row and "seconds" in first:
+        row["ratio"] = row["seconds"] / first["seconds"]
+      if peak and "seconds" in row:
+        row["utilisation"] = row["progress_flops"] / row["seconds"] / peak
+
+
+STEP = (*timing.TIMES, ("ratio", "ratio", ".2f"), ("FLOPs", "flops_ratio", ".2f"), ("of peak", "utilisation", ".1%"))
+COST = (("temp MB", "temp_mb", ",.0f"), ("compile s", "compile_s", ".1f"))
+
+
+def train(args):
+  """Steps of every mode beside Transformer++."""
+  shape = shaped(args, layers=4, heads=4, width=256, context=256, batch=8, vocab=257)
+  rivals = [transformer(shape)]
+  rivals += [rival_ebt(shape, n) for n in (2, 8)] + [rival_ebt(shape, 3, "last")]
+  rivals += [ebt(shape, n) for n in (2, 4, 8, 16)]
+  rivals += [ebt(shape, n, "last") for n in (2, 3, 16)]
+  rivals += [ebt(shape, n, slope=descent.double_reverse, note=", double reverse") for n in (2, 8)]
+  rivals.append(ebt(shape, 2, model={"variant": "time_embed"}, note=", time_embed", landscapes=2))
+  steps = Steps(chosen(args, rivals), args.max_gb)
+  steps.run(args.rounds)
+  steps.compare()
+  found = {"shape": shape, "rows": steps.rows}
+  print(timing.table(steps.rows, STEP + COST, described(shape)))
+  if args.torch:
+    found["torch"] = torch(args, shape, steps.rows)
+  return found
+
+
+def sizes(args):
+  """The ratio to Transformer++ against size."""
+  rows = []
+  for size in args.sizes.split(","):
+    layers, heads, width = SIZES[size]
+    shape = shaped(args, context=256, batch=8, vocab=257) | {"layers": layers, "heads": heads, "width": width}
+    rivals = [transformer(shape), rival_ebt(shape, 2), ebt(shape, 2), ebt(shape, 3, "last")]
+    steps = Steps(rivals, args.max_gb)
+    steps.run(args.rounds)
+    steps.compare()
+    of_layers = flops.forward(rivals[0].task.config)["trunk"]
+    rows += [{**r, "name": f"{size}: {r['name']}", "size": size, "trunk_flops": of_layers} for r in steps.rows]
+    shape_text = described({**shape, "layers": "*", "width": "*"})
+  print(timing.table(rows, STEP + COST, shape_text))
+  return {"shape": shape, "rows": rows}
+
+
+def vocab(args):
+  """A large vocabulary held whole, and computed a few positions at a time."""
+  shape = shaped(args, layers=6, heads=6, width=384, context=256, batch=8, vocab=50277)
+  ways = (("whole", {"vocab_chunk": shape["context"]}), ("chunked", {}))
+  pairs = []
+  for make in (
+      lambda how, model: transformer(shape, f"{BASE}, {how}", **model),
+      lambda how, model: ebt(shape, 2, model=model, note=f", {how}"),
+      lambda how, model: ebt(shape, 3, "last", model=model, note=f", {how}"),
+  ):
+    pairs.append(chosen(args, [make(how, model) for how, model in ways]))
+  rivals = chosen(args, [rival_ebt(shape, 2)]) + [r for pair in pairs for r in pair]
+  steps = Steps(rivals, args.max_gb)
+  for pair in pairs:
+    if len(pair) == 2 and all(r.name in steps.programs for r in pair):
+      row = next(r for r in steps.rows if r["name"] == pair[1].name)
+      row.update(difference(*(steps.programs[r.name]() for r in pair)))
+  steps.run(args.rounds)
+  steps.compare(f"{BASE}, chunked")
+  errors = (("loss differs", "loss_error", ".1e"), ("gradient differs", "gradient_error", ".1e"))
+  print(timing.table(steps.rows, STEP + COST + errors, described(shape)))
+  return {"shape": shape, "rows": steps.rows}
+
+
+def difference(whole, chunked):
+  """Largest relative differences of losses and gradients; of a gradient, over its leaf's largest entry."""
+
+  def relative(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    return float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30))
+
+  (loss, _), gradient = whole
+  (other_loss, _), other = chunked
+  worst = max(map(relative, jax.tree.leaves(gradient), jax.tree.leaves(other)))
+  return {"loss_error": relative(loss, other_loss), "gradient_error": worst}
+
+
+def attention(args):
+  """Long contexts: scores held whole, and computed for some query positions at a time."""
+  shape = shaped(args, layers=4, heads=4, width=256, context=2048, batch=1, vocab=257)
+  if "attention_block" not in {f.name for f in dataclasses.fields(ModelConfig)}:
+    print("config.model.attention_block does not exist in this version: suite left out")
+    return None
+  whole = shape["context"]
+  blocks = [("whole", whole), ("chosen", 0), *((f"blocks of {n}", n) for n in (128, 256, 512) if n < whole)]
+  rivals = [rival_ebt(shape, 2)]
+  for how, block in blocks:
+    rivals.append(transformer(shape, f"{BASE}, {how}", attention_block=block))
+    rivals.append(ebt(shape, 2, model={"attention_block": block}, note=f", {how}"))
+  steps = Steps(chosen(args, rivals), args.max_gb)
+  steps.run(args.rounds)
+  steps.compare(f"{BASE}, whole")
+  print(timing.table(steps.rows, STEP + COST, described(shape)))
+  return {"shape": shape, "rows": steps.rows}
+
+
+def decode(args):
+  """Writing: tokens a second, the time of one token against the length of what stands before it, more candidates."""
+  shape = shaped(args, layers=4, heads=4, width=256, context=256, batch=1, vocab=257)
+  prompt = 3 * shape["context"] // 4
+  tokens, several = shape["context"] - prompt, shape["context"] // 16
+  how = Sampling()
+  thinking = {"steps": 2}
+  ours = make_task(configured(shape, thinking=thinking))
+  params = ours.init(jax.random.key(0))
+  base = make_task(configured(shape, "transformer"))
+  texts = np.random.default_rng(0).integers(0, 256, (shape["batch"], shape["context"]))
+  write = {
+      "EBT": Generator(ours, params, end_of_text=-1),
+      "authors'": authors.Generator(authors.AuthorsText(ours.config), params),
+      BASE: Generator(base, base.init(jax.random.key(0)), end_of_text=-1),
+  }
+  # the authors' token is measured at exactly its prefix, which favours them
+  exact = authors.Generator(authors.AuthorsText(ours.config), params, multiple=1)
+  if "candidates" in {f.name for f in dataclasses.fields(EvalConfig)}:
+    many = make_task(configured(shape, thinking=thinking, evaluation={"candidates": 8}))
+    write["EBT, 8 candidates"] = Generator(many, params, end_of_text=-1)
+  else:
+    print("config.eval.candidates does not exist in this version: row left out")
+
+  def call(generator, length, count):
+    return lambda: generator(texts[:, :length].tolist(), count, how)
+
+  calls = {(name, "whole"): call(write[name], prompt, tokens) for name in ("EBT", "authors'", BASE)}
+  prefixes = [round(shape["context"] * n / 256) for n in (20, 64, 128, 200)]
+  for n in prefixes:
+    calls["authors'", n] = call(exact, n, 1)
+    for name, generator in write.items():
+      if name != "authors'" and (name == "EBT" or n == prefixes[-1]):
+        calls[name, n, "one"] = call(generator, n, 1)
+        calls[name, n, "several"] = call(generator, n, 1 + several)
+  times = timing.interleaved(calls, args.rounds)
+
+  rows = []
+  for name in ("authors'", "EBT", BASE):
+    row = {"name": f"{name}: {tokens} tokens after {prompt}", **timing.summary(times[name, "whole"])}
+    rows.append({**row, "family": name, "tokens_per_second": shape["batch"] * tokens / row["seconds"]})
+  for name in write:
+    for n in prefixes:
+      if (name, n) in times:
+        each = times[name, n]
+      elif (name, n, "one") in times:
+        pairs = zip(times[name, n, "one"], times[name, n, "several"])
+        each = [(more - one) / several for one, more in pairs]
+      else:
+        continue
+      rows.append({"name": f"{name}: a token after {n}", "family": name, "prefix": n, **timing.summary(each)})
+  seconds = {row.get("prefix"): row["seconds"] for row in rows if row["family"] == "EBT"}
+  for row in rows:
+    row["ratio"] = row["seconds"] / seconds[row.get("prefix")]
+  columns = (("s", "seconds", ".4f"), ("min..max", ("low", "high"), ".4f"), ("tokens/s", "tokens_per_second", ".1f"))
+  print(timing.table(rows, (*columns, ("over EBT", "ratio", ".2f")), described(shape) + ", 2 steps"))
+  found = {"shape": shape, "rows": rows}
+  if args.torch:
+    found["torch"] = torch(args, shape, rows, decode=True)
+  return found
+
+
+def mesh(args):
+  """Paper configs compiled for many devices and never run; each in a process of its own."""
+  rows = []
+  for devices in map(int, args.devices.split(",")):
+    for size in args.mesh_sizes.split(","):
+      for kind in ("transformer", "authors", "ebt"):
+        flags = [f"--devices={devices}", f"--size={size}", f"--kind={kind}"]
+        command = [sys.executable, str(HERE / "bench_mesh.py"), *flags]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+          why = (done.stderr.strip() or "killed").splitlines()[-1]
+          rows.append({"name": f"{size}, {devices} devices, {kind}", "note": why})
+        else:
+          rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"  compiled: {rows[-1]['name']}", file=sys.stderr, flush=True)
+  columns = (
+      ("arguments GB", "arguments_gb", ".2f"), ("temporary GB", "temporary_gb", ".2f"),
+      ("collectives", "collectives", ""), ("once GB", "once_gb", ".2f"), ("a step GB", "step_gb", ".2f"),
+      ("compile s", "compile_s", ".0f"),
+  )  # fmt: skip
+  print(timing.table(rows, columns, "each device's"))
+  return {"rows": rows}
+
+
+def torch(args, shape, rows, decode=False):
+  """The same in PyTorch (tools/bench_torch.py), in a process of its own with as many threads."""
+  out = pathlib.Path(args.out) / f"torch_{'decode' if decode else 'train'}.json"
+  flags = [f"--{k}={shape[k]}" for k in SHAPE] + [f"--rounds={args.rounds}", f"--out={out}"]
+  flags += [f"--suite={'decode' if decode else 'train'}", f"--threads={timing.machine()['cores']}"]
+  done = subprocess.run([args.torch, str(HERE / "bench_torch.py"), *flags], check=False)
+  if done.returncode:
+    print("PyTorch was not measured")
+    return None
+  found = json.loads(out.read_text(encoding="utf-8"))
+  pairs = {"EBT, each 2": "each 2", "EBT, each 8": "each 8", "EBT, last 3": "last 3", BASE: BASE}
+  pairs |= {row["name"]: row["name"].replace("EBT:", "EBT, authors':") for row in rows if "tokens_per_second" in row}
+  theirs = {r["name"]: r for r in found["rows"]}
+  for row in rows:
+    other = theirs.get(pairs.get(row["name"], ""))
+    if other and "seconds" in row:
+      print(f"PyTorch, {other['name']}: {other['seconds'] / row['seconds']:.2f} times the seconds of {row['name']}")
+  return found
+
+
+def shaped(args, **defaults):
+  """Shape of a suite: its defaults, changed by flags."""
+  shape = {**defaults, **{k: getattr(args, k) for k in SHAPE if getattr(args, k)}, "dtype": args.dtype}
+  if args.size:
+    shape |= dict(zip(("layers", "heads", "width"), SIZES[args.size]))
+  return shape
+
+
+def described(shape):
+  return ", ".join(f"{k} {shape[k]}" for k in (*SHAPE, "dtype") if k in shape)
+
+
+def chosen(args, rivals):
+  return [r for r in rivals if not args.only or any(part in r.name for part in args.only.split(";"))]
+
+
+SUITES = {"train": train, "sizes": sizes, "vocab": vocab, "attention": attention, "decode": decode, "mesh": mesh}
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--suite", default=",".join(SUITES), help="comma-separated: " + ", ".join(SUITES))
+  parser.add_argument("--rounds", type=int, default=5, help="after one round of warming up")
+  parser.add_argument("--out", default="build/bench", help="folder for SUITE.json and figures")
+  for name in SHAPE:
+    parser.add_argument(f"--{name}", type=int, help="of every suite; each has its own default")
+  parser.add_argument("--size", choices=SIZES, help="layers, heads and width by name")
+  parser.add_argument("--dtype", default="float32", help="of matrix products: float32 or bfloat16")
+  parser.add_argument("--sizes", default="4xs,3xs,xxs", help="of suite sizes")
+  parser.add_argument("--only", default="", help="names or parts of names to run, separated by semicolons")
+  parser.add_argument("--devices", default="8,64", help="of suite mesh")
+  parser.add_argument("--mesh_sizes", default="medium,xl", help="of suite mesh")
+  parser.add_argument("--max_gb", type=float, default=0.0, help="programs that need more are compiled and not run")
+  parser.add_argument(
+      "--torch", nargs="?", const=sys.executable, default="", help="train, decode: PyTorch too; optionally its python"
+  )
+  args = parser.parse_args()
+  unknown = set(args.suite.split(",")) - set(SUITES)
+  if unknown:
+    parser.error(f"--suite: no suite {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
+  jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
+  if not args.max_gb:
+    args.max_gb = 0.85 * timing.memory_available() / 1e9 if jax.default_backend() == "cpu" else float("inf")
+  out = pathlib.Path(args.out)
+  os.makedirs(out, exist_ok=True)
+  machine = timing.machine()
+  print(", ".join(f"{k} {v}" for k, v in machine.items()))
+  for name in args.suite.split(","):
+    print(f"\n{name}: {SUITES[name].__doc__}")
+    found = SUITES[name](args)
+    if found:
+      path = out / f"{name}.json"
+      path.write_text(json.dumps({"suite": name, "machine": machine, **found}, indent=2), encoding="utf-8")
+  try:
+    import bench_figures
+  except ImportError as e:
+    print(f"no figures ({e}): pip install matplotlib, then python tools/bench_figures.py {out}")
+  else:
+    print("\nfigures:", *bench_figures.draw(out))
+
+
+if __name__ == "__main__":
+  main()
