@@ -30,6 +30,10 @@ class Space:
     """What the energy is given."""
     return p
 
+  def pull(self, params: Any, p: jax.Array, slope: jax.Array) -> jax.Array:
+    """dE/dp from `slope`, dE/dy at y = embed(p)."""
+    return jax.vjp(lambda p: self.embed(params, p), p)[1](slope)[0]
+
   def settle(self, x: jax.Array) -> jax.Array:
     """The candidate after a step."""
     return x
@@ -65,8 +69,7 @@ class Space:
       bound: largest magnitude of an entry of dE/dp, if any.
     """
     p = self.perceive(x, landscape)
-    _, pull = jax.vjp(lambda p: self.embed(params, p), p)
-    (gradient,) = pull(slope)
+    gradient = self.pull(params, p, slope)
     if bound is not None:
       gradient = jnp.clip(gradient, -bound, bound)
     return self.settle(p - size * gradient)
@@ -122,6 +125,9 @@ class Simplex(Space):
 
   def embed(self, params: Any, p: Float[Array, "*p v"]) -> Float[Array, "*p d"]:
     return p @ self.table(params)
+
+  def pull(self, params: Any, p: Float[Array, "*p v"], slope: Float[Array, "*p d"]) -> Float[Array, "*p v"]:
+    return slope @ self.table(params).T
 
   def settle(self, x: Float[Array, "*p v"]) -> Float[Array, "*p v"]:
     if self.clip:
