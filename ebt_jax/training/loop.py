@@ -100,7 +100,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
             f"step {step}: the loss or the gradient was not finite for {int(values['skipped_in_row'])} steps in a row "
             "(config.train.max_bad_steps); lower config.train.learning_rate or config.thinking.step_size"
         )
-      if step % config.train.log_every and step != config.train.steps:
+      if step % config.train.log_every and step not in (1, config.train.steps):
         return
       values["bits_per_byte"] = values["final_loss"] / math.log(2) / bytes_per_token
       if writer:
