@@ -1,6 +1,6 @@
 """Floating-point operations, counted by hand from the architecture; a multiplication and an addition are two.
 
-Only matrix products are counted, attention over the full square as it is computed. XLA's own count is wrong for loops
+Only matrix products are counted, attention over the full square (blocks of long contexts compute less). XLA's own count is wrong for loops
 (it counts their body once). Recomputation in the backward pass is kept apart: it costs time but is no progress.
 """
 
