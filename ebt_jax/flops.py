@@ -1,7 +1,8 @@
 """Floating-point operations, counted by hand from the architecture; a multiplication and an addition are two.
 
-Only matrix products are counted, attention over the full square (blocks of long contexts compute less). XLA's own count is wrong for loops
-(it counts their body once). Recomputation in the backward pass is kept apart: it costs time but is no progress.
+Only matrix products are counted, attention over the full square (blocks of long contexts compute less). XLA's own
+count is wrong for loops (it counts their body once). Recomputation in the backward pass is kept apart: it costs time
+but is no progress.
 """
 
 from ebt_jax.config import Config
