@@ -4,14 +4,14 @@
 vocabulary table. On a mesh each device keeps its rows `b`, and the gradient of `shared` is summed over devices once.
 """
 
-import math
 from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-ROW_AXES = ("replica", "data")  # mesh axes that rows lie over
+from ebt_jax import parallel
+
 WHOLE_BYTES = 2**28  # arrays up to this size on each device are not cut
 CHUNK_BYTES = 2**26
 
@@ -25,7 +25,7 @@ def positions(rows: int, length: int, width: int, wanted: int = 0) -> int:
     wanted: at most so many; 0 chooses by the bytes of a float32 `[rows, length, width]`.
   """
   if not wanted:
-    position_bytes = 4 * width * -(-rows // _row_ways())
+    position_bytes = 4 * width * -(-rows // parallel.row_ways())
     if position_bytes * length <= WHOLE_BYTES:
       return length
     wanted = max(1, CHUNK_BYTES // position_bytes)
@@ -34,7 +34,7 @@ def positions(rows: int, length: int, width: int, wanted: int = 0) -> int:
 
 def row_groups(rows: int, length: int, width: int) -> int:
   """Into how many equal groups to cut rows so that a float32 `[group, length, width]` is not too large to hold."""
-  ways = _row_ways()
+  ways = parallel.row_ways()
   own = -(-rows // ways)
   fits = (n for n in range(1, own + 1) if rows % (n * ways) == 0 and 4 * width * length * own // n <= WHOLE_BYTES)
   return next(fits, own if rows % ways == 0 else 1)
@@ -51,7 +51,7 @@ def mapped(f: Callable[[Any, Any], Any], shared: Any, arrays: Any, size: int) ->
   def local(shared, arrays):
     return _join(jax.lax.map(jax.checkpoint(lambda part: f(shared, part)), _cut(arrays, size)))
 
-  return _on_own_rows(local, (P(), P(ROW_AXES)), P(ROW_AXES))(shared, arrays)
+  return _on_own_rows(local, (P(), parallel.BATCH), parallel.BATCH)(shared, arrays)
 
 
 def summed(f: Callable[[Any, Any], tuple[jax.Array, Any]], shared: Any, arrays: Any, size: int) -> tuple[jax.Array, Any]:
@@ -85,7 +85,7 @@ def summed(f: Callable[[Any, Any], tuple[jax.Array, Any]], shared: Any, arrays: 
       total, d_arrays = jax.lax.scan(add, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), parts)
       return _sum_over_rows(total), _join(d_arrays)
 
-    rows = P(ROW_AXES)
+    rows = parallel.BATCH
     return _on_own_rows(local, (P(), P(), rows, rows), (P(), rows))(*args)
 
   @jax.custom_vjp
@@ -120,19 +120,14 @@ def split(tree: Any) -> tuple[list, list, Callable[[list, list], Any]]:
 
 def _on_own_rows(f, in_specs, out_specs):
   """`f` on each device's own rows, which is what keeps the compiler from summing over devices at every chunk."""
-  if _row_ways() == 1:
+  if parallel.row_ways() == 1:
     return f
   # the `model` axis stays with the compiler
-  return jax.shard_map(f, in_specs=in_specs, out_specs=out_specs, axis_names=set(ROW_AXES), check_vma=False)
-
-
-def _row_ways() -> int:
-  mesh = jax.sharding.get_abstract_mesh()
-  return 1 if mesh.empty else math.prod(mesh.shape[a] for a in ROW_AXES)
+  return jax.shard_map(f, in_specs=in_specs, out_specs=out_specs, axis_names=set(parallel.ROW_AXES), check_vma=False)
 
 
 def _sum_over_rows(tree):
-  return tree if _row_ways() == 1 else jax.lax.psum(tree, ROW_AXES)
+  return tree if parallel.row_ways() == 1 else jax.lax.psum(tree, parallel.ROW_AXES)
 
 
 def _length(arrays) -> int:

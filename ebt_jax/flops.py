@@ -9,10 +9,9 @@ from ebt_jax.config import Config
 
 PARTS = ("trunk", "context", "candidate", "vocabulary")
 
-
 # dense bfloat16 FLOPs a second of one device, by a part of its name; the vendors' data sheets
 PEAKS = {
-    "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "V100": 125e12, "T4": 65e12,
+    "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "V100": 125e12, "T4": 65e12,
     "TPU v2": 46e12, "TPU v3": 123e12, "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12,
     "TPU v6": 918e12, "TPU7x": 2307e12,
 }  # fmt: skip
@@ -63,6 +62,13 @@ def mean_steps(config: Config) -> float:
   return t.landscapes * repeats if t.random_steps_of == "every" else t.landscapes - 1 + repeats
 
 
+def _parts_of_thinking(config: Config) -> tuple[int, float, float]:
+  """Contexts, steps that are differentiated, and steps that are not."""
+  t, steps = config.thinking, mean_steps(config)
+  learnt = 1 if t.gradient == "last" else steps
+  return 1 if config.model.variant == "default" else t.landscapes, learnt, steps - learnt
+
+
 def train_row(config: Config) -> dict[str, int]:
   """FLOPs of training on one row, by part; `recomputation` is not progress and not in `total`."""
   part, t, m = forward(config), config.thinking, config.model
@@ -71,13 +77,10 @@ def train_row(config: Config) -> dict[str, int]:
     out = {name: 3 * part[name] for name in ("trunk", "vocabulary")}
     recomputation = again("trunk")
   else:
-    contexts = 1 if m.variant == "default" else t.landscapes
-    steps = mean_steps(config)
-    learnt = 1 if t.gradient == "last" else steps
-    free = steps - learnt
+    contexts, learnt, free = _parts_of_thinking(config)
     # learnt steps whose start has a derivative too, which goes back through the embedding
     path = t.step_size_path and (t.learn_step_size or t.learn_noise)
-    started = {"each": 0, "last": int(path), "unrolled": steps}[t.gradient]
+    started = {"each": 0, "last": int(path), "unrolled": learnt}[t.gradient]
     contrast = int(t.contrastive > 0)  # energy of the truth: forward and backward
     out = {
         "context": 3 * contexts * part["context"],
@@ -98,21 +101,21 @@ def train_step(config: Config) -> int:
   return config.train.batch_size * train_row(config)["total"]
 
 
-def token(config: Config, candidates: int = 1) -> dict[str, int]:
+def token(config: Config) -> dict[str, int]:
   """FLOPs of writing one token for one row: an append to every context, and thinking at one position.
 
   Attention is counted over the whole cache of `context_length` entries, as it is computed.
   """
-  m, t = config.model, config.thinking
+  m = config.model
   entries = config.data.context_length + (m.kind == "ebt" and m.variant == "time_embed")
   stream, vocabulary = sum(_stream(config, 1, entries)), 2 * m.width * m.vocab_size
   if m.kind == "transformer":
     out = {"trunk": stream, "vocabulary": vocabulary}
   else:
-    steps = config.eval.steps or t.steps
-    passes = candidates * (2 * steps + 1)  # each step and its gradient, and the energy of the finished thought
+    steps = config.eval.steps or config.thinking.steps
+    passes = config.eval.candidates * (2 * steps + 1)  # each step and its gradient, and the energy of the finished thought
     out = {
-        "context": (1 if m.variant == "default" else t.landscapes) * stream,
+        "context": _parts_of_thinking(config)[0] * stream,
         "candidate": passes * (stream + 2 * m.width),
         "vocabulary": passes * vocabulary,
     }
@@ -127,6 +130,5 @@ def least(config: Config) -> float:
   """
   if config.model.kind == "transformer":
     return 6.0
-  t, steps = config.thinking, mean_steps(config)
-  learnt = 1 if t.gradient == "last" else steps
-  return 6.0 * (1 if config.model.variant == "default" else t.landscapes) + 12 * learnt + 4 * (steps - learnt)
+  contexts, learnt, free = _parts_of_thinking(config)
+  return 6.0 * contexts + 12 * learnt + 4 * free

@@ -68,25 +68,23 @@ def _need_workdir() -> str:
   return _WORKDIR.value
 
 
-def _thinking_longer(config: Config) -> Config:
-  if _THINKING_STEPS.value < 0:
-    raise ConfigError(f"--thinking_steps: expected 1 or more (0: as trained), found {_THINKING_STEPS.value}")
-  steps = _THINKING_STEPS.value or config.eval.steps
-  return dataclasses.replace(config, eval=dataclasses.replace(config.eval, steps=steps))
-
-
-def _with_candidates(config: Config) -> Config:
-  if _CANDIDATES.value < 0:
-    raise ConfigError(f"--candidates: expected 1 or more (0: as configured), found {_CANDIDATES.value}")
-  values = config.to_dict()
-  values["eval"]["candidates"] = _CANDIDATES.value or config.eval.candidates
+def _as_used() -> Config:
+  """The config with what --thinking_steps and --candidates ask for."""
+  values = _config().to_dict()
+  for name, key, asked in (
+      ("thinking_steps", "steps", _THINKING_STEPS.value),
+      ("candidates", "candidates", _CANDIDATES.value),
+  ):
+    if asked < 0:
+      raise ConfigError(f"--{name}: expected 1 or more (0: as configured), found {asked}")
+    values["eval"][key] = asked or values["eval"][key]
   return config_lib.resolve(values)
 
 
 def main(argv):
   if len(argv) > 1:
     raise ConfigError(f"{argv[1]}: not a flag; flags look like --name=value")
-  config = _config()
+  config = _as_used() if _MODE.value in ("eval", "generate") else _config()
   if _DISTRIBUTED.value:
     from ebt_jax import parallel
 
@@ -100,14 +98,13 @@ def main(argv):
     case "eval":
       from ebt_jax.training import offline
 
-      offline.evaluate(_thinking_longer(config), _need_workdir(), step, _SOURCE.value)
+      offline.evaluate(config, _need_workdir(), step, _SOURCE.value)
     case "generate":
       from ebt_jax.evaluation.sampling import Sampling
       from ebt_jax.training import offline
 
       how = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
       prompts = offline.read_prompts(_PROMPT.value, _PROMPTS_FILE.value)
-      config = _with_candidates(_thinking_longer(config))
       offline.generate(config, _need_workdir(), step, prompts, _MAX_TOKENS.value, how, _SEED.value, _OUT.value)
     case "shapes":
       from ebt_jax.training import ahead

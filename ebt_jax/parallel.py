@@ -22,7 +22,8 @@ from ebt_jax.config import Config, ConfigError, MeshConfig
 log = logging.getLogger(__name__)
 
 AXES = ("replica", "data", "model")
-BATCH = P(("replica", "data"))
+ROW_AXES = ("replica", "data")  # that the rows of a batch lie over
+BATCH = P(ROW_AXES)
 
 # (end of the slash-joined path, slices of each dimension); the first match counts. Parameters of layers are
 # stacked, so their first dimension is the layer. Optimiser states end with their parameter's path.
@@ -58,10 +59,10 @@ def initialize_distributed(**kwargs) -> None:
   """
   if not jax.distributed.is_initialized():
     log.info("waiting for the other processes")
-    for name in ("num_processes", "process_id"):  # the address is read by JAX itself
-      if f"JAX_{name.upper()}" in os.environ:
-        kwargs.setdefault(name, int(os.environ[f"JAX_{name.upper()}"]))
     try:
+      for name in ("num_processes", "process_id"):  # the address is read by JAX itself
+        if f"JAX_{name.upper()}" in os.environ:
+          kwargs.setdefault(name, int(os.environ[f"JAX_{name.upper()}"]))
       jax.distributed.initialize(**kwargs)
     except (ValueError, RuntimeError) as e:
       raise ConfigError(
@@ -265,10 +266,22 @@ def gather_tables(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(place, params)
 
 
-def slice_vocabulary(table: jax.Array, axis: int) -> jax.Array:
-  """A vocabulary table sliced over `model` along `axis`, padded there with zeros where `model` does not divide it."""
+def row_ways() -> int:
+  """Into how many parts the mesh in use cuts the rows of a batch."""
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.shape["model"] == 1:
+  return 1 if mesh.empty else math.prod(mesh.shape[a] for a in ROW_AXES)
+
+
+def deal_rows(batch: Any, parts: int) -> Any:
+  """`[b, ...]` -> `[parts, b / parts, ...]`, strided: each device's contiguous rows give every part its share."""
+  return jax.tree.map(lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch)
+
+
+def slice_vocabulary(table: jax.Array, axis: int) -> jax.Array:
+  """A vocabulary table as a step uses it: whole over `data`, sliced over `model` along `axis`, padded there with zeros
+  where `model` does not divide it."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
     return table
   pad = [(0, -n % mesh.shape["model"] if i == axis else 0) for i, n in enumerate(table.shape)]
   spec = P(*("model" if i == axis else None for i in range(table.ndim)))

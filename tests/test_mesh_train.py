@@ -13,12 +13,12 @@ from ebt_jax.tasks.text import make_task
 from ebt_jax.training import state as state_lib
 from ebt_jax.training.step import make_train_step
 
-ROWS, S, V, D = 8, 8, 64, 32
+ROWS, S, V, D = 16, 8, 64, 32
 BASE = Config(
     model=ModelConfig(layers=2, heads=4, width=D, vocab_size=V, head_gain=0.1),
     thinking=ThinkingConfig(steps=2, step_size=5.0, learn_step_size=True, gradient="each"),
     # a large eps: Adam divides no rounding error by another
-    train=TrainConfig(batch_size=ROWS, learning_rate=0.01, warmup=2, steps=50, eps=1e-3),
+    train=TrainConfig(batch_size=ROWS, microbatches=2, learning_rate=0.01, warmup=2, steps=50, eps=1e-3),
     data=DataConfig(context_length=S),
 )
 

@@ -15,7 +15,8 @@ import re
 import sys
 import time
 
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+from ebt_jax.training.ahead import COLLECTIVES
+
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (\(.*)?\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\(")
 _CALLED = re.compile(r"\b(?:body|condition|to_apply|calls|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")

@@ -5,7 +5,7 @@ Tokens are written by a loop on the device; the host sees them when a bunch is d
 
 import dataclasses
 import functools
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -130,8 +130,3 @@ class Generator:
       row[: len(prompt)] = prompt
     lengths = np.array([len(p) for p in prompts], np.int32)
     return self._prefill(self._params, jnp.asarray(tokens), jnp.asarray(lengths)), self._capacity - int(lengths.max())
-
-
-def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-  for i in range(0, len(items), size):
-    yield items[i : i + size]

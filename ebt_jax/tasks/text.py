@@ -82,10 +82,8 @@ class TransformerText:
 
   def loss(self, params: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict]:
     """Sum of token losses in nats, and sums to log."""
-    model = parallel.gather_tables(params["model"])
-    hidden = self.model.hidden(model, batch["tokens"][:, :-1])
-
-    m = self.config.model
+    m, model = self.config.model, params["model"]
+    hidden = self.model.hidden(parallel.gather_tables(model), batch["tokens"][:, :-1])
 
     def loss_of(kernel, arrays):
       hidden, targets, weights = arrays
@@ -95,7 +93,7 @@ class TransformerText:
 
     size = chunks.positions(*hidden.shape[:2], m.vocab_size, m.vocab_chunk)
     arrays = (hidden, batch["tokens"][:, 1:], batch["weights"])
-    kernel = parallel.slice_vocabulary(params["model"]["output"]["kernel"], 1)
+    kernel = parallel.slice_vocabulary(model["output"]["kernel"], 1)
     loss, seen = chunks.summed(loss_of, kernel, arrays, size)
     return loss, {"final_loss": seen}
 
@@ -208,9 +206,8 @@ class EBTText:
     groups = chunks.row_groups(*batch["weights"].shape, self.config.model.vocab_size)
     if groups == 1:
       return self._evaluate(params, batch, key)
-    # strided, so that each device's contiguous rows give every group its share
-    parts = jax.tree.map(lambda a: a.reshape(a.shape[0] // groups, groups, *a.shape[1:]).swapaxes(0, 1), batch)
-    sums = jax.lax.map(lambda part: self._evaluate(params, *part), (parts, jax.random.split(key, groups)))
+    parts = (parallel.deal_rows(batch, groups), jax.random.split(key, groups))
+    sums = jax.lax.map(lambda part: self._evaluate(params, *part), parts)
     return jax.tree.map(lambda a: jnp.sum(a, 0), sums)
 
   def _evaluate(self, params, batch, key):
@@ -294,7 +291,7 @@ class EBTText:
     """Energy of the truth against that of the last prediction, at the last landscape."""
     landscape = self.config.thinking.landscapes - 1
     context = thinking.at_landscape(contexts, landscape)
-    truth = self.model.table(params["model"])[batch["tokens"][:, 1:]]
+    truth = self.space.table(params["model"])[batch["tokens"][:, 1:]]
     true = self.model.energy(params["model"], context, truth, landscape)
     return jnp.where(is_last, losses.energy_contrast(true, energies, batch["weights"]), 0.0)
 

@@ -249,7 +249,7 @@ def _positional(x: Trail) -> dict[str, jax.Array]:
 
 
 def wide_normal(keys: PRNGKeyArray, width: int, dtype=float) -> Float[Array, "*k width"]:
-  """Standard normal numbers of 16 bits for each key: a quarter of the work of `jax.random.normal`."""
+  """Standard normal numbers of 16 bits for each key, so that four come out of one block of the generator."""
   dtype = jax.dtypes.canonicalize_dtype(dtype)
   counters = jnp.arange(-(-width // 2), dtype=jnp.uint32)
   pairs = jax.random.key_data(keys)[..., :2].reshape(-1, 2)

@@ -85,6 +85,7 @@ def _flops_lines(config: Config, devices: int, device_kind: str) -> list[str]:
       f"{row['recomputation'] / row['total']:.0%}",
       f"least that the method needs: {flops.least(config):g}N for each token, N the weights in blocks (Transformer++: 6N), "
       "and attention and vocabulary",
+      f"FLOPs of a written token: {si(flops.token(config)['total'])}",
   ]
   if top := flops.peak(device_kind):
     lines.append(f"a step takes at least {total / (top * devices):.3g} s at {si(top)}FLOP/s bfloat16 a device")

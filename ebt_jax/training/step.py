@@ -5,6 +5,7 @@ from typing import Any, Callable
 import jax
 import jax.numpy as jnp
 
+from ebt_jax import parallel
 from ebt_jax.config import Config
 from ebt_jax.training import optimizer
 from ebt_jax.training.state import TrainState
@@ -24,8 +25,7 @@ def make_train_step(task: Any, config: Config) -> Callable[[TrainState, dict], t
     n = config.train.microbatches
     if n == 1:
       return gradient_sum(params, batch, key)
-    # strided, so that each device's contiguous rows give every microbatch its share
-    parts = jax.tree.map(lambda a: a.reshape(a.shape[0] // n, n, *a.shape[1:]).swapaxes(0, 1), batch)
+    parts = parallel.deal_rows(batch, n)
 
     def body(total, part):
       i, batch = part

@@ -11,7 +11,7 @@ import pytest
 from ebt_jax import thinking
 from ebt_jax.config import Config, ConfigError, DataConfig, EvalConfig, ModelConfig, ThinkingConfig
 from ebt_jax.evaluation import generate
-from ebt_jax.evaluation.generate import Generator, batches
+from ebt_jax.evaluation.generate import Generator
 from ebt_jax.evaluation.sampling import Sampling
 from ebt_jax.tasks.text import make_task
 
@@ -212,4 +212,3 @@ def test_a_prompt_that_does_not_fit_is_refused(transformer):
   for prompt in ([], [1] * CAPACITY):
     with pytest.raises(ConfigError, match=r"prompt 2 .*context_length=8"):
       generator([[1], prompt], 1, GREEDY)
-  assert list(batches([1, 2, 3, 4, 5], 2)) == [[1, 2], [3, 4], [5]]

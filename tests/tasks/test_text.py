@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import chunks, parallel
+from ebt_jax import chunks, parallel, thinking
 from ebt_jax.config import Config, MeshConfig, ModelConfig, ThinkingConfig
 from ebt_jax.tasks.text import make_task
 
@@ -85,3 +85,15 @@ def test_evaluation_in_groups_of_rows_is_that_of_all(monkeypatch, devices):
     monkeypatch.setattr(chunks, "WHOLE_BYTES", 4 * 6 * 19)  # one row
     assert chunks.row_groups(4, 6, 19) == 4 // devices
     assert_close(evaluate(), whole, 1e-6)
+
+
+def test_thoughts_of_a_chunked_space_are_those_of_the_whole():
+  task, params, batch = problem({}, {"noise": 0.3, "eval_noise": True}, vocab_chunk=2)
+  shape, keys, found = (4, 6, 19), jax.random.split(jax.random.key(2)), []
+  contexts = task.contexts(params, batch["tokens"][:, :-1])
+  for space in (task.space, task.training_space(4, 6)):
+    start = space.start(keys[0], shape)
+    thoughts = thinking.think(task.model.energy, space, params, contexts, start, keys[1], task.config.thinking)
+    found.append((thoughts.energies, space.decode(params["model"], thoughts.candidate)))
+  np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-4)
+  np.testing.assert_array_equal(found[1][1], found[0][1])
