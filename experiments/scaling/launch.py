@@ -1,0 +1,182 @@
+"""How the runs of a study are started: processes of this machine, or tasks of a Slurm array.
+
+Both give a run the same command, folder and log, and hold a lock while it trains. The lock belongs to the training
+process itself: a sweep that is killed and started again waits for runs that are still going, and starts none twice.
+"""
+
+import ctypes
+import dataclasses
+import fcntl
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from ebt_jax.config import ConfigError
+from ebt_jax.sweep import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+  """Where one process runs: CPU cores that it is held to, and a GPU or none."""
+
+  cores: tuple[int, ...] = ()
+  gpu: int | None = None
+
+  @property
+  def environment(self) -> dict[str, str]:
+    return {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": str(self.gpu)}
+
+
+def slots(jobs: int, gpus: int = 0) -> list[Slot]:
+  """`jobs` slots that share the cores and the GPUs of this machine equally."""
+  cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+  each = max(1, len(cores) // jobs)
+  share = lambda i: tuple(cores[(i * each) % len(cores) :][:each]) if cores else ()
+  return [Slot(share(i), i % gpus if gpus else None) for i in range(jobs)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One run with all that is needed to start it.
+
+  Attributes:
+    run: what is trained.
+    folder: of the study.
+    launcher: words before the command, such as the script for a TPU pod.
+  """
+
+  run: Run
+  folder: pathlib.Path
+  launcher: Sequence[str] = ()
+
+  @property
+  def workdir(self) -> pathlib.Path:
+    return self.folder / "runs" / self.run.name
+
+  @property
+  def log(self) -> pathlib.Path:
+    return self.folder / "logs" / f"{self.run.name}.log"
+
+  @property
+  def done(self) -> bool:
+    return (self.workdir / "final_result.json").exists()
+
+  @property
+  def _programs(self) -> dict[str, str]:
+    """Seeds of one size share their compiled programs."""
+    folder = str((self.folder / "programs").absolute())
+    return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+
+  def command(self) -> list[str]:
+    """What is started; a launcher starts it elsewhere, on every host of a pod."""
+    python = ["python"] if self.launcher else [sys.executable]
+    program = [*python, "-m", "ebt_jax.main", *self.run.flags(), f"--workdir={self.workdir}"]
+    return [*self.launcher, *program, *(["--distributed"] if self.launcher else [])]
+
+  def shown(self, slot: Slot) -> str:
+    """The command as a shell takes it, with what `start` does beside it."""
+    words = [f"{k}={v}" for k, v in slot.environment.items()]
+    words += ["taskset", "-c", ",".join(map(str, slot.cores))] if slot.cores else []
+    return shlex.join([*words, *self.command()])
+
+  def lock(self) -> IO | None:
+    """The open lock of this run; None while another process holds it."""
+    path = self.folder / "locks" / f"{self.run.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a")
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.close()
+      return None
+    return file
+
+  def start(self, slot: Slot, lock: IO) -> subprocess.Popen:
+    """Starts the run, which takes the lock over. It is asked to save and end when this process dies."""
+    self.log.parent.mkdir(parents=True, exist_ok=True)
+    with lock, open(self.log, "a", encoding="utf-8") as log:
+      log.write(f"$ {self.shown(slot)}\n")
+      log.flush()
+      return subprocess.Popen(
+          self.command(),
+          stdin=subprocess.DEVNULL,
+          stdout=log,
+          stderr=subprocess.STDOUT,
+          env={**self._programs, **os.environ, **slot.environment},
+          pass_fds=[lock.fileno()],
+          start_new_session=True,  # Ctrl-C is for the sweep, which asks its runs to end
+          preexec_fn=lambda: _settle(slot),
+      )
+
+  def why(self) -> str:
+    """The last line of the log that says something."""
+    lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def _settle(slot: Slot) -> None:
+  """In the new process, before the program: its cores, and SIGTERM when the sweep dies (Linux)."""
+  if slot.cores:
+    os.sched_setaffinity(0, slot.cores)
+  if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+class SlurmTask:
+  """A run as a task of a Slurm array. On preemption it saves, ends and is queued again."""
+
+  def __init__(self, task: Task):
+    self.task = task
+    self._process: subprocess.Popen | None = None
+
+  def __call__(self) -> int:
+    if self.task.done:
+      return 0
+    lock = self.task.lock()
+    if lock is None:
+      raise RuntimeError(f"{self.task.workdir}: another process trains this run")
+    self._process = self.task.start(Slot(), lock)
+    code = self._process.wait()
+    if not self.task.done:
+      raise RuntimeError(f"{self.task.run.name}: exit code {code}: {self.task.why()}")
+    return code
+
+  def checkpoint(self) -> Any:
+    """Called by submitit when the time is up or the node is wanted."""
+    from submitit.helpers import DelayedSubmission
+
+    if self._process:
+      self._process.send_signal(signal.SIGTERM)
+      self._process.wait()
+    return DelayedSubmission(SlurmTask(self.task))
+
+
+def slurm(tasks: Sequence[Task], folder: pathlib.Path, jobs: int, parameters: Mapping[str, Any], cluster: str | None = None):
+  """Submits one array and returns its jobs.
+
+  Args:
+    tasks: runs that are missing.
+    folder: of the study, on a file system that all nodes see.
+    jobs: tasks that run at once.
+    parameters: of submitit, such as `timeout_min`, `gpus_per_node` and `slurm_partition`.
+    cluster: another executor of submitit than Slurm's, for tests.
+
+  Raises:
+    ConfigError: submitit is not installed, there is no Slurm here, or it does not know a parameter.
+  """
+  try:
+    import submitit
+  except ImportError as e:
+    raise ConfigError("--slurm: needs the package submitit; run `pip install submitit`") from e
+  try:
+    executor = submitit.AutoExecutor(folder / "slurm", cluster=cluster or "slurm")
+    array = {"slurm_array_parallelism": jobs} if executor.cluster == "slurm" else {}
+    executor.update_parameters(name=folder.name, **array, **parameters)
+  except (RuntimeError, NameError, TypeError, ValueError) as e:
+    raise ConfigError(f"--slurm: {e}") from e
+  return executor.submit_array([SlurmTask(t) for t in tasks])

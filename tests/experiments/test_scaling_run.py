@@ -1,0 +1,207 @@
+"""A sweep that is killed, hindered or changed: nothing is lost, trained twice or mixed up."""
+
+import json
+import os
+import pathlib
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ebt_jax import sweep
+from ebt_jax.config import ConfigError
+from experiments.scaling import launch, points, studies
+from experiments.scaling import run as runner
+from experiments.scaling.launch import Slot, Task
+from tests.helpers import REPOSITORY, environment
+
+FAKE = f"{sys.executable} {REPOSITORY}/tests/experiments/fake_trainer.py"
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch):
+  monkeypatch.chdir(REPOSITORY)
+  monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+
+
+def command(folder, *more, study="tiny", launcher=FAKE):
+  words = [sys.executable, "-m", "experiments.scaling.run", f"--study={study}", f"--workdir={folder}", "--jobs=2", *more]
+  return words + [f"--launcher={launcher}"] * bool(launcher)
+
+
+def done(*words, **env):
+  return subprocess.run(words, capture_output=True, text=True, env=os.environ | env, timeout=600)
+
+
+def measured(folder: pathlib.Path) -> list[dict]:
+  """The points without what a clock has measured, and the state of the repository."""
+  return [{k: v for k, v in row.items() if k not in ("device_seconds", "git")} for row in points.read(folder)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """The tiny study, undisturbed."""
+  folder = tmp_path_factory.mktemp("whole") / "study"
+  os.chdir(REPOSITORY)
+  out = done(*command(folder), PYTHONPATH=str(REPOSITORY))
+  assert out.returncode == 0, out.stderr
+  return folder
+
+
+def test_a_study_is_trained_once_and_collected(whole):
+  rows = measured(whole)
+  assert len(rows) == 12 * 8  # evaluated at each step
+  runs = {r["run"]: r for r in rows}
+  assert len(runs) == 12 and {len((whole / "runs" / n / "starts").read_text().split()) for n in runs} == {1}
+  row = runs["ebt,1x24,batch4,steps8,seed=1"]
+  n = 7 * 24**2
+  assert (row["series"], row["kind"], row["seed"], row["step"], row["end"]) == ("ebt", "ebt", 1, 8, True)
+  assert (row["tokens"], row["batch_tokens"], row["width"], row["thinking_steps"]) == (8 * 4 * 16, 64, 24, 2)
+  assert row["flops_paper"] == 40 * n * row["tokens"] and row["flops"] > 30 * n * row["tokens"]
+  other = runs["transformer,1x24,batch4,steps8,seed=1"]
+  assert other["flops_paper"] == 6 * n * row["tokens"] and other["thinking_steps"] == 0
+  again = done(*command(whole))
+  assert again.returncode == 0 and "12 done; ETA 0s" in again.stdout and measured(whole) == rows
+
+
+def test_killed_three_times_and_continued(whole, tmp_path):
+  folder = tmp_path / "study"
+  choose = random.Random(0)
+  for i in range(3):
+    p = subprocess.Popen(command(folder), env=os.environ | {"FAKE_SLEEP": "0.05"}, start_new_session=True, stdout=subprocess.DEVNULL)
+    time.sleep(choose.uniform(1, 2.5))
+    assert p.poll() is None  # else there is nothing to kill
+    os.kill(p.pid, signal.SIGKILL)  # its runs are left to themselves
+    p.wait()
+  assert not (folder / points.FILE).exists()
+  last = done(*command(folder))
+  assert last.returncode == 0, last.stderr
+  assert measured(folder) == measured(whole)
+  starts = [(folder / "runs" / n / "starts").read_text().split() for n in {r["run"] for r in measured(folder)}]
+  assert any(len(s) > 1 for s in starts)  # a kill did hit a run
+
+
+def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
+  task = Task(sweep.Run("r", studies.SERIES["ebt"], {"train.steps": 200, "eval.every": 100}), tmp_path, shlex.split(FAKE))
+  orphan = task.start(Slot(), task.lock())
+  assert task.lock() is None
+  p = runner.Progress(task, 1.0, 200)
+  free = [Slot()]
+  runner._advance(p, free)
+  assert p.state == "elsewhere" and len(free) == 1 and "by another process" in runner.table([p], 0.0, 1)
+  orphan.wait()
+  runner._advance(p, free)
+  assert p.state == "done" and (task.workdir / "starts").read_text() == "0\n"
+
+
+def test_a_failed_run_is_reported_and_does_not_stop_the_rest(whole, tmp_path):
+  folder = tmp_path / "study"
+  out = done(*command(folder), FAKE_FAIL="ebt,1x32,batch4,steps8,seed=0")
+  assert out.returncode == 1
+  assert "failed: ebt,1x32,batch4,steps8,seed=0: exit code 1: error: config.model: refused ebt,1x32" in out.stdout
+  assert len({r["run"] for r in measured(folder)}) == 11
+  assert done(*command(folder)).returncode == 0 and measured(folder) == measured(whole)
+
+
+def test_sigterm_ends_the_runs_and_keeps_what_is_done(tmp_path):
+  p = subprocess.Popen(command(tmp_path / "s"), env=os.environ | {"FAKE_SLEEP": "0.05"}, stdout=subprocess.PIPE, text=True)
+  while "running" not in p.stdout.readline():
+    pass
+  time.sleep(1)
+  p.terminate()
+  assert p.wait(30) == 143 and "runs save what they have" in (out := p.stdout.read()) and "points in" in out
+  locks = [path.stem for path in (tmp_path / "s/locks").iterdir()]
+  assert locks and all(Task(sweep.Run(n, "", {}), tmp_path / "s").lock() for n in locks)  # nobody trains on
+
+
+def test_a_dry_run_prints_what_would_be_started_and_starts_nothing(tmp_path):
+  out = done(*command(tmp_path / "s", "--dry_run", "--gpus=2", "--axes=width", "--set", "data.max_tokens=999", launcher=""))
+  head, *lines = out.stdout.splitlines()
+  assert head.startswith("# 0 of 12 runs are done; 1.17GFLOPs to go; 2 at once") and len(lines) == 12
+  words = shlex.split(lines[1])
+  assert words[0] == "CUDA_VISIBLE_DEVICES=1" and words[words.index(sys.executable) :][:3] == [sys.executable, "-m", "ebt_jax.main"]
+  assert "--config.data.max_tokens=999" in words and words[-1] == f"--workdir={tmp_path}/s/runs/transformer,1x24,batch4,steps8,seed=0"
+  assert not (tmp_path / "s").exists()
+  away = done(*command(tmp_path / "s", "--dry_run", launcher="tools/launch/tpu_pod.sh pod zone")).stdout.splitlines()[1]
+  assert away.startswith("tools/launch/tpu_pod.sh pod zone python -m ebt_jax.main ") and away.endswith(" --distributed")
+
+
+def test_a_users_config_joins_without_a_change_of_the_package(tmp_path):
+  mine = tmp_path / "mine.py"
+  mine.write_text("from experiments.scaling import recipe\ndef get_config(arg=''):\n  return recipe.get_config('ebt_s2')\n")
+  out = done(*command(tmp_path / "s", f"--join=mine={mine}", "--axes=data"))
+  assert out.returncode == 0, out.stderr
+  assert {r["series"] for r in measured(tmp_path / "s")} == {"transformer", "ebt", "mine"}
+  row = next(r for r in measured(tmp_path / "s") if r["series"] == "mine")
+  assert row["flops_paper"] == (20 + 12 * 1.5) * row["params_non_embedding"] * row["tokens"]  # 2 or 3 steps, one learnt
+
+
+def test_another_study_in_the_same_folder_is_refused(whole):
+  out = done(*command(whole, "--set", "train.clip=2.0"))
+  assert out.returncode == 2 and "with other values of train.clip; give another folder, or delete" in out.stderr
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--axes=widht"], "--axes: no axis 'widht' in study tiny; did you mean width?"),
+        (["--join=mine"], "--join: expected LABEL=FILE[:ARG], found 'mine'"),
+        (["--join=mine=no.py"], "no file 'no.py'"),
+        (["--set", "train.stpes=9"], "config.train.stpes: no such key; did you mean config.train.steps"),
+        (["--jobs=0"], "--jobs: expected 1 or more, found 0"),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts(tmp_path, more, message):
+  with pytest.raises(ConfigError) as e:
+    runner.main(["--study=tiny", f"--workdir={tmp_path}/s", *more])
+  assert message in str(e.value) and not (tmp_path / "s").exists()
+
+
+def test_time_to_go():
+  """By FLOPs and the speed of each series; what runs counts for what it has left."""
+  run = lambda config, **how: runner.Progress(Task(sweep.Run("r", config, {}), pathlib.Path("nowhere")), 10.0, 100, **how)
+  all_ = [run("a", state="running", step=50, started=100.0), run("a"), run("b", state="running", step=25, started=110.0), run("b")]
+  # a: 10 s for 5 FLOPs, 15 left; b: 0 s yet
+  assert runner.eta(all_[:2], 110.0, 1) == pytest.approx(30)
+  assert runner.eta(all_, 120.0, 2) == pytest.approx((15 * 20 / 5 + 17.5 * 10 / 2.5) / 2)
+  assert runner.duration(runner.eta([run("a")], 0.0, 1)) == "?"
+
+
+def test_slots_share_cores_and_gpus(monkeypatch):
+  monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
+  assert launch.slots(2) == [Slot((0, 1)), Slot((2, 3))]
+  assert [s.gpu for s in launch.slots(3, gpus=2)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["tiny", "quick", "laptop"])
+def test_studies(name):
+  """Every run resolves; series differ in the model and nothing else; the axes that need a law have the levels."""
+  study = studies.get(name)
+  plan = study.runs(studies.SERIES)
+  for axis, of_series in plan.items():
+    configs = {s: [r.resolve() for r in rs] for s, rs in of_series.items()}
+    if len(configs) == 2:
+      for a, b in zip(configs["transformer"], configs["ebt"]):
+        assert (a.train, a.data, a.eval, a.seed) == (b.train, b.data, b.eval, b.seed)
+        assert (a.model.layers, a.model.width) == (b.model.layers, b.model.width)
+    if name == "laptop" and axis in ("data", "batch"):
+      assert {c.seed for c in configs["ebt"]} == {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_killed_three_times_with_the_real_trainer(tmp_path):
+  """What `test_killed_three_times_and_continued` says, of `ebt_jax.main` itself."""
+  env = environment(tmp_path)
+  for name in ("calm", "killed"):
+    for i in range(3 * (name == "killed")):
+      p = subprocess.Popen(command(tmp_path / name, launcher="", study="tiny"), env=env, stdout=subprocess.DEVNULL)
+      time.sleep(random.uniform(5, 25))
+      p.kill()
+      p.wait()
+    out = done(*command(tmp_path / name, launcher=""), **env)
+    assert out.returncode == 0, out.stdout + out.stderr
+  assert measured(tmp_path / "killed") == measured(tmp_path / "calm")
