@@ -92,6 +92,9 @@ class ThinkingConfig:
   sharpen: float = 0.0  # s != 0: a stepped candidate is divided by s
   soften_targets: float = 0.0  # label smoothing of the first step, falling to 0 at the last
   contrastive: float = 0.0  # weight of the energy contrast between truth and prediction
+  replay_rows: int = 0  # finished thoughts that training keeps and thinks on; 0: none (paper: 192 a device)
+  replay_fraction: float = 0.5  # replayed rows beside a batch, over the rows of the batch
+  replay_gb: float = 4.0  # memory of the replay buffer over all devices; fewer rows are kept where it is too little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +117,7 @@ class TrainConfig:
   clip: float = 1.0  # global norm, the step size's gradient included; 0: off
   max_bad_steps: int = 20  # stop after so many non-finite steps in a row
   log_every: int = 10
+  health_every: int = 100  # steps between looks at the landscape (entropies, slopes, curvature); 0: never
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,11 +136,20 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
+  """Evaluation and generation: how a trained model thinks (facts 3.2)."""
+
   every: int = 0  # training steps between evaluations; 0: only at the end
   batch_size: int = 0  # 0: train.batch_size
   max_windows: int = 0  # evaluate on the first so many windows; 0: the whole held-out split
-  steps: int = 0  # thinking steps; 0: thinking.steps
-  candidates: int = 1  # for each token in generation; the one of lowest energy is kept
+  steps: int = 0  # thinking steps, or their budget where tolerance > 0; 0: thinking.steps
+  steps_of: str = "final"  # landscapes that share the steps beyond one for each: final | every
+  tolerance: float = 0.0  # t > 0: a candidate is finished when a step lowers its energy by less than t
+  candidates: int = 1  # thoughts of independent starts for each prediction
+  choose: str = "energy"  # the candidate that is kept: of least energy | of the largest fall of energy
+  accept: str = "all"  # steps that are kept: all | lower (those that lower the energy) | lower_authors (and their flaw)
+  step_size_factor: float = 1.0  # of the trained step size
+  noise: float = 0.0  # Langevin noise in place of the trained one; 0: as thinking.eval_noise says
+  adjust: str = "every"  # landscapes that step_size_factor and noise are for: every | final
   seed: int = 0  # of the candidates' starts
 
 
@@ -184,7 +197,7 @@ class Config:
 
 # A run may be resumed with other values of these; all other keys must agree.
 RESUMABLE = (
-    "mesh.", "checkpoint.", "eval.", "sample.", "train.log_every", "train.max_bad_steps", "model.remat",
+    "mesh.", "checkpoint.", "eval.", "sample.", "train.log_every", "train.health_every", "train.max_bad_steps", "model.remat",
     "model.vocab_chunk", "model.attention_block",
 )  # fmt: skip
 
@@ -211,6 +224,11 @@ def resolve(config: Any) -> Config:
   c = dataclasses.replace(c, model=_sized(c.model))
   _check(c)
   return c
+
+
+def replayed(config: Config) -> int:
+  """Rows that each training step takes from the replay buffer."""
+  return int(config.thinking.replay_fraction * config.train.batch_size) if config.thinking.replay_rows else 0
 
 
 def load(path) -> Config:
@@ -329,6 +347,19 @@ def _check(c: Config) -> None:
   positive("thinking.step_size_lr_multiplier", t.step_size_lr_multiplier)
   at_least("thinking.random_step_size", t.random_step_size, 1.0, " (1 is off)")
   at_least("thinking.random_steps_min", t.random_steps_min, 0, " (0 is off)")
+  at_least("thinking.replay_rows", t.replay_rows, 0, " (0 is off)")
+  positive("thinking.replay_fraction", t.replay_fraction)
+  positive("thinking.replay_gb", t.replay_gb)
+  if t.replay_rows and replayed(c) % r.microbatches:
+    raise ConfigError(
+        f"config.thinking.replay_fraction: {t.replay_fraction} of {r.batch_size} rows is {replayed(c)} rows, which do not "
+        f"divide into {r.microbatches} microbatches"
+    )
+  if t.replay_rows and not 0 < replayed(c) <= t.replay_rows:
+    raise ConfigError(
+        f"config.thinking.replay_rows: {t.replay_rows} kept, and {replayed(c)} drawn for each batch (replay_fraction "
+        f"{t.replay_fraction} of {r.batch_size} rows); expected 1 or more drawn and at least so many kept"
+    )
   for key in ("noise", "start_scale", "clip_gradient", "clip_candidate", "contrastive"):
     at_least(f"thinking.{key}", getattr(t, key), 0.0)
   if not 0 <= t.soften_targets < 1:
@@ -350,7 +381,7 @@ def _check(c: Config) -> None:
   one_of("train.schedule", r.schedule, "cosine", "constant")
   for key in ("steps", "batch_size", "microbatches", "learning_rate", "eps", "max_bad_steps", "log_every"):
     positive(f"train.{key}", getattr(r, key))
-  for key in ("warmup", "schedule_steps", "weight_decay", "clip", "final_ratio", "warmup_start"):
+  for key in ("warmup", "schedule_steps", "weight_decay", "clip", "final_ratio", "warmup_start", "health_every"):
     at_least(f"train.{key}", getattr(r, key), 0)
   for key in ("beta1", "beta2"):
     if not 0 <= getattr(r, key) < 1:
@@ -373,11 +404,18 @@ def _check(c: Config) -> None:
   for key in ("every", "batch_size", "max_windows", "steps"):
     at_least(f"eval.{key}", getattr(c.eval, key), 0)
   positive("eval.candidates", c.eval.candidates)
+  one_of("eval.steps_of", c.eval.steps_of, "final", "every")
+  one_of("eval.choose", c.eval.choose, "energy", "fall")
+  one_of("eval.accept", c.eval.accept, "all", "lower", "lower_authors")
+  one_of("eval.adjust", c.eval.adjust, "every", "final")
+  at_least("eval.tolerance", c.eval.tolerance, 0.0, " (0 is off)")
+  at_least("eval.noise", c.eval.noise, 0.0)
+  positive("eval.step_size_factor", c.eval.step_size_factor)
   if c.eval.candidates > 1:
     many = f"config.eval.candidates: {c.eval.candidates} candidates"
     if m.kind != "ebt":
       raise ConfigError(f"{many} need energies to choose by, which model.kind={m.kind} has not; set it to 1")
-    if not (t.start == "noise" and t.start_scale) and not (t.noise and t.eval_noise):
+    if not (t.start == "noise" and t.start_scale) and not (t.noise and t.eval_noise) and not c.eval.noise:
       raise ConfigError(f"{many} that start alike end alike; set thinking.start='noise', or candidates to 1")
   at_least("checkpoint.every", c.checkpoint.every, 0)
   at_least("checkpoint.keep_every", c.checkpoint.keep_every, 0)

@@ -5,7 +5,7 @@ count is wrong for loops (it counts their body once). Recomputation in the backw
 but is no progress.
 """
 
-from ebt_jax.config import Config
+from ebt_jax.config import Config, replayed
 
 PARTS = ("trunk", "context", "candidate", "vocabulary")
 
@@ -25,7 +25,8 @@ def peak(device_kind: str) -> float | None:
 def utilisation(config: Config, tokens_per_second: float, devices: int, device_kind: str) -> float | None:
   """Model FLOPs utilisation in training: the FLOPs of progress a second over the devices' peak; None without a peak."""
   top = peak(device_kind)
-  return top and tokens_per_second * train_row(config)["total"] / config.data.context_length / (top * devices)
+  tokens = config.train.batch_size * config.data.context_length
+  return top and tokens_per_second / tokens * train_step(config) / (top * devices)
 
 
 def _stream(config: Config, tokens: int, entries: int) -> tuple[int, int]:
@@ -97,8 +98,8 @@ def train_row(config: Config) -> dict[str, int]:
 
 
 def train_step(config: Config) -> int:
-  """FLOPs of one training step over the whole batch, without recomputation."""
-  return config.train.batch_size * train_row(config)["total"]
+  """FLOPs of one training step over the whole batch and what is replayed beside it, without recomputation."""
+  return (config.train.batch_size + replayed(config)) * train_row(config)["total"]
 
 
 def token(config: Config) -> dict[str, int]:

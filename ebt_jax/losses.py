@@ -8,13 +8,17 @@ from jaxtyping import Array, Float, Int
 def cross_entropy(
     logits: Float[Array, "b s v"], targets: Int[Array, "b s"], weights: Float[Array, "b s"], smoothing=None
 ) -> Float[Array, ""]:
-  """Sum of weighted cross-entropies in nats; `smoothing` (a number or `[b, s]`) moves that share of each target to all
-  tokens alike."""
+  """Sum of weighted `token_losses`."""
+  return jnp.sum(weights * token_losses(logits, targets, smoothing))
+
+
+def token_losses(logits: Float[Array, "*p v"], targets: Int[Array, "*p"], smoothing=None) -> Float[Array, "*p"]:
+  """Cross-entropies in nats; `smoothing` (a number or `[*p]`) moves that share of each target to all tokens alike."""
   log_z = jax.nn.logsumexp(logits, axis=-1)
   nll = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   if smoothing is not None:
     nll = (1 - smoothing) * nll + smoothing * (log_z - jnp.mean(logits, axis=-1))
-  return jnp.sum(weights * nll)
+  return nll
 
 
 def energy_contrast(

@@ -21,7 +21,10 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Call jax.distributed.ini
 _STEP = flags.DEFINE_integer("checkpoint_step", -1, "eval, generate: the checkpoint to use; -1: the newest.")
 _THINKING_STEPS = flags.DEFINE_integer("thinking_steps", 0, "eval, generate: thinking steps; 0: as trained.")
 _CANDIDATES = flags.DEFINE_integer(
-    "candidates", 0, "generate: candidates for each token, of which the one of lowest energy is kept; 0: as configured."
+    "candidates", 0, "eval, generate: candidates for each token, of which the one of lowest energy is kept; 0: as configured."
+)
+_EVAL = flags.DEFINE_multi_string(
+    "eval", [], "eval, generate: a key of config.eval as key=value, e.g. --eval=tolerance=0.01; may be repeated."
 )
 _SOURCE = flags.DEFINE_string("source", "", "eval: another text than the run's held-out split (as config.data.source).")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "generate: text to continue; may be repeated.")
@@ -69,8 +72,17 @@ def _need_workdir() -> str:
 
 
 def _as_used() -> Config:
-  """The config with what --thinking_steps and --candidates ask for."""
+  """The config with what --eval, --thinking_steps and --candidates ask for."""
   values = _config().to_dict()
+  for asked in _EVAL.value:
+    key, _, value = asked.partition("=")
+    if key not in values["eval"]:
+      raise ConfigError(f"--eval={asked}: no such key; {config_lib.near(key, values['eval'])}")
+    old = values["eval"][key]
+    try:
+      values["eval"][key] = type(old)(value)
+    except ValueError:
+      raise ConfigError(f"--eval={asked}: expected {type(old).__name__}, found {value!r}") from None
   for name, key, asked in (
       ("thinking_steps", "steps", _THINKING_STEPS.value),
       ("candidates", "candidates", _CANDIDATES.value),

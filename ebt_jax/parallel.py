@@ -42,6 +42,7 @@ RULES = (
     (r"time/embedding", P(None, "data")),  # [M, D], M is small
     (r"(norm|\w+_norm)/\w+", P()),
     (r"thinking/\w+", P()),
+    (r"replay/rows/\w+", P(ROW_AXES)),  # [capacity, ...], like the rows of a batch
 )
 _RULES = tuple((re.compile(rf"(^|/){end}$"), spec) for end, spec in RULES)
 _SMALL = 2**14  # elements up to which a leaf without a rule is left whole
@@ -149,8 +150,8 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
   def divides(dim, axis):
     return shape[dim] % math.prod(mesh.shape[a] for a in [*axes[dim], axis]) == 0
 
-  for dim, axis in enumerate(rule):
-    if axis is not None:
+  for dim, those in enumerate(rule):
+    for axis in (those,) if isinstance(those, str) else those or ():
       (axes[dim] if divides(dim, axis) else homeless).append(axis)
   for axis in homeless:
     fit = [d for d in range(len(shape)) if divides(d, axis)]
@@ -162,6 +163,13 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 def shardings(tree: Any, mesh: Mesh) -> Any:
   """Tree of NamedSharding for a tree of arrays or `jax.ShapeDtypeStruct`."""
   return jax.tree_util.tree_map_with_path(lambda p, x: NamedSharding(mesh, spec_for(_name(p), x.shape, mesh)), tree)
+
+
+def describe_rows(rows: Any, mesh: Mesh) -> str:
+  """How many rows a replay buffer holds, and the memory they take."""
+  placed = _placed(rows, mesh)
+  held, total = sum(p[3] for p in placed), sum(_bytes(p[1]) for p in placed)
+  return f"{placed[0][1].shape[0]} rows, {total / 1e6:,.1f} MB, {held / 1e6:,.1f} MB on each device"
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -131,7 +131,7 @@ def test_a_written_token_is_counted_as_traced(options):
   state = jax.eval_shape(lambda *a: task.prefill(*a, N), params, tokens, lengths)
 
   def write(params, state, key):
-    logits, energy = task.propose(params, state, key)
+    logits, energy, _ = task.propose(params, state, key)
     return task.append(params, state, jnp.argmax(logits, -1)), energy
 
   jaxpr = jax.jit(write).trace(params, state, jax.random.key(0)).jaxpr.jaxpr

@@ -155,7 +155,9 @@ def train(args):
   rivals += [rival_ebt(shape, n) for n in (2, 8)] + [rival_ebt(shape, 3, "last")]
   rivals += [ebt(shape, n) for n in (2, 4, 8, 16)]
   rivals += [ebt(shape, n, "last") for n in (2, 3, 16)]
-  rivals += [ebt(shape, n, slope=descent.double_reverse, note=", double reverse") for n in (2, 8)]
+  rules = {", double reverse": descent.double_reverse, ", reverse over forward": descent.reverse_over_forward}
+  other = {note: rule for note, rule in rules.items() if rule is not descent.second_order()}
+  rivals += [ebt(shape, n, slope=rule, note=note) for note, rule in other.items() for n in (2, 8)]
   rivals.append(ebt(shape, 2, model={"variant": "time_embed"}, note=", time_embed", landscapes=2))
   steps = Steps(chosen(args, rivals), args.max_gb)
   steps.run(args.rounds)

@@ -32,7 +32,7 @@ class Evaluator:
 
     Returns:
       `loss` (nats per token after the last step), `perplexity` (exp of it), `bits_per_byte`, `loss_by_step` and, for
-      EBT, `energy_by_step` (before each step), `tokens`, `bytes`, `windows`.
+      EBT, `energy_by_step` (before each step and at the end) and `steps_used` (mean), `tokens`, `bytes`, `windows`.
     """
     limit = self._config.eval.max_windows
     count = min(len(self._windows), limit or len(self._windows))
@@ -49,13 +49,16 @@ class Evaluator:
       n_bytes += float((self._token_bytes[batch["tokens"][:, 1:]] * batch["weights"]).sum())
       if progress:
         progress(min((i + 1) * self._rows, count), count)
-    by_step = {f"{name}_by_step": [float(x) for x in total / tokens] for name, total in sums.items()}
+    means = {name: total / tokens for name, total in sums.items()}
+    used = {"steps_used": float(means.pop("steps")[0])} if "steps" in means else {}
+    by_step = {f"{name}_by_step": [float(x) for x in mean] for name, mean in means.items()}
     loss = by_step["loss_by_step"][-1]
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
         "bits_per_byte": loss * tokens / (math.log(2) * n_bytes),
         **by_step,
+        **used,
         "tokens": int(tokens),
         "bytes": int(n_bytes),
         "windows": count,
@@ -63,11 +66,15 @@ class Evaluator:
 
 
 def table(result: dict[str, Any]) -> str:
-  """Loss and energy after each thinking step, to print."""
-  lines = [f"{'step':>6} {'nats/token':>11} {'bits/byte':>10} {'energy before':>14}"]
+  """Loss and energy after each thinking step, to print; step 0 is the start, whose energy alone is known."""
+  lines = [f"{'step':>6} {'nats/token':>11} {'bits/byte':>10} {'energy':>9}"]
   per_byte = result["bits_per_byte"] / result["loss"] if result["loss"] else 0.0
-  energies = result.get("energy_by_step") or [None] * len(result["loss_by_step"])
-  for i, (loss, energy) in enumerate(zip(result["loss_by_step"], energies), 1):
-    shown = "-" if energy is None else f"{energy:.4f}"
-    lines.append(f"{i:>6} {loss:>11.4f} {loss * per_byte:>10.4f} {shown:>14}")
+  energies = result.get("energy_by_step")
+  if energies:
+    lines.append(f"{0:>6} {'':>11} {'':>10} {energies[0]:>9.4f}")
+  for i, loss in enumerate(result["loss_by_step"], 1):
+    shown = f"{energies[i]:.4f}" if energies else "-"
+    lines.append(f"{i:>6} {loss:>11.4f} {loss * per_byte:>10.4f} {shown:>9}")
+  if result.get("steps_used", len(result["loss_by_step"])) < len(result["loss_by_step"]):
+    lines.append(f"steps used, on average: {result['steps_used']:.2f}")
   return "\n".join(lines)

@@ -20,11 +20,13 @@ BUNCH = 8  # tokens written at once where somebody is reading along
 
 @dataclasses.dataclass
 class Written:
-  """One continuation: token ids, and for each the energy of the thought it was drawn from (Transformer++: entropy)."""
+  """One continuation: token ids, for each the energy of the thought it was drawn from (Transformer++: entropy) and the
+  thinking steps that took."""
 
   prompt: list[int]
   tokens: list[int] = dataclasses.field(default_factory=list)
   energies: list[float] = dataclasses.field(default_factory=list)
+  steps: list[int] = dataclasses.field(default_factory=list)
   ended: bool = False  # by end-of-text
 
 
@@ -53,7 +55,7 @@ class Generator:
       first: how many tokens were written before: text does not depend on how it is cut into bunches.
 
     Returns:
-      The cache, tokens and energies `[capacity, b]`, and how many of them are there.
+      The cache, tokens, energies and steps `[capacity, b]`, and how many of them are there.
     """
 
     def going(carry):
@@ -61,20 +63,21 @@ class Generator:
       return (i < count) & ~jnp.all(ended)
 
     def one(carry):
-      i, ended, state, tokens, energies = carry
+      i, ended, state, *seen = carry
       think_key, sample_key = jax.random.split(jax.random.fold_in(key, first + i))
-      logits, energy = self._task.propose(params, state, think_key)
+      logits, energy, steps = self._task.propose(params, state, think_key)
       token = sample(logits, sample_key, how)
       # a thought that diverged ends its row; and as the energy is needed here, the compiler knows that nobody looks at
       # the cache any more when `append` writes to it, and makes no copy
       token = jnp.where(jnp.isfinite(energy), token, self._end)
       state = self._task.append(params, state, token)
-      return i + 1, ended | (token == self._end), state, tokens.at[i].set(token), energies.at[i].set(energy)
+      seen = [whole.at[i].set(now) for whole, now in zip(seen, (token, energy, steps))]
+      return i + 1, ended | (token == self._end), state, *seen
 
-    tokens = jnp.zeros((self._capacity, ended.shape[0]), jnp.int32)
-    carry = (jnp.int32(0), ended, state, tokens, tokens.astype(jnp.float32))
-    written, _, state, tokens, energies = jax.lax.while_loop(going, one, carry)
-    return state, tokens, energies, written
+    zeros = lambda dtype: jnp.zeros((self._capacity, ended.shape[0]), dtype)
+    carry = (jnp.int32(0), ended, state, zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.int32))
+    written, _, *rest = jax.lax.while_loop(going, one, carry)
+    return *rest, written
 
   def __call__(
       self,
@@ -110,7 +113,7 @@ class Generator:
       count = min(room, max_tokens - done, BUNCH if on_token else room)
       ended = np.array([r.ended for r in rows])
       state, *seen = self._write(self._params, state, ended, done, count, key, how)
-      tokens, energies, written = jax.device_get(seen)
+      tokens, energies, steps, written = jax.device_get(seen)
       room, done = room - int(written), done + int(written)
       for i, row in np.ndindex(int(written), len(rows)):
         r, token, energy = rows[row], int(tokens[i, row]), float(energies[i, row])
@@ -118,6 +121,7 @@ class Generator:
           continue
         r.tokens.append(token)
         r.energies.append(energy)
+        r.steps.append(int(steps[i, row]))
         r.ended = token == self._end
         if on_token:
           on_token(row, token, energy)

@@ -30,7 +30,10 @@ def as_json(written: Written, tokenizer: Any) -> dict[str, Any]:
   return {
       "prompt": tokenizer.decode(written.prompt),
       "text": tokenizer.decode(written.tokens),
-      "tokens": [{"id": t, "text": tokenizer.decode([t]), "energy": e} for t, e in zip(written.tokens, written.energies)],
+      "tokens": [
+          {"id": t, "text": tokenizer.decode([t]), "energy": e, "steps": n}
+          for t, e, n in zip(written.tokens, written.energies, written.steps)
+      ],
   }
 
 

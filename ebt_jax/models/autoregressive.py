@@ -79,6 +79,18 @@ class AutoregressiveEBT:
       x = x * (1 + scale) + shift
     return jnp.einsum("bsd,do->bs", layers.wide(x), params["head"]["kernel"])
 
+  def energies(
+      self, params: dict, context: Context, candidates: Float[Array, "n b s d"], landscape: Int[Array, ""] | int = 0
+  ) -> Float[Array, "n b s"]:
+    """`energy` of several candidates for each position, as more positions of one context."""
+    n, b, s, d = candidates.shape
+    if n == 1:
+      return self.energy(params, context, candidates[0], landscape)[None]
+    at = jnp.tile(jnp.broadcast_to(context.positions, (b, s)), (1, n))
+    flat = candidates.swapaxes(0, 1).reshape(b, n * s, d)
+    found = self.energy(params, context._replace(positions=at), flat, landscape)
+    return found.reshape(b, n, s).swapaxes(0, 1)
+
   def empty_cache(self, params: dict, rows: int, capacity: int, landscape: int = 0) -> Context:
     """A context of no tokens with room for `capacity`, ready for `extend`."""
     dtype = params["embed"]["embedding"].dtype

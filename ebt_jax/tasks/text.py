@@ -30,6 +30,14 @@ class Decoding(NamedTuple):
   logits: Float[Array, "b v"] | None
 
 
+class Proposal(NamedTuple):
+  """The next token of each row: logits, the energy of the finished thought, and the thinking steps it took."""
+
+  logits: Float[Array, "b v"]
+  energy: Float[Array, "b"]
+  steps: Int[Array, "b"]
+
+
 def with_tokenizer(config: Config) -> tuple[Config, tokenizers.Tokenizer]:
   """The tokenizer of a config, and the config with the model's vocabulary filled in."""
   tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
@@ -101,15 +109,21 @@ class TransformerText:
     """Sums over a batch: `loss` `[1]`."""
     return {"loss": self.loss(params, batch, key)[0][None]}
 
+  def scores(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
+    """`loss` of every token in nats, `[1, b, s]`."""
+    logits = self.model.logits(params["model"], batch["tokens"][:, :-1])
+    return {"loss": losses.token_losses(logits, batch["tokens"][:, 1:])[None]}
+
   def prefill(self, params: Any, tokens: Int[Array, "b s"], lengths: Int[Array, "b"], capacity: int) -> Decoding:
     """Encodes the first `lengths` tokens of each prompt into a cache with room for `capacity`."""
     cache = self.model.empty_cache(params["model"], tokens.shape[0], capacity)
     return Decoding(*self.model.extend(params["model"], cache, tokens, lengths))
 
-  def propose(self, params: Any, state: Decoding, key: PRNGKeyArray) -> tuple[jax.Array, jax.Array]:
-    """Logits `[b, v]` of the next token; the second value, an energy for EBT, is the entropy in nats here."""
+  def propose(self, params: Any, state: Decoding, key: PRNGKeyArray) -> Proposal:
+    """What comes next; the energy is the entropy in nats here, the step is one pass."""
     log_p = jax.nn.log_softmax(state.logits)
-    return state.logits, -jnp.sum(jnp.exp(log_p) * log_p, -1)
+    entropy = -jnp.sum(jnp.exp(log_p) * log_p, -1)
+    return Proposal(state.logits, entropy, jnp.ones(entropy.shape, jnp.int32))
 
   def append(self, params: Any, state: Decoding, tokens: Int[Array, "b"]) -> Decoding:
     return Decoding(*self.model.extend(params["model"], state.context, tokens[:, None], jnp.ones_like(tokens)))
@@ -175,17 +189,27 @@ class EBTText:
   ) -> tuple[Float[Array, ""], dict]:
     """Sum of token losses in nats as `thinking.gradient` says, and sums to log.
 
+    A batch may have `replayed`, rows of `replay_row`, which come after the fresh ones; then the log has `finished`,
+    what the buffer is to keep of the fresh rows.
+
     Args:
       start: candidates `[b, s, v]` to start from; None draws them.
       options: `draws` and `slope` of `thinking.thinking_loss`.
     """
     start_key, think_key = jax.random.split(key)
-    tokens = batch["tokens"][:, :-1]
-    space = self.training_space(*tokens.shape) if start is None else self.space
+    replayed = batch.get("replayed")
+    fresh = {name: batch[name] for name in ("tokens", "weights")}
+    space = self.training_space(*fresh["weights"].shape) if start is None and not replayed else self.space
     if start is None:
-      start = space.start(start_key, (*tokens.shape, self.config.model.vocab_size))
+      start = space.start(start_key, (*fresh["weights"].shape, self.config.model.vocab_size))
+    if replayed:
+      start = jnp.concatenate([start, replayed["start"].astype(start.dtype)])
+      batch = {n: parallel.keep_rows(jnp.concatenate([a, replayed[n].astype(a.dtype)])) for n, a in fresh.items()}
+    tokens = batch["tokens"][:, :-1]
     start = parallel.keep_rows(start)
     contexts = self.contexts(params, tokens)
+    lean = self.config.model.remat or isinstance(space, thinking.ChunkedSimplex)
+    options.setdefault("slope", thinking.second_order(lean))
     loss, aux = thinking.thinking_loss(
         self.model.energy,
         space,
@@ -199,11 +223,53 @@ class EBTText:
         training=training,
         **options,
     )
-    return loss, self._log(aux, batch["weights"])
+    log = self._log(aux, batch["weights"])
+    if replayed:
+      log["finished"] = {**fresh, "start": aux["candidate"][: len(fresh["tokens"])]}
+    return loss, log
+
+  def replay_row(self) -> Any:
+    """Shapes of what the replay buffer keeps of one row: its tokens and the candidates it has thought up.
+
+    Candidates are kept whole, `[s, v]`. A trail of slopes would be some hundred times smaller, but dE/dp = slope W.T
+    holds for the table W of its own training step, which later steps change: what it regenerates is another candidate.
+    """
+    s, v = self.config.data.context_length, self.config.model.vocab_size
+    shape = jax.ShapeDtypeStruct
+    return {
+        "tokens": shape((s + 1,), jnp.int32), "weights": shape((s,), jnp.float32), "start": shape((s, v), jnp.float32)
+    }  # fmt: skip
+
+  def verified(self, params: Any, tokens: Int[Array, "b s"], key: PRNGKeyArray, observe=None, **options):
+    """Thinks at every position as `eval` says; a `thinking.Verified` of `eval.candidates` and positions `[b, s]`."""
+    start_key, think_key = jax.random.split(key)
+    how, v = self.config.eval, self.config.model.vocab_size
+    start = self.space.start(start_key, (how.candidates, *tokens.shape, v))
+    contexts = self.contexts(params, tokens)
+    return self._think(params, contexts, start, think_key, observe=observe, **options)
+
+  def _think(self, params, contexts, start, key, **options):
+    how = (self.config.thinking, self.config.eval)
+    options["several"] = self.model.energies
+    return thinking.think_and_verify(self.model.energy, self.space, params, contexts, start, key, *how, **options)
+
+  def scores(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
+    """What is known of every token: `loss` in nats after each step and `energy` before it `[t, b, s]`, `final_energy`
+    `[b, s]`, thinking `steps` used `[b, s]`; all of the candidate that is kept."""
+    targets = batch["tokens"][:, 1:]
+    observe = lambda x: losses.token_losses(x, jnp.broadcast_to(targets, x.shape[:-1]))
+    found = self.verified(params, batch["tokens"][:, :-1], key, observe)
+    return {
+        "loss": found.best(found.observed, 1),
+        "energy": found.best(found.energies, 1),
+        "final_energy": found.best(found.final),
+        "steps": found.best(found.steps_used),
+    }
 
   def evaluate(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
-    """Sums over a batch: `loss` in nats after each step, and the `energy` before each step, `[steps]`."""
-    groups = chunks.row_groups(*batch["weights"].shape, self.config.model.vocab_size)
+    """Sums over a batch: `loss` in nats after each step, the `energy` before each step and at the end, `[steps]` and
+    `[steps + 1]`, and the `steps` used, `[1]`."""
+    groups = chunks.row_groups(*batch["weights"].shape, self.config.model.vocab_size * self.config.eval.candidates)
     if groups == 1:
       return self._evaluate(params, batch, key)
     parts = (parallel.deal_rows(batch, groups), jax.random.split(key, groups))
@@ -211,19 +277,24 @@ class EBTText:
     return jax.tree.map(lambda a: jnp.sum(a, 0), sums)
 
   def _evaluate(self, params, batch, key):
+    found, weights = self.scores(params, batch, key), batch["weights"]
+    energies = jnp.concatenate([found["energy"], found["final_energy"][None]])
+    total = lambda a: jnp.einsum("nbs,bs->n", a, weights)
+    return {"loss": total(found["loss"]), "energy": total(energies), "steps": total(found["steps"][None])}
+
+  def health(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
+    """How thinking goes on these rows, or on some of them where candidates are large: see `thinking.look`."""
+    groups = chunks.row_groups(*batch["weights"].shape, self.config.model.vocab_size)
+    if groups > 1:
+      batch = jax.tree.map(lambda a: a[0], parallel.deal_rows(batch, groups))
     start_key, think_key = jax.random.split(key)
-    tokens, targets, weights = batch["tokens"][:, :-1], batch["tokens"][:, 1:], batch["weights"]
-    thoughts = thinking.think(
-        self.model.energy,
-        self.space,
-        params,
-        self.contexts(params, tokens),
-        self.space.start(start_key, (*tokens.shape, self.config.model.vocab_size)),
-        think_key,
-        dataclasses.replace(self.config.thinking, steps=self.eval_steps),
-        observe=lambda x: losses.cross_entropy(x, targets, weights),
-    )
-    return {"loss": thoughts.observed, "energy": jnp.einsum("nbs,bs->n", thoughts.energies, weights)}
+    tokens = batch["tokens"][:, :-1]
+    start = self.space.start(start_key, (*tokens.shape, self.config.model.vocab_size))
+    entropy = lambda x: {"entropy": -jnp.sum(jax.nn.softmax(x) * jax.nn.log_softmax(x), -1)}
+    return thinking.look(
+        self.model.energy, self.space, params, self.contexts(params, tokens), start, batch["weights"], think_key,
+        self.config.thinking, entropy,
+    )  # fmt: skip
 
   def prefill(self, params: Any, tokens: Int[Array, "b s"], lengths: Int[Array, "b"], capacity: int) -> Decoding:
     """Encodes the first `lengths` tokens of each prompt into a cache with room for `capacity`."""
@@ -234,29 +305,16 @@ class EBTText:
 
     return Decoding(jax.vmap(one)(self._landscapes()), None)
 
-  def propose(self, params: Any, state: Decoding, key: PRNGKeyArray) -> tuple[jax.Array, jax.Array]:
-    """Thinks about the next position alone: logits `[b, v]`, and the energy `[b]` of the finished thought.
+  def propose(self, params: Any, state: Decoding, key: PRNGKeyArray) -> Proposal:
+    """Thinks about the next position alone.
 
-    `eval.candidates` thoughts of different starts share the cache; the one of least energy counts.
+    `eval.candidates` thoughts of different starts share the cache; `eval.choose` says which counts.
     """
     start_key, think_key = jax.random.split(key)
-    n, last = self.config.eval.candidates, self.config.thinking.landscapes - 1
-    at = state.context.positions  # [landscapes, b, 1]
-    contexts = state.context._replace(positions=jnp.broadcast_to(at, (*at.shape[:-1], n)))
-    thoughts = thinking.think(
-        self.model.energy,
-        self.space,
-        params,
-        contexts,
-        self.space.start(start_key, (at.shape[1], n, self.config.model.vocab_size)),
-        think_key,
-        dataclasses.replace(self.config.thinking, steps=self.eval_steps),
-    )
-    finished = self.space.read(params["model"], thoughts.candidate, last)
-    energies = self.model.energy(params["model"], thinking.at_landscape(contexts, last), finished, last)
-    best = jnp.argmin(energies, axis=1, keepdims=True)
-    of_best = lambda a: jnp.take_along_axis(a, best.reshape(*best.shape, *[1] * (a.ndim - 2)), axis=1)[:, 0]
-    return of_best(thoughts.candidate), of_best(energies)
+    rows = state.context.positions.shape[1]  # [landscapes, b, 1]
+    start = self.space.start(start_key, (self.config.eval.candidates, rows, 1, self.config.model.vocab_size))
+    found = self._think(params, state.context, start, think_key)
+    return Proposal(*(found.best(a)[:, 0] for a in (found.candidates, found.final, found.steps_used)))
 
   def append(self, params: Any, state: Decoding, tokens: Int[Array, "b"]) -> Decoding:
     def one(context, landscape):

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ebt_jax import chunks
-from ebt_jax.config import ThinkingConfig
+from ebt_jax.config import EvalConfig, ThinkingConfig
 from ebt_jax.thinking import descent
 
 NOISE_MIN = 1e-6  # floor of a Langevin scale that is learnt
@@ -72,16 +72,27 @@ def at_landscape(contexts: Any, landscape: Any) -> Any:
   return jax.tree.map(lambda a: a[0] if a.shape[0] == 1 else a[landscape], contexts)
 
 
-def _stepper(energy, space, config: ThinkingConfig, training: bool, slope):
-  """`step(params, contexts, x, i, randomness) -> (x_new, energies)` for step i; randomness is (schedule, key, draws)."""
+def stepper(energy, space, config: ThinkingConfig, training: bool, slope, how: EvalConfig = EvalConfig()):
+  """`step(params, contexts, x, i, randomness) -> (x_new, energies)` for step i; randomness is (schedule, key, draws).
+
+  `how` adjusts step size and noise outside training.
+  """
   slope = slope(energy)
-  noisy = config.noise > 0 and (training or config.eval_noise)
+  how = EvalConfig() if training else how
+  trained_noise = config.noise > 0 and (training or config.eval_noise)
+  adjusted = lambda landscape, new, old: jnp.where(landscape == config.landscapes - 1, new, old) if how.adjust == "final" else new
+
+  def sigma(thinking, landscape):
+    trained = jnp.maximum(thinking["noise"], NOISE_MIN) if trained_noise else 0.0
+    return adjusted(landscape, how.noise, trained) if how.noise else trained
 
   def step(params, contexts, x, i, randomness):
     plan, key, draws = randomness
     thinking = params["thinking"]
     landscape = jnp.asarray(plan.landscapes)[i]
     base = jnp.maximum(thinking["step_size"], config.step_size_min)
+    if how.step_size_factor != 1:
+      base = base * adjusted(landscape, how.step_size_factor, 1.0)
     bound = config.clip_gradient / base if config.clip_gradient else None
 
     def size(y):
@@ -94,9 +105,9 @@ def _stepper(energy, space, config: ThinkingConfig, training: bool, slope):
       low, high = base / config.random_step_size, base * config.random_step_size
       return low + u * (high - low)
 
-    if noisy:
+    if trained_noise or how.noise:
       noise = None if draws.noise is None else jnp.asarray(draws.noise)[i]
-      x = space.disturb(x, jax.random.fold_in(key, 1 + i), jnp.maximum(thinking["noise"], NOISE_MIN), noise)
+      x = space.disturb(x, jax.random.fold_in(key, 1 + i), sigma(thinking, landscape), noise)
     context = at_landscape(contexts, landscape)
     return descent.step(slope, space, params["model"], context, x, landscape, size, bound)
 
@@ -137,7 +148,7 @@ def think(
   """
   schedule_key, step_key = jax.random.split(key)
   plan = schedule(config, training, schedule_key, draws.repeats) if plan is None else plan
-  step = _stepper(energy, space, config, training, descent.double_reverse)
+  step = stepper(energy, space, config, training, descent.double_reverse)
   candidate0 = space.prepare(params["model"], candidate0, plan.longest)
   randomness = (plan, step_key, draws)
   see = observe or (lambda x: ())
@@ -167,7 +178,7 @@ def thinking_loss(
     *,
     training: bool = True,
     draws: Draws = Draws(),
-    slope: Callable = descent.reverse_over_forward,
+    slope: Callable | None = None,
 ) -> tuple[jax.Array, Any]:
   """The loss of thinking, differentiable in `params` and `contexts` as `config.gradient` says.
 
@@ -175,7 +186,7 @@ def thinking_loss(
     measure: `(params, contexts, batch, x, energies, i, count) -> (loss, seen)`: what step i of `count` adds to the
       loss, and a pytree of scalars to log. `x` is the candidate after the step, `energies` are those before it.
     batch: targets and weights, handed to `measure`.
-    slope: second-order rule, `descent.reverse_over_forward` or `descent.double_reverse`.
+    slope: second-order rule, `descent.reverse_over_forward` or `descent.double_reverse`; None: `descent.second_order`.
 
   Returns:
     The loss and `{"seen": measure's scalars for each step, "steps": their number, "candidate": the last one}`,
@@ -183,13 +194,13 @@ def thinking_loss(
   """
   schedule_key, step_key = jax.random.split(key)
   plan = schedule(config, training, schedule_key, draws.repeats)
-  step = _stepper(energy, space, config, training, slope)
+  step = stepper(energy, space, config, training, slope or descent.second_order())
   candidate0 = space.prepare(params["model"], candidate0, plan.longest)
   args = (params, contexts, batch, candidate0, (plan, step_key, draws))
   if config.gradient == "each":
     loss, aux = _each(step, measure, config, *args)
   elif config.gradient == "last":
-    free_step = _stepper(energy, space, config, training, descent.constant)
+    free_step = stepper(energy, space, config, training, descent.constant)
     loss, aux = _last(step, measure, config, *args, free_step)
   else:
     loss, aux = _unrolled(step, measure, config, *args)

@@ -35,7 +35,7 @@ def shapes(config: Config) -> str:
   prompt = jax.ShapeDtypeStruct((1, config.data.context_length), jnp.int32)
   length = jax.ShapeDtypeStruct((1,), jnp.int32)
   cache = jax.eval_shape(lambda p, t, n: task.prefill(p, t, n, config.data.context_length), state.params, prompt, length)
-  jax.eval_shape(lambda p, c, n, k: task.append(p, c, task.propose(p, c, k)[0].argmax(-1)), state.params, cache, length, key)
+  jax.eval_shape(lambda p, c, n, k: task.append(p, c, task.propose(p, c, k).logits.argmax(-1)), state.params, cache, length, key)
   rows = [
       f"{jax.tree_util.keystr(path, simple=True, separator='/'):<44} {str(tuple(a.shape)):<24} {a.dtype} {a.size:>13,}"
       for path, a in jax.tree_util.tree_leaves_with_path(state.params)
@@ -71,6 +71,7 @@ def compile_report(config: Config) -> str:
       f"memory of each device: arguments {megabytes(memory.argument_size_in_bytes)}, of which "
       f"{megabytes(memory.alias_size_in_bytes)} updated in place; temporary {megabytes(memory.temp_size_in_bytes)}; "
       f"code {megabytes(memory.generated_code_size_in_bytes)}",
+      *([f"replay buffer, in the arguments: {parallel.describe_rows(state.replay.rows, mesh)}"] if state.replay else []),
       *_flops_lines(config, mesh.size, jax.devices()[0].device_kind),
       f"collectives in the program: {', '.join(f'{k} {v}' for k, v in counts.items() if v) or 'none'}",
   ])

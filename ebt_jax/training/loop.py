@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from ebt_jax import config as config_lib
-from ebt_jax import flops, metrics, parallel
+from ebt_jax import flops, metrics, parallel, thinking
 from ebt_jax.chrono import Chrono
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.evaluation import report
@@ -113,6 +113,22 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
         writer.write(step, {**{f"train/{k}": v for k, v in values.items()}, **timing})
         print(_line(step, config, values, chrono, timing.get("time/utilisation")), flush=True)
 
+    looks = config.train.health_every if config.model.kind == "ebt" else 0
+    health_fn = jax.jit(task.health, out_shardings=parallel.replicated(mesh)) if looks else None
+    advised = set()
+
+    def look(step, batch):
+      """Logs how thinking goes on the batch of this step, and warns, once for each kind of trouble."""
+      with chrono.pause():
+        key = jax.random.fold_in(jax.random.key(config.seed + 2), step)
+        values = {k: float(v) for k, v in jax.device_get(health_fn(state.params, batch, key)).items()}
+      if writer:
+        writer.write(step, {f"health/{k}": v for k, v in values.items()})
+      for text in thinking.advice(values, config.thinking.steps):
+        if main_process and text.split("(")[0] not in advised:
+          log.warning("step %d: %s", step, text)
+        advised.add(text.split("(")[0])
+
     def evaluate(step):
       with chrono.pause():
         result = evaluator(state.params)
@@ -138,9 +154,12 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
       stopping = _agreed(stop.asked, step, config)  # read once: the signal may come at any moment
       evaluates = config.eval.every and step % config.eval.every == 0 and step < config.train.steps
       saves = config.checkpoint.every and step % config.checkpoint.every == 0
-      if evaluates or saves or stopping or step == config.train.steps:
+      looking = looks and step % looks == 0
+      if evaluates or saves or stopping or looking or step == config.train.steps:
         finish(pending)
         pending = None
+      if looking:
+        look(step, batch)
       if evaluates:
         result = evaluate(step)
         if main_process:
@@ -231,6 +250,8 @@ def _announce(config, data, abstract, mesh):
       f"({data['held_out_documents']} documents); unigram entropy {data['unigram_nats_per_token']:.4f} nats/token, "
       f"{data['unigram_bits_per_byte']:.4f} bits/byte"
   )
+  if abstract.replay:
+    print(f"replay buffer: {parallel.describe_rows(abstract.replay.rows, mesh)}")
   print(f"mesh: {shape} on {jax.device_count()} {jax.devices()[0].platform} device(s)", flush=True)
   if jax.device_count() > 1:
     table, whole = parallel.sharding_report(abstract.params, mesh)

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ebt_jax import parallel
-from ebt_jax.config import Config
+from ebt_jax import config as config_lib
+from ebt_jax import parallel, thinking
+from ebt_jax.config import Config, ConfigError
 from ebt_jax.training import optimizer
 
 
@@ -18,13 +19,28 @@ class TrainState(NamedTuple):
   optimizer: Any
   skipped: jax.Array  # steps whose loss or gradient was not finite
   skipped_in_row: jax.Array
+  replay: Any = ()  # thinking.Replay where there is one
 
 
 def fresh(task: Any, config: Config) -> TrainState:
   """The state of step 0, from the seed."""
   params = task.init(jax.random.key(config.seed))
   zero = jnp.zeros((), jnp.int32)
-  return TrainState(zero, params, optimizer.make(config).init(params), zero, zero)
+  return TrainState(zero, params, optimizer.make(config).init(params), zero, zero, empty_replay(task, config))
+
+
+def empty_replay(task: Any, config: Config) -> Any:
+  """The replay buffer that the config asks for, as large as `thinking.replay_gb` lets it be; () for none."""
+  t, drawn = config.thinking, config_lib.replayed(config)
+  if not drawn:
+    return ()
+  rows = thinking.replay_capacity(t.replay_rows, task.replay_row(), t.replay_gb)
+  if rows < drawn:
+    raise ConfigError(
+        f"config.thinking.replay_gb: {t.replay_gb} holds {rows} rows, and each batch draws {drawn}; raise it, or lower "
+        "config.thinking.replay_fraction or config.train.batch_size"
+    )
+  return thinking.empty_replay(rows, task.replay_row())
 
 
 def abstract(task: Any, config: Config, mesh: jax.sharding.Mesh) -> TrainState:

@@ -22,8 +22,8 @@ class Known:
 
   def evaluate(self, params, batch, key):
     value = batch["tokens"][:, 1:] * params + batch["tokens"][:, :-1]
-    loss = jnp.sum(value * batch["weights"])
-    return {"loss": jnp.stack([2 * loss, loss]), "energy": jnp.stack([-loss, -3 * loss])}
+    loss, weight = jnp.sum(value * batch["weights"]), jnp.sum(batch["weights"])[None]
+    return {"loss": jnp.stack([2 * loss, loss]), "energy": jnp.stack([loss, -loss, -3 * loss]), "steps": 1.5 * weight}
 
 
 @pytest.fixture
@@ -77,8 +77,9 @@ def test_a_hopeless_loss_is_no_overflow(windows):
 
 
 def test_table_has_a_row_for_each_step():
-  result = {"loss": 1.0, "bits_per_byte": 2.0, "loss_by_step": [3.0, 1.0], "energy_by_step": [0.5, -7.25]}
-  rows = [line.split() for line in table(result).splitlines()[1:]]
-  assert rows == [["1", "3.0000", "6.0000", "0.5000"], ["2", "1.0000", "2.0000", "-7.2500"]]
+  result = {"loss": 1.0, "bits_per_byte": 2.0, "loss_by_step": [3.0, 1.0], "energy_by_step": [2.0, 0.5, -7.25]}
+  rows = [line.split() for line in table({**result, "steps_used": 1.5}).splitlines()[1:]]
+  assert rows[:3] == [["0", "2.0000"], ["1", "3.0000", "6.0000", "0.5000"], ["2", "1.0000", "2.0000", "-7.2500"]]
+  assert rows[3:] == ["steps used, on average: 1.50".split()]
   del result["energy_by_step"]
   assert table(result).split()[-1] == "-"

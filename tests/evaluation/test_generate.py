@@ -135,8 +135,9 @@ def many_candidates(count, capacity, **model):
 def test_of_many_candidates_the_one_of_least_energy_is_kept():
   count = 4
   task, params, tokens, lengths, state = many_candidates(count, CAPACITY, variant="time_embed")
-  logits, energies = jax.jit(task.propose)(params, state, jax.random.key(7))
-  starts = task.space.start(jax.random.split(jax.random.key(7))[0], (2, count, V))
+  logits, energies, steps = jax.jit(task.propose)(params, state, jax.random.key(7))
+  assert steps.tolist() == [task.eval_steps] * 2
+  starts = task.space.start(jax.random.split(jax.random.key(7))[0], (count, 2, 1, V))
   config = dataclasses.replace(task.config.thinking, steps=task.eval_steps + 1)
 
   @jax.jit
@@ -148,7 +149,7 @@ def test_of_many_candidates_the_one_of_least_energy_is_kept():
     )
 
   for row, at in enumerate(lengths - 1):
-    seen = alone(tokens[row], jnp.zeros((count, tokens.shape[1], V)).at[:, at].set(starts[row]))
+    seen = alone(tokens[row], jnp.zeros((count, tokens.shape[1], V)).at[:, at].set(starts[:, row, 0]))
     each = np.asarray(seen.energies[-1, :, at])
     assert np.ptp(each) > 1e-3 and energies[row] == pytest.approx(each.min(), rel=1e-4)
     np.testing.assert_allclose(logits[row], seen.observed[-2, each.argmin(), at], rtol=1e-3, atol=1e-4)
