@@ -189,7 +189,7 @@ def sizes(args):
 def vocab(args):
   """A large vocabulary held whole, and computed a few positions at a time."""
   shape = shaped(args, layers=6, heads=6, width=384, context=256, batch=8, vocab=50277)
-  ways = (("whole", {"vocab_chunk": shape["context"]}), ("chunked", {}))
+  ways = (("whole", {"vocab_chunk": shape["context"]}), ("chunked", {}), ("chunked, remat", {"remat": True}))
   pairs = []
   for make in (
       lambda how, model: transformer(shape, f"{BASE}, {how}", **model),
@@ -200,9 +200,10 @@ def vocab(args):
   rivals = chosen(args, [rival_ebt(shape, 2)]) + [r for pair in pairs for r in pair]
   steps = Steps(rivals, args.max_gb)
   for pair in pairs:
-    if len(pair) == 2 and all(r.name in steps.programs for r in pair):
-      row = next(r for r in steps.rows if r["name"] == pair[1].name)
-      row.update(difference(*(steps.programs[r.name]() for r in pair)))
+    run = [r.name for r in pair if r.name in steps.programs]
+    for name in run[1:]:
+      row = next(r for r in steps.rows if r["name"] == name)
+      row.update(difference(steps.programs[run[0]](), steps.programs[name]()))
   steps.run(args.rounds)
   steps.compare(f"{BASE}, chunked")
   errors = (("loss differs", "loss_error", ".1e"), ("gradient differs", "gradient_error", ".1e"))
