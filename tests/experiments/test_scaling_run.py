@@ -1,6 +1,5 @@
 """A sweep that is killed, hindered or changed: nothing is lost, trained twice or mixed up."""
 
-import json
 import os
 import pathlib
 import random
