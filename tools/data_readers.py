@@ -1,0 +1,258 @@
+"""Readers of the packages that `fetch_data.py` fetches: what is kept of each, and as which documents.
+
+A reader takes the wanted files of a package (path -> content, sorted by path) and yields rows: `{"id", "text"}` for
+a text. Rows of a downstream set hold `context` and `continuation` too (`text` is the two joined, without few-shot
+examples), and `choices` where the answer is one of several.
+"""
+
+import email
+import gzip
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+
+Files = dict[str, bytes]
+SHORTEST = 200  # characters; a shorter document of a text is dropped
+PAGE = 8192  # characters; short entries of a dictionary are joined to pages of so many
+
+
+def cleaned(documents: Iterable[tuple[str, str]]) -> Iterator[dict]:
+  """Rows of (id, text) pairs: ends stripped, one kind of line end, no near-empty document and none twice."""
+  seen = set()
+  for name, text in documents:
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "").strip()
+    digest = hashlib.sha256(text.encode()).digest()
+    if len(text) >= SHORTEST and digest not in seen:
+      seen.add(digest)
+      yield {"id": name, "text": text}
+
+
+def decoded(content: bytes) -> str:
+  """UTF-8, or else Windows-1252, which every byte string can be read as."""
+  try:
+    return content.decode("utf-8-sig")
+  except UnicodeDecodeError:
+    return content.decode("cp1252", "replace")
+
+
+def unpacked(files: Files) -> Iterator[tuple[str, str]]:
+  """(path without .gz or .dz, text)."""
+  for path, content in files.items():
+    if path.endswith((".gz", ".dz")):
+      path, content = path[:-3], gzip.decompress(content)
+    yield path, decoded(content)
+
+
+def stem(path: str) -> str:
+  return os.path.splitext(os.path.basename(path))[0]
+
+
+def pages(name: str, entries: Iterable[str]) -> Iterator[tuple[str, str]]:
+  page, size, n = [], 0, 0
+  for entry in entries:
+    page.append(entry)
+    size += len(entry)
+    if size >= PAGE:
+      yield f"{name}-{n}", "\n".join(page)
+      page, size, n = [], 0, n + 1
+  yield f"{name}-{n}", "\n".join(page)
+
+
+def plain(files: Files) -> Iterator[dict]:
+  """A file is a document."""
+  return cleaned((stem(path), text) for path, text in unpacked(files))
+
+
+def code(files: Files) -> Iterator[dict]:
+  return cleaned((path, text) for path, text in unpacked(files) if "/locale/" not in path)
+
+
+def wiki(files: Files) -> Iterator[dict]:
+  (content,) = files.values()
+  return cleaned((title, row["extract"]) for title, row in json.loads(content).items())
+
+
+def brown(files: Files) -> Iterator[dict]:
+  """`word/tag` -> words, set as running text: Brown writes every token apart and some marks twice."""
+  tight = [
+      (r"(\S+)/[^\s/]+", r"\1"),
+      (r"\s+", " "),
+      (r"([?!;:]) \1", r"\1"),
+      (r"`` ?", '"'),
+      (r" ?''", '"'),
+      (r" ([,.;:?!)\]])", r"\1"),
+      (r"([(\[]) ", r"\1"),
+  ]
+
+  def running(paragraph: str) -> str:
+    for pattern, new in tight:
+      paragraph = re.sub(pattern, new, paragraph)
+    return paragraph.strip()
+
+  return cleaned(
+      (stem(path), "\n\n".join(filter(None, map(running, re.split(r"\n\s*\n", text)))))
+      for path, text in unpacked(files)
+  )
+
+
+def austen(files: Files) -> Iterator[dict]:
+  """An R data store: 4 bytes of length and a zlib stream for each novel, an XDR vector of its lines."""
+  (store,) = files.values()
+
+  def novels() -> Iterator[tuple[str, str]]:
+    at = 0
+    while at < len(store):
+      stream = zlib.decompressobj()
+      vector = stream.decompress(store[at + 4 :])
+      at = len(store) - len(stream.unused_data)
+      lines, p = [], 31  # past the header: format, versions, encoding, type, number of lines
+      while p < len(vector):
+        n = int.from_bytes(vector[p + 4 : p + 8], "big")
+        lines.append(decoded(vector[p + 8 : p + 8 + n]))
+        p += 8 + n
+      yield lines[0].title(), "\n".join(lines)
+
+  return cleaned(novels())
+
+
+def anarchism(files: Files) -> Iterator[dict]:
+  """Markdown -> text, without the lists of links and the pages of contents."""
+
+  def essays() -> Iterator[tuple[str, str]]:
+    for path, text in unpacked(files):
+      links = text.count("](")
+      text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+      text = re.sub(r"\*\*|__|(?<!\w)_|_(?!\w)|^ *[‹›].*$", "", text, flags=re.MULTILINE)
+      if stem(path) not in ("alinks", "arlinks", "biblio") and links < len(text) / 250:
+        yield stem(path), re.sub(r"\n\s*\n\s*\n", "\n\n", text)
+
+  return cleaned(essays())
+
+
+def gcide(files: Files) -> Iterator[dict]:
+  """Entries without pronunciations, marks of sources and of cross-references, joined to pages."""
+  (content,) = files.values()
+
+  def entries() -> Iterator[str]:
+    for entry in re.split(rb"\n(?=[^\s])", gzip.decompress(content)):
+      text = re.sub(r"\s*\\[^\\]{1,80}\\", "", decoded(entry))
+      text = re.sub(r"\s*\[[^\[\]]*(?:Webster|WordNet|PJC|GG)[^\[\]]*\]", "", text)
+      text = re.sub(r"[{}]", "", text)
+      if not text.startswith("00-database"):
+        yield text.strip() + "\n"
+
+  return cleaned(pages("gcide", entries()))
+
+
+def wordnet(files: Files) -> Iterator[dict]:
+  """`word, word: gloss` lines, joined to pages; a file holds one part of speech, sorted by field."""
+
+  def glosses(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+      if line[0] != " ":  # the licence
+        fields, _, gloss = line.partition(" | ")
+        fields = fields.split(" ")
+        words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
+        yield ", ".join(re.sub(r"\(\w+\)$", "", w).replace("_", " ") for w in words) + ": " + gloss.strip()
+
+  return cleaned(page for path, text in unpacked(files) for page in pages(path.rpartition(".")[2], glosses(text)))
+
+
+def ham(files: Files) -> Iterator[dict]:
+  """Subject and the first plain text of each message that is no spam; other headers are addresses and routes."""
+
+  def messages() -> Iterator[tuple[str, str]]:
+    for path, content in files.items():
+      message = email.message_from_bytes(content)
+      subject = re.sub(r"\s+", " ", str(message["subject"] or ""))
+      body = next((p for p in message.walk() if p.get_content_type() == "text/plain"), None)
+      if body is not None:
+        yield "/".join(path.split("/")[-2:]), f"Subject: {subject}\n\n" + decoded(body.get_payload(decode=True))
+
+  return cleaned(messages())
+
+
+def licences(files: Files) -> Iterator[dict]:
+  """Texts without their YAML head."""
+  return cleaned((stem(path), text.split("\n---\n", 1)[-1]) for path, text in unpacked(files))
+
+
+def kernel_docs(files: Files) -> Iterator[dict]:
+  """reStructuredText as it is; translations are left out."""
+  texts = ((path.split("/Documentation/")[-1], text) for path, text in unpacked(files))
+  return cleaned((path, text) for path, text in texts if not path.startswith("translations/"))
+
+
+def python_docs(files: Files) -> Iterator[dict]:
+  """A node of the Info file is a document; menus, indices, footnotes and marks of notes go."""
+  ((_, info),) = unpacked(files)
+
+  def nodes() -> Iterator[tuple[str, str]]:
+    for node in info.split("\x1f\n"):
+      head, _, text = node.partition("\n")
+      name = re.match(r"File: .*?,  Node: (.*?),  ", head)
+      if name and "Index" not in name[1]:
+        text = re.sub(r"^\* Menu:\n.*", "", text, flags=re.MULTILINE | re.DOTALL)
+        text = re.sub(r"^ *-+ Footnotes -+\n.*", "", text, flags=re.MULTILINE | re.DOTALL)
+        yield name[1], re.sub(r"\*note\s+([^:]+?)(?:: [^.,]+?\.|::)", r"\1", text)
+
+  return cleaned(nodes())
+
+
+def metamath(files: Files) -> Iterator[dict]:
+  """A section of the database is a document."""
+  (content,) = files.values()
+  sections = re.split(r"(?m)^(?=[ \t]*\$\(\s*\n[ \t]*(?:#\*#\*|=-=-|-\.-\.))", decoded(content))
+
+  def named() -> Iterator[tuple[str, str]]:
+    for n, section in enumerate(sections):
+      yield f"{n}: {(section.split(chr(10)) + [''] * 3)[2].strip()}", section
+
+  return cleaned(named())
+
+
+def row(name: str, context: str, continuation: str, **more) -> dict:
+  return {"id": name, "text": context + continuation, "context": context, "continuation": continuation, **more}
+
+
+def lines(files: Files) -> Iterator[dict]:
+  ((_, text),) = unpacked(files)
+  return map(json.loads, text.splitlines())
+
+
+def gsm8k(files: Files) -> Iterator[dict]:
+  for r in lines(files):
+    yield row(f"gsm8k-{r['doc_id']}", f"Question: {r['doc']['question']}\nAnswer:", r["request"]["continuation"])
+
+
+def squad(files: Files) -> Iterator[dict]:
+  for r in lines(files):
+    yield row(r["doc"]["id"], r["doc"]["query"], r["request"]["continuation"])
+
+
+def bigbench(files: Files, name: str, before: str, after: str) -> Iterator[dict]:
+  """The right choice continues the question; the canary of the benchmark stays with each row."""
+  task = json.loads(files[next(iter(files))])
+  for n, example in enumerate(task["examples"]):
+    choices = [" " + c for c in example["target_scores"]]
+    gold = " " + max(example["target_scores"], key=example["target_scores"].get)
+    yield row(f"{name}-{n}", before + example["input"] + after, gold, choices=choices, canary=task["canary"])
+
+
+def dyck(files: Files) -> Iterator[dict]:
+  return bigbench(files, "dyck", "", "")
+
+
+def math_qa(files: Files) -> Iterator[dict]:
+  return bigbench(files, "math", "Question: ", "\nAnswer:")
+
+
+def neox(files: Files) -> Iterator[dict]:
+  """The tokenizer without the three tokens for personal data that its publisher has added: 50,277 ids."""
+  (content,) = files.values()
+  tokenizer = json.loads(content)
+  tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["id"] < 50277]
+  yield tokenizer
