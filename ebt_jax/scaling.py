@@ -94,11 +94,16 @@ def _drawn(name: str, n: int) -> np.ndarray:
   return np.random.default_rng(zlib.crc32(name.encode())).gamma(shape, 1 / shape, DRAWS) + 1e-9
 
 
-def _spread(rows: np.ndarray, p: Points, parameters: int) -> np.ndarray:
-  """Draws [1 + DRAWS, ...] moved away from the fit, in row 0, as few points of so many parameters ask."""
+def _small_sample(p: Points, parameters: int) -> float:
+  """How much further from the fit draws belong than they fell, where points are few for so many parameters."""
   n = len(set(zip(p.level, p.seed)))
   student = stats.t.ppf((1 + CONFIDENCE) / 2, n - parameters) / stats.norm.ppf((1 + CONFIDENCE) / 2)
-  return rows[:1] + math.sqrt(n / (n - parameters)) * student * (rows - rows[:1])
+  return math.sqrt(n / (n - parameters)) * student
+
+
+def _spread(rows: np.ndarray, factor: float) -> np.ndarray:
+  """Draws [1 + DRAWS, ...] moved away from the fit, in row 0."""
+  return rows[:1] + factor * (rows - rows[:1])
 
 
 def interval(rows: np.ndarray) -> Interval:
@@ -128,7 +133,8 @@ def line(p: Points) -> Line:
   dx, dy = x - mean(x), y - mean(y)
   slope = (w * dx * dy).sum(1) / (w * dx * dx).sum(1)
   intercept = mean(y)[:, 0] - slope * mean(x)[:, 0]
-  return Line(_spread(slope, p, 2), _spread(intercept, p, 2))
+  factor = _small_sample(p, 2)
+  return Line(_spread(slope, factor), _spread(intercept, factor))
 
 
 def faster(a: Line, b: Line) -> Interval:
@@ -146,22 +152,26 @@ class Law:
 
   Attributes:
     floor: [1 + DRAWS], the irreducible loss.
-    scale: [1 + DRAWS, axes].
     exponent: [1 + DRAWS, axes].
     least: the least loss that was measured.
+    theta: [1 + DRAWS, 1 + 2 axes] of `_descend`, before draws are spread: far from the fit, parameters that were
+      spread one by one are no law that fits. `__call__` spreads the loss instead.
+    center: [axes], mean ln x.
+    spread: how far.
   """
 
   floor: np.ndarray
-  scale: np.ndarray
   exponent: np.ndarray
   least: float
+  theta: np.ndarray
+  center: np.ndarray
+  spread: float
 
   def __call__(self, x) -> np.ndarray:
     """Loss at x [m] or [m, axes] -> [1 + DRAWS, m]."""
     x = np.asarray(x, float)
-    x = x[:, None] if x.ndim == 1 else x
-    terms = self.scale[:, None] * np.exp(-self.exponent[:, None] * np.log(x))
-    return self.floor[:, None] + terms.sum(-1)
+    z = np.log(x[:, None] if x.ndim == 1 else x) - self.center
+    return np.exp(_spread(_residual(self.theta, z, 0.0)[0], self.spread))
 
   @property
   def has_floor(self) -> bool:
@@ -175,10 +185,10 @@ def law(p: Points) -> Law:
   Huber loss of ln y, from many starts (Hoffmann et al. 2022, arXiv 2203.15556, approach 3).
 
   Raises:
-    ValueError: fewer levels than parameters and one more.
+    ValueError: fewer levels than parameters and two more.
   """
   axes = p.x.shape[1]
-  _enough(p, 2 * axes + 2, "a law with an irreducible loss")
+  _enough(p, 2 * axes + 3, "a law with an irreducible loss")
   center = np.log(p.x).mean(0)
   z, ln_y, w = np.log(p.x) - center, np.log(p.y), weights(p)
   top = ln_y.min()
@@ -186,13 +196,13 @@ def law(p: Points) -> Law:
   starts = _starts(ln_y, axes)
   first, loss = _descend(z, ln_y, w[:1], starts[None], low, high)
   best = first[0, np.argmin(loss[0])]
-  few = np.vstack([best, starts[:: max(1, len(starts) // 5)]])
-  theta, loss = _descend(z, ln_y, w, np.broadcast_to(few, (len(w), *few.shape)), low, high)
+  few = np.vstack([best, starts[:: len(starts) // 2]])
+  theta, loss = _descend(z, ln_y, w, np.broadcast_to(few, (len(w), *few.shape)), low, high, tolerance=1e-6)
   theta = theta[np.arange(len(w)), np.argmin(loss, 1)]
   theta[0] = best
-  theta = np.clip(_spread(theta, p, theta.shape[1]), low, high)
-  exponent = theta[:, 2::2]
-  return Law(np.exp(theta[:, 0]), np.exp(theta[:, 1::2] + exponent * center), exponent, float(p.y.min()))
+  factor = _small_sample(p, theta.shape[1])
+  wide = np.clip(_spread(theta, factor), low, high)
+  return Law(np.exp(wide[:, 0]), wide[:, 2::2], float(p.y.min()), theta, center, factor)
 
 
 def _starts(ln_y: np.ndarray, axes: int) -> np.ndarray:
@@ -207,7 +217,7 @@ def _starts(ln_y: np.ndarray, axes: int) -> np.ndarray:
   return np.array(out)
 
 
-def _descend(z, ln_y, w, theta, low, high, iterations: int = 300) -> tuple[np.ndarray, np.ndarray]:
+def _descend(z, ln_y, w, theta, low, high, tolerance: float = 1e-9) -> tuple[np.ndarray, np.ndarray]:
   """Levenberg and Marquardt's method on reweighted squares, for all draws and starts at once.
 
   Args:
@@ -217,6 +227,7 @@ def _descend(z, ln_y, w, theta, low, high, iterations: int = 300) -> tuple[np.nd
     theta: [draws, starts, parameters], where to start.
     low: [parameters] bounds.
     high: [parameters] bounds.
+    tolerance: a start is finished when a step lowers its loss by less than this part.
 
   Returns:
     theta as given and the Huber loss [draws, starts].
@@ -227,7 +238,7 @@ def _descend(z, ln_y, w, theta, low, high, iterations: int = 300) -> tuple[np.nd
   loss, damping = _huber(_residual(theta, z, ln_y)[0], w), np.full(len(theta), 1e-2)
   active = np.arange(len(theta))
   diagonal = np.arange(theta.shape[1])
-  for _ in range(iterations):
+  for _ in range(300):
     t, v = theta[active], w[active]
     r, jacobian = _residual(t, z, ln_y)
     v = v * np.minimum(1, HUBER / np.maximum(np.abs(r), 1e-300))
@@ -246,7 +257,7 @@ def _descend(z, ln_y, w, theta, low, high, iterations: int = 300) -> tuple[np.nd
     theta[active] = np.where(better[:, None], new, t)
     loss[active] = np.where(better, new_loss, loss[active])
     damping[active] *= np.where(better, 0.3, 5.0)
-    done = (better & (gain < 1e-9)) | (damping[active] > 1e9)
+    done = (better & (gain < tolerance)) | (damping[active] > 1e9)
     active = active[~done]
     if not len(active):
       break

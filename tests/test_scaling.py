@@ -57,7 +57,7 @@ def test_law_with_an_irreducible_loss(rng):
   found = law(noisy(lambda x: 0.8 + 60 * x**-0.4, TOKENS, rng=rng))
   assert holds(interval(found.floor), 0.8, 0.15) and found.has_floor
   assert holds(interval(found.exponent[:, 0]), 0.4, 0.25)
-  assert np.allclose(found([3e6])[0], 0.8 + 60 * 3e6**-0.4, rtol=0.01)
+  assert holds(interval(found([3e6])[:, 0]), 0.8 + 60 * 3e6**-0.4, 0.02)
 
 
 def test_a_law_without_an_irreducible_loss_is_seen_to_have_none():
@@ -141,7 +141,7 @@ def test_too_few_levels():
   few = points([1, 2, 2], [3.0, 2.0, 2.1], seed=[0, 0, 1])
   with pytest.raises(ValueError, match="a line needs points at 3 or more levels, found 2"):
     line(few)
-  with pytest.raises(ValueError, match="irreducible loss needs points at 4 or more levels, found 2"):
+  with pytest.raises(ValueError, match="irreducible loss needs points at 5 or more levels, found 2"):
     law(few)
 
 

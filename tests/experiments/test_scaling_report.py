@@ -1,0 +1,162 @@
+"""The report of points that follow known laws: what it says, that it is one page, and that its numbers are theirs."""
+
+import html.parser
+import json
+import math
+import random
+import re
+
+import pytest
+
+from ebt_jax import scaling
+from ebt_jax.config import ConfigError
+from experiments.scaling import analysis, points, report, studies
+from experiments.scaling import run as runner
+
+figures = pytest.importorskip("experiments.scaling.figures", reason="needs matplotlib")
+
+
+def loss(series: str, n: float, d: float) -> float:
+  """EBT starts behind, and comes to be below Transformer++ at 300,000 tokens of a model of 2 x 128."""
+  return 1.1 + 4 * n**-0.3 + (22 * d**-0.3 if series == "transformer" else 22 * 3e5**0.1 * d**-0.4)
+
+
+def study_of(name: str, noise: float = 0.002, shift: float = 1.0):
+  """Study and rows, as run.py and points.py would leave them."""
+  study = studies.get(name)
+  plan = study.runs(studies.SERIES)
+  described = runner.describe(study, studies.SERIES, plan)
+  rows = []
+  for name, run in described["runs"].items():
+    c = next(r for of in plan.values() for rs in of.values() for r in rs if r.name == name).resolve()
+    n, per_step = 7 * c.model.layers * c.model.width**2, c.train.batch_size * c.data.context_length
+    ebt = run["series"] == "ebt"
+    for step in range(c.eval.every, c.train.steps + 1, c.eval.every):
+      d = step * per_step
+      y = shift * loss(run["series"], n, d) * (1 + noise * random.Random(f"{c.seed} {n} {step} {ebt}").gauss(0, 1))
+      rows.append({
+          "run": name, "series": run["series"], "kind": c.model.kind, "seed": c.seed, "params": n, "params_non_embedding": n,
+          "layers": c.model.layers, "width": c.model.width, "batch_tokens": per_step, "thinking_steps": 2 * ebt,
+          "learning_rate": c.train.learning_rate, "warmup_tokens": c.train.warmup * per_step, "device": "1 x fake", "git": "abc",
+          "step": step, "end": step == c.train.steps, "tokens": d, "flops": d * n * (35.0 if ebt else 6.0),
+          "flops_paper": d * n * (40.0 if ebt else 6.0), "device_seconds": d * n * (7e-9 if ebt else 1e-9),
+          "loss": y, "perplexity": math.exp(y), "bits_per_byte": y / math.log(2),
+      })  # fmt: skip
+  return described, rows
+
+
+@pytest.fixture(scope="module")
+def quick():
+  return study_of("quick")
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+  monkeypatch.setattr(scaling, "DRAWS", 60)
+
+
+def axis(study, name):
+  return next(a for a in study["axes"] if a["name"] == name)
+
+
+def test_fits_find_the_laws(quick):
+  study, rows = quick
+  data = analysis.analyse_axis(rows, axis(study, "data"))
+  assert not data.missing and not data.notes
+  pair = data.pairs["ebt"]
+  assert pair.rate.low > 0 and pair.gap.value == pytest.approx(loss("ebt", 229376, 327680) - loss("transformer", 229376, 327680), abs=0.01)
+  assert pair.crossing.lower == "b" and pair.crossing.at.low < 3e5 < pair.crossing.at.high
+  tokens = {p for p, in data.fits["ebt"].points.x.tolist()}
+  assert min(tokens) == 80 * 16 * 64  # the first evaluation after two warm-ups of 32
+  flops = analysis.analyse_axis(rows, axis(study, "flops")).pairs["ebt"]
+  assert flops.gap is None or flops.reach < 2e12  # a common range of FLOPs is small or none
+  surface = analysis.surface(rows, axis(study, "params"), "transformer")
+  assert surface.law.exponent[0, 1] == pytest.approx(0.3, abs=0.06)
+
+
+def test_equal_cost_takes_the_best_size(quick):
+  study, rows = quick
+  at, gap = analysis.equal_cost(rows, axis(study, "params"), "device_seconds")["ebt"][-1]
+  # a curve begins after its warm-up, so EBT's largest model has no point at what Transformer++ costs in all
+  assert at == pytest.approx(327680 * 229376 * 1e-9)
+  ebt = min(loss("ebt", n, at / (n * 7e-9)) for n in (14 * 96**2, 14 * 64**2))
+  assert gap.excludes(0) and gap.value == pytest.approx(ebt - loss("transformer", 229376, 327680), abs=0.01)
+
+
+class Page(html.parser.HTMLParser):
+  """Tags that are open, and addresses that a browser would fetch."""
+
+  VOID = {"meta", "br", "path", "use", "rect", "circle", "line"}
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.fetched, self.svgs = [], [], 0
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.svgs += tag == "svg"
+    self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.handle_starttag(tag, attrs)
+    if tag not in self.VOID:
+      self.open.pop()
+
+  def handle_endtag(self, tag):
+    if tag not in self.VOID:
+      assert self.open.pop() == tag
+
+
+def written(folder, study, rows):
+  folder.mkdir()
+  (folder / points.STUDY).write_text(json.dumps(study))
+  (folder / points.FILE).write_text("".join(json.dumps(r) + "\n" for r in rows))
+  return report.write(folder).read_text(encoding="utf-8")
+
+
+def test_one_page_that_says_what_is_supported(quick, tmp_path):
+  study, rows = quick
+  text = written(tmp_path / "s", study, rows)
+  page = Page(text)
+  assert page.open == [] and page.fetched == [] and page.svgs >= 4
+  assert "<b>Data.</b> By the paper's measure ebt scales faster than transformer" in text and "ebt is lower from there on" in text
+  assert "24 of 24 runs" in text and "(3 at least)" in text and "+35.98%" in text and "nan" not in text
+  for cost in analysis.COSTS.values():
+    assert cost in text
+  assert {p.stem for p in (tmp_path / "s/figures").iterdir()} >= {"data", "width", "params", "flops"}
+  assert written(tmp_path / "again", study, rows) == text
+
+
+def test_numbers_come_from_the_points(quick, tmp_path):
+  """Losses that are a tenth higher change gaps, slopes of perplexity and floors (exponents stay)."""
+  first, second = (written(tmp_path / n, *s) for n, s in (("a", quick), ("b", study_of("quick", shift=1.1))))
+  cells = lambda text: [re.sub("<[^>]+>", " ", c) for c in re.findall(r"<td>(.*?)</td>", text.split("<h2>Beside the paper")[0])]
+  numeric = [(a, b) for a, b in zip(cells(first), cells(second), strict=True) if re.match(r"[+-]?\d+\.\d+%? ", a)]
+  changed = [a != b for a, b in numeric]
+  assert len(changed) > 30 and sum(changed) > len(changed) / 2
+
+
+def test_few_points_are_said_to_be_few(quick, tmp_path):
+  study, rows = quick
+  few = [r for r in rows if r["seed"] == 0 and r["width"] in (96, 128)]
+  text = written(tmp_path / "few", study, few)
+  assert "4 of 24 runs" in text and "runs of this axis have no points yet" in text
+  assert "<b>Data.</b>" in text and "<b>Width.</b>" not in text and "(1 at least)" in text
+  assert "Nothing yet: too few runs have finished." in written(tmp_path / "none", study, [])
+
+
+def test_no_difference_is_called_none(monkeypatch, tmp_path):
+  monkeypatch.setitem(globals(), "loss", lambda series, n, d: 1.1 + 4 * n**-0.3 + 22 * d**-0.3)
+  text = written(tmp_path / "s", *study_of("quick", noise=0.004))
+  verdicts = re.findall(r"<li>(.*?)</li>", text)
+  assert len(verdicts) == 4 and sum("is not resolved" in v for v in verdicts) >= 3
+
+
+def test_a_folder_that_is_no_study(tmp_path):
+  with pytest.raises(ConfigError, match=r"study.json: cannot be read .*; expected the --workdir of experiments.scaling.run"):
+    report.write(tmp_path)
+  (tmp_path / points.STUDY).write_text("{}")
+  with pytest.raises(ConfigError, match=r"points.jsonl: cannot be read .*python -m experiments.scaling.points"):
+    report.write(tmp_path)
