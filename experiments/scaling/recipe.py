@@ -11,7 +11,7 @@ from ebt_jax.config import defaults
 def get_config(arg=""):
   """`arg`: `transformer`, `ebt` (the paper's System 1) or `ebt_s2` (random steps, last one learnt)."""
   config = defaults()
-  config.train.update(warmup=100, schedule="constant", log_every=20)
+  config.train.update(warmup=100, schedule="constant", log_every=20, health_every=0)
   config.data.context_length = 64
   config.eval.max_windows = 512  # the same ones for every run
   config.checkpoint.update(every=200, keep=1)

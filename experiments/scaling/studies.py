@@ -91,13 +91,13 @@ def _seeds(n: int) -> list[Variant]:
 
 
 def _quick() -> Study:
-  sizes = [at(2, width, 16, 320) for width in (48, 64, 96, 128)]
+  sizes = [at(2, width, 16, 256) for width in (48, 64, 96, 128)]
   return Study(
       "quick",
       "Fifteen minutes on two cores: the data, width, parameter and FLOP axes of small models, three seeds.",
       {"train.warmup": 32, "eval.max_windows": 256},
       [
-          Axis("data", "Data", "tokens", product(at(2, 128, 16, 320), _seeds(3)), way=True),
+          Axis("data", "Data", "tokens", product(at(2, 128, 16, 256), _seeds(3)), way=True),
           Axis("width", "Width", "width", product(chain(*sizes), _seeds(3))),
           Axis("params", "Parameters", "params_non_embedding", product(chain(*sizes), _seeds(3)), way=True),
           Axis("flops", "FLOPs", "flops", product(chain(*sizes), _seeds(3))),
@@ -119,7 +119,7 @@ def _laptop() -> Study:
       {},
       [
           Axis("data", "Data", "tokens", seeds([at(2, 128, 32, 4 * steps)]), way=True),
-          Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (8, 16, 32, 64, 128)])),
+          Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (4, 8, 16, 32, 64)])),
           Axis("depth", "Depth", "layers", seeds([at(n, 128, 32, steps) for n in (1, 2, 3, 4, 6)])),
           Axis("width", "Width", "width", seeds([at(2, w, 32, steps) for w in (48, 64, 96, 128, 192, 256)])),
           Axis("params", "Parameters", "params_non_embedding", seeds(sizes), way=True),

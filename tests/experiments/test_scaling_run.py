@@ -32,8 +32,8 @@ def command(folder, *more, study="tiny", launcher=FAKE):
   return words + [f"--launcher={launcher}"] * bool(launcher)
 
 
-def done(*words, **env):
-  return subprocess.run(words, capture_output=True, text=True, env=os.environ | env, timeout=600)
+def done(*words, timeout=600, **env):
+  return subprocess.run(words, capture_output=True, text=True, env=os.environ | env, timeout=timeout)
 
 
 def measured(folder: pathlib.Path) -> list[dict]:
@@ -204,3 +204,17 @@ def test_killed_three_times_with_the_real_trainer(tmp_path):
     out = done(*command(tmp_path / name, launcher=""), **env)
     assert out.returncode == 0, out.stdout + out.stderr
   assert measured(tmp_path / "killed") == measured(tmp_path / "calm")
+
+
+@pytest.mark.slow
+def test_the_quick_study_takes_fifteen_minutes(tmp_path):
+  """On two free cores, with the report."""
+  pytest.importorskip("matplotlib")
+  begin = time.monotonic()
+  out = done(*command(tmp_path / "s", study="quick", launcher=""), timeout=1800)
+  assert out.returncode == 0, out.stdout + out.stderr
+  out = done(sys.executable, "-m", "experiments.scaling.report", str(tmp_path / "s"))
+  assert out.returncode == 0, out.stderr
+  assert time.monotonic() - begin < 900
+  text = (tmp_path / "s/report.html").read_text(encoding="utf-8")
+  assert "24 of 24 runs" in text and "(3 at least)" in text and "<b>Data.</b>" in text and "no points yet" not in text
