@@ -50,7 +50,7 @@ class ModelConfig:
   dtype: str = "float32"  # matrix products: float32 | bfloat16; the rest stays float32
   remat: bool = False  # keep nothing of a layer for the backward pass (else what its projections gave)
   vocab_chunk: int = 0  # positions whose [rows, positions, vocab_size] is computed at once; 0: chosen by memory
-  attention_block: int = 0  # query positions whose attention is computed at once; 0: all, 256 of 1024 or more
+  attention_block: int = 0  # query positions whose attention is computed at once; 0: all of less than 256, half of less than 512, else 256
 
   @property
   def head_dim(self) -> int:

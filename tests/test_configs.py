@@ -10,9 +10,10 @@ from ebt_jax.config import SIZES, resolve
 from ebt_jax.training import ahead
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-ARGUMENTS = {"quickstart": ["", "ebt", "transformer"], "text_ebt_s1": ["", *SIZES], "text_transformer": ["", *SIZES]}
+ARGUMENTS = {"quickstart": ["", "ebt", "transformer"], "text_ebt_s1": ["", *SIZES], "text_transformer": ["", *SIZES],
+             "text_ebt_s2": ["", "laptop", *SIZES]}  # fmt: skip
 LEARNING_RATES = {"xxs": 1.2e-3, "xs": 9e-4, "small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}
-TRACED = [("quickstart", "ebt"), ("quickstart", "transformer")] + [
+TRACED = [("quickstart", "ebt"), ("quickstart", "transformer"), ("text_ebt_s2", "laptop"), ("text_ebt_s2", "xxs")] + [
     (name, size) for name in ("text_ebt_s1", "text_transformer") for size in ("4xs", "xxs", "small", "xl")
 ]
 
@@ -63,6 +64,17 @@ def test_hyper_parameters_of_the_paper(size):
   assert (t.steps, t.landscapes, t.step_size, t.step_size_lr_multiplier) == (2, 2, 500, 1500)
   assert t.learn_step_size and t.gradient == "each" and t.random_steps_min == 0 and t.random_step_size == 1
   assert (ebt.model.kind, ebt.model.variant, transformer.model.kind) == ("ebt", "time_embed", "transformer")
+
+
+def test_system_2_of_the_paper():
+  c = config_of("text_ebt_s2", "xxs")
+  t = c.thinking
+  assert (t.landscapes, t.steps, t.random_steps_min, t.random_step_size, t.step_size) == (1, 3, 2, 2, 5)
+  assert (t.noise, t.replay_rows, t.replay_fraction, t.gradient, t.learn_step_size) == (3, 192, 0.5, "last", False)
+  assert (c.train.batch_size, c.train.steps, c.train.learning_rate) == (128, 1_000_000, 1.2e-3)
+  assert (c.model.variant, c.data.context_length, c.model.vocab_size, c.data.layout) == ("time_embed", 256, 50277, "document")
+  row_gb = 4 * (256 * 50277 + 257 + 256) / 1e9
+  assert t.replay_gb > t.replay_rows * row_gb  # none is left out
 
 
 def test_sizes_of_the_paper():

@@ -33,9 +33,13 @@ CONFIGS = {
         with_model(variant="time_embed"), thinking=dataclasses.replace(BASE.thinking, landscapes=2)
     ),
     "transformer": with_model(kind="transformer"),
+    "replay": dataclasses.replace(
+        BASE, thinking=ThinkingConfig(steps=3, gradient="last", learn_step_size=False, noise=0.5, replay_rows=24,
+                                      random_step_size=2.0, random_steps_min=2)
+    ),
 }
 MESHES = {"data=8": (1, 8, 1), "data=4,model=2": (1, 4, 2), "replica=2,data=2,model=2": (2, 2, 2)}
-FAST = {("ebt", (2, 2, 2)), ("time_embed", (1, 4, 2)), ("transformer", (1, 8, 1))}  # each model and each mesh once
+FAST = {("ebt", (2, 2, 2)), ("time_embed", (1, 4, 2)), ("transformer", (1, 8, 1)), ("replay", (1, 4, 2))}  # each model and each mesh once
 CASES = [
     pytest.param(name, sizes, id=f"{name}-{mesh}", marks=() if (name, sizes) in FAST else pytest.mark.slow)
     for name in CONFIGS
@@ -79,7 +83,12 @@ def test_eight_devices_equal_one(name, sizes):
     for key in wanted[i]:
       np.testing.assert_allclose(found[i][key], wanted[i][key], rtol=1e-5, atol=1e-5, err_msg=f"step {i}: {key}")
   close = lambda path, a, b: np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
-  jax.tree.map_with_path(close, jax.device_get(wanted_state.params), jax.device_get(state.params))
+  kept = lambda state: jax.device_get((state.params, state.replay))
+  jax.tree.map_with_path(close, kept(wanted_state), kept(state))
+  if state.replay:
+    assert int(state.replay.added) == 3 * ROWS and found[0]["replayed"] == 0 and 0 < found[1]["replayed"] < 0.5
+    parts = {s.data.shape[0] for s in state.replay.rows["start"].addressable_shards}
+    assert parts == {CONFIGS[name].thinking.replay_rows // (sizes[0] * sizes[1])}
   assert_slices(state, *sizes)
 
 

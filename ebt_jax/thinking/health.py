@@ -32,8 +32,9 @@ def look(
 
   Returns:
     Weighted means, by name: `energy_i`, `gradient_norm_i` (of dE/dp) and those of `observe` before step i = 1, 2, ...
-    (`steps` + 1 for the end); `stability`, step size times the largest curvature at the end, and `unstable`, the share
-    of candidates where it is above 2, at which descent of a quadratic starts to diverge.
+    (`steps` + 1 for the end); `curvature`, step size times the largest curvature |d2E/dp2| at the end; `growth`, by how
+    much one more step magnifies a small change of the candidate (the spectral radius of a step's Jacobian, which holds
+    what a space does between steps, such as softmax), and `unsettled`, the share of candidates where it is above 1.
   """
   plan = schedule(config)
   step = stepper(energy, space, config, True, descent.double_reverse)
@@ -59,20 +60,34 @@ def look(
   last = config.landscapes - 1
   by_step = jax.tree.map(lambda a, end: jnp.append(a, end), on_the_way, seen(x, last))
 
-  p = space.perceive(x, last)
-  slope = lambda p: jax.grad(total, has_aux=True)(p, last)[0]
+  size = params["thinking"]["step_size"]
 
-  def power(_, found):
-    v = found[0]
-    hv = jax.jvp(slope, (p,), (v,))[1]
-    size = norm(hv)
-    return hv / jnp.maximum(size, 1e-30), size
+  def slope(p):
+    return jax.grad(total, has_aux=True)(p, last)[0]
 
-  v = jax.random.normal(jax.random.fold_in(key, 1), p.shape, p.dtype)
-  _, curvature = jax.lax.fori_loop(0, iterations, power, (v / norm(v), norm(v)))
-  stability = params["thinking"]["step_size"] * curvature.reshape(weights.shape)
+  def another_step(x):
+    p = space.perceive(x, last)
+    return space.settle(p - size * slope(p))
+
+  def largest(f, at):
+    """Magnitude of the largest eigenvalue of the derivative of `f` for each candidate, by the power method."""
+
+    def power(_, found):
+      moved = jax.jvp(f, (at,), (found[0],))[1]
+      grown = norm(moved)
+      return moved / jnp.maximum(grown, 1e-30), grown
+
+    v = jax.random.normal(jax.random.fold_in(key, 1), at.shape, at.dtype)
+    return jax.lax.fori_loop(0, iterations, power, (v / norm(v), norm(v)))[1].reshape(weights.shape)
+
+  growth = largest(another_step, x)
   out = {f"{name}_{i + 1}": values[i] for name, values in by_step.items() for i in range(values.shape[0])}
-  return {**out, "stability": mean(stability), "unstable": mean((stability > 2).astype(weights.dtype))}
+  return {
+      **out,
+      "curvature": mean(size * largest(slope, space.perceive(x, last))),
+      "growth": mean(growth),
+      "unsettled": mean((growth > 1).astype(weights.dtype)),
+  }
 
 
 def advice(values: dict[str, float], steps: int) -> list[str]:
@@ -84,10 +99,10 @@ def advice(values: dict[str, float], steps: int) -> list[str]:
         f"thinking raises the energy ({first:.3g} before, {last:.3g} after {steps} steps): it climbs instead of "
         "descending; lower config.thinking.step_size, or config.thinking.noise where there is some"
     )
-  if values["unstable"] > 0.5:
+  if values["unsettled"] > 0.5:
     out.append(
-        f"step size times curvature is {values['stability']:.3g}, above 2 for {values['unstable']:.0%} of candidates: "
-        "steps overshoot the minimum, so longer thinking diverges; lower config.thinking.step_size, or train with "
+        f"thinking does not settle (one more step magnifies a change of the candidate {values['growth']:.3g} times, above "
+        f"1 for {values['unsettled']:.0%} of candidates): lower config.thinking.step_size, or train with "
         "config.thinking.random_step_size=2 and random_steps_min"
     )
   return out

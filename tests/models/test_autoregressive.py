@@ -57,6 +57,15 @@ def test_an_energy_depends_on_its_own_candidate_alone(case):
     np.testing.assert_array_equal(changed, [[1, t]])
 
 
+def test_several_candidates_share_a_context(case):
+  context = case.encode(case.tokens)
+  several = jnp.stack([case.candidates, 2 * case.candidates, case.candidates - 1])
+  for n in (1, 3):
+    found = jax.jit(lambda y: case.model.energies(case.params, context, y, case.landscape))(several[:n])
+    each = [case.energy(context, y) for y in several[:n]]
+    np.testing.assert_allclose(found, each, rtol=1e-4, atol=1e-5)
+
+
 def test_an_energy_depends_on_the_tokens_up_to_its_own_and_no_later_one(case):
   energies = case.energies()
   for t in range(S):

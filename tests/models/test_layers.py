@@ -123,5 +123,5 @@ def test_blocks_of_queries_have_the_derivatives_of_all_of_them(x64, order):
 def test_many_queries_attend_in_blocks():
   x = jax.ShapeDtypeStruct((1, 1, layers.LONG, 8), jnp.float32)
   attend = lambda q, k, v: layers.context_attention(q, k, v, jnp.arange(layers.LONG))
-  assert f"{layers.BLOCK},{layers.LONG}]" in (text := str(jax.make_jaxpr(attend)(x, x, x)))
+  assert f"{layers.LONG // 2},{layers.LONG}]" in (text := str(jax.make_jaxpr(attend)(x, x, x)))
   assert f"{layers.LONG},{layers.LONG}]" not in text

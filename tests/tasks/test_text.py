@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import chunks, parallel, thinking
-from ebt_jax.config import Config, MeshConfig, ModelConfig, ThinkingConfig
+from ebt_jax import chunks, losses, parallel, thinking
+from ebt_jax.config import Config, EvalConfig, MeshConfig, ModelConfig, ThinkingConfig
 from ebt_jax.tasks.text import make_task
 
 MODEL = ModelConfig(layers=1, heads=2, width=8, vocab_size=19)
@@ -85,6 +85,22 @@ def test_evaluation_in_groups_of_rows_is_that_of_all(monkeypatch, devices):
     monkeypatch.setattr(chunks, "WHOLE_BYTES", 4 * 6 * 19)  # one row
     assert chunks.row_groups(4, 6, 19) == 4 // devices
     assert_close(evaluate(), whole, 1e-6)
+
+
+def test_the_best_of_several_candidates_is_what_is_evaluated():
+  task, params, batch = problem({"variant": "time_embed"}, {"landscapes": 2})
+  how = EvalConfig(steps=3, candidates=4)
+  task = dataclasses.replace(task, config=dataclasses.replace(task.config, eval=how))
+  scores = jax.jit(task.scores)(params, batch, jax.random.key(0))
+  found = task.verified(params, batch["tokens"][:, :-1], jax.random.key(0))
+  best = np.asarray(found.final).argmin(0)
+  chosen = np.take_along_axis(np.asarray(found.candidates), best[None, ..., None], 0)[0]
+  nll = losses.token_losses(jnp.asarray(chosen), batch["tokens"][:, 1:])
+  np.testing.assert_allclose(scores["loss"][-1], nll, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(scores["final_energy"], np.asarray(found.final).min(0), rtol=1e-4, atol=1e-5)
+  sums = jax.jit(task.evaluate)(params, batch, jax.random.key(0))
+  np.testing.assert_allclose(sums["loss"][-1], np.sum(nll * batch["weights"]), rtol=1e-4)
+  assert sums["loss"].shape == (3,) and sums["energy"].shape == (4,) and sums["steps"] == 3 * batch["weights"].sum()
 
 
 def test_thoughts_of_a_chunked_space_are_those_of_the_whole():

@@ -1,0 +1,79 @@
+"""The landscape: energy along the line and over the plane through a start, the thought it leads to, and the truth.
+
+  python -m experiments.thinking.landscape --workdir=runs/thinking
+
+Points are probability vectors: p of the start, of the thought after `--steps` steps, and the one-hot truth. Beyond the
+three points the plane leaves the simplex, on which the energy is defined all the same.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebt_jax import thinking
+from experiments.thinking import common
+
+
+def energies_at(model, contexts, row: int, position: int, points: np.ndarray) -> np.ndarray:
+  """Energy of probability vectors `[n, v]` at one position of one row."""
+  task = model.task()
+  one = jax.tree.map(lambda a: a, thinking.at_landscape(contexts, 0))
+  one = one._replace(
+      keys=one.keys[:, row : row + 1], values=one.values[:, row : row + 1], positions=one.positions[position : position + 1]
+  )
+  y = task.space.embed(model.params["model"], jnp.asarray(points))[:, None, None]
+  return np.asarray(task.model.energies(model.params["model"], one, y, 0)[:, 0, 0])
+
+
+def main():
+  args = common.flags(__doc__, steps=10, panels=3, grid=41).parse_args()
+  model = common.load(common.find(args.workdir, "s2")[0])
+  windows = common.held_out(model)
+  batch = next(common.batches(windows, 8, rows=8))
+  tokens, targets = jnp.asarray(batch["tokens"][:, :-1]), batch["tokens"][:, 1:]
+  task = model.task(steps=args.steps)
+  contexts = task.contexts(model.params, tokens)
+  key = jax.random.key(0)
+  found = jax.jit(lambda p, t, k: task.verified(p, t, k, observe=lambda x: x))(model.params, tokens, key)
+  start = task.space.start(jax.random.split(key)[0], (1, *tokens.shape, model.config.model.vocab_size))
+  path = np.concatenate([np.asarray(jax.nn.softmax(start))[None, 0], np.asarray(jax.nn.softmax(found.observed))[:, 0]])
+  loss = -np.log(np.take_along_axis(path[-1], targets[..., None], -1)[..., 0])
+  middle = tokens.shape[1] // 2
+  chosen = [np.argsort(loss[:, middle])[i] for i in np.linspace(0, len(loss) - 1, args.panels).round().astype(int)]
+  fig, axes = common.figure(3.1 * args.panels, 5.6, nrows=2, ncols=args.panels)
+  t, result, rows = np.linspace(-0.25, 1.25, args.grid), [], []
+  for column, row in enumerate(chosen):
+    p0, p1 = path[0, row, middle], path[-1, row, middle]
+    truth = np.eye(len(p0), dtype=np.float32)[targets[row, middle]]
+    line = lambda a, b: energies_at(model, contexts, row, middle, a + t[:, None] * (b - a))
+    to_thought, to_truth = line(p0, p1), line(p1, truth)
+    top, bottom = axes[0, column], axes[1, column]
+    top.plot(t, to_thought, color=common.COLORS["s2"], label="start (0) to thought (1)")
+    top.plot(t, to_truth, color=common.COLORS["s1"], label="thought (0) to truth (1)")
+    before = model.tokenizer.decode([int(x) for x in tokens[row, middle - 10 : middle + 1]])
+    target = model.tokenizer.decode([int(targets[row, middle])])
+    top.set_title(f"…{before!r} → {target!r}\nloss {loss[row, middle]:.2f} nats", fontsize=7)
+    top.set(xlabel="along the line", ylabel="energy" if not column else "")
+    u, v = np.meshgrid(t, t)
+    plane = p0 + u[..., None] * (p1 - p0) + v[..., None] * (truth - p0)
+    height = energies_at(model, contexts, row, middle, plane.reshape(-1, len(p0))).reshape(u.shape)
+    drawn = bottom.contourf(u, v, height, 24, cmap="viridis")
+    fig.colorbar(drawn, ax=bottom)
+    basis = np.stack([p1 - p0, truth - p0], 1)
+    way = np.linalg.lstsq(basis, (path[:, row, middle] - p0).T, rcond=None)[0]
+    bottom.plot(*way, "w.-", ms=4, lw=0.8)
+    for (x, y), mark in (((0, 0), "start"), ((1, 0), "thought"), ((0, 1), "truth")):
+      bottom.plot(x, y, "r.", ms=5)
+      bottom.annotate(mark, (x, y), color="w", fontsize=7, xytext=(3, 3), textcoords="offset points")
+    bottom.set(xlabel="towards the thought", ylabel="towards the truth" if not column else "")
+    bottom.grid(False)
+    at = {k: float(energies_at(model, contexts, row, middle, p[None])[0]) for k, p in (("start", p0), ("thought", p1), ("truth", truth))}
+    rows.append(f"{before!r} -> {target!r}: " + ", ".join(f"energy of the {k} {e:.3f}" for k, e in at.items()))
+    result.append({"before": before, "target": target, "energies": at, "t": t.tolist(),
+                   "to_thought": to_thought.tolist(), "to_truth": to_truth.tolist()})  # fmt: skip
+  axes[0, 0].legend(frameon=False, fontsize=7)
+  common.write(args.out, "landscape", {"panels": result}, "\n".join(rows), fig)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,66 @@
+"""Out of distribution (paper Fig. 7): what thinking longer gains, against how far a text is from the training text.
+
+  python tools/fetch_data.py --out=data ladder      # else small stand-ins that need no download
+  python -m experiments.thinking.shift --workdir=runs/thinking --data=data
+
+Shift is the perplexity of a rung over that of the held-out text, both after `--first` steps. The gain is the fall of
+perplexity from `--first` steps to `--last` steps with the best of `--candidates`.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ebt_jax.tasks import text
+from experiments.thinking import common, ladder
+
+
+def main():
+  args = common.flags(__doc__, data="data", first=2, last=10, candidates=1).parse_args()
+  folders = common.find(args.workdir, "s2")
+  config = common.load(folders[0]).config
+  rungs = ladder.rungs(args.data, config.data.source, config.data.held_out)
+  paths = ladder.write(rungs, str(args.workdir / "ladder"))
+  loss: dict[str, list] = {}
+  for folder in folders:
+    model = common.load(folder)
+    for rung in rungs:
+      source = dataclasses.replace(model.config.data, source=paths[rung.name], text_key="text", max_documents=0)
+      windows = text.whole_text(dataclasses.replace(model.config, data=source), model.tokenizer)
+      found = common.scores(model, windows, args.windows, steps=args.last, candidates=args.candidates)
+      loss.setdefault(rung.name, []).append(found["loss"].mean(-1))
+  loss = {name: np.array(v) for name, v in loss.items()}  # [seeds, steps]
+  base = loss[rungs[0].name][:, args.first - 1]
+  shift = {name: np.exp(v[:, args.first - 1] - base) for name, v in loss.items()}
+  gain = {name: 100 * (1 - np.exp(v[:, args.last - 1] - v[:, args.first - 1])) for name, v in loss.items()}
+  mean_shift, mean_gain = (np.array([v.mean() for v in d.values()]) for d in (shift, gain))
+  slopes, correlations = [], []
+  for seed in range(len(folders)):
+    x, y = (np.array([v[seed] for v in d.values()]) for d in (shift, gain))
+    slopes.append(np.polyfit(x, y, 1)[0])
+    correlations.append(np.corrcoef(x, y)[0, 1])
+  rows = [f"perplexity from {args.first} to {args.last} steps, best of {args.candidates}, {len(folders)} seeds:"]
+  rows.append(f"  {'text':<14}{'nats/byte':>10}{'shift':>9}   gain, %")
+  for r in rungs:
+    mark = "" if r.fetched else "  (stand-in)"
+    nats = loss[r.name][:, args.last - 1].mean()
+    rows.append(f"  {r.name:<14}{nats:>10.4f}{shift[r.name].mean():>9.3f}   {common.show(common.interval(gain[r.name]), '.2f')}{mark}")
+  rows.append(f"slope {common.show(common.interval(slopes), '.3f')} percent for each unit of shift")
+  rows.append(f"correlation {common.show(common.interval(correlations), '.3f')}")
+  fig, axes = common.figure(4.8, 3.4)
+  half = [common.interval(v)[1] for v in gain.values()]
+  axes.errorbar(mean_shift, mean_gain, half, fmt="o", ms=4, capsize=3, color=common.COLORS["s2"])
+  for r, x, y in zip(rungs, mean_shift, mean_gain):
+    axes.annotate(r.name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+  axes.set(xlabel="distribution shift (perplexity over held-out perplexity)", ylabel="fall of perplexity by thinking, %")
+  axes.margins(x=0.15)
+  result = {
+      "rungs": [dataclasses.asdict(r) | {"documents": len(r.documents)} for r in rungs],
+      "loss": {n: v.tolist() for n, v in loss.items()}, "shift": {n: v.tolist() for n, v in shift.items()},
+      "gain": {n: v.tolist() for n, v in gain.items()}, "slope": slopes, "correlation": correlations,
+  }  # fmt: skip
+  common.write(args.out, "shift", result, "\n".join(rows), fig)
+
+
+if __name__ == "__main__":
+  main()

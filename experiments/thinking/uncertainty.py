@@ -1,0 +1,88 @@
+"""Uncertainty (paper Figs. 8 and 11): does an energy say how hard a token is?
+
+  python -m experiments.thinking.uncertainty --workdir=runs/thinking --text="The quick brown fox jumps over a lazy dog."
+
+A heat map of each token's energy over the steps on a given text; how the energy at the end goes with the model's own
+loss; which tokens are easy and hard; real text against random strings; and the loss that each level of energy stands for.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from experiments.thinking import common
+
+TEXT = "The quick brown fox jumps over the lazy dog, but the research problem is a hard one."
+
+
+def on_text(model, words: str, steps: int) -> tuple[list[str], np.ndarray]:
+  """Tokens of a text from the second on, and their energies before each step and at the end, `[steps + 1, tokens]`."""
+  ids = model.tokenizer.encode(words)[: model.config.data.context_length + 1]
+  batch = {"tokens": jnp.asarray(ids)[None], "weights": jnp.ones((1, len(ids) - 1))}
+  found = jax.device_get(jax.jit(model.task(steps=steps).scores)(model.params, batch, jax.random.key(0)))
+  names = [model.tokenizer.decode([int(t)]) for t in ids[1:]]
+  return names, np.concatenate([found["energy"][:, 0], found["final_energy"]])
+
+
+def random_windows(windows, vocabulary: int):
+  """As many windows of tokens drawn evenly from those that occur."""
+  seen = np.unique(windows.tokens)
+  drawn = np.random.default_rng(0).choice(seen, windows.tokens.shape).astype(windows.tokens.dtype)
+  return dataclasses.replace(windows, tokens=drawn)
+
+
+def main():
+  args = common.flags(__doc__, text=TEXT, steps=11, bins=10).parse_args()
+  folders = common.find(args.workdir, "s2")
+  pearson, spearman, entropy_like, contrast, calibration = [], [], [], [], []
+  for folder in folders:
+    model = common.load(folder)
+    windows = common.held_out(model)
+    found = common.scores(model, windows, args.windows, steps=args.steps)
+    energy, loss = found["final_energy"], found["loss"][-1]
+    pearson.append(np.corrcoef(energy, loss)[0, 1])
+    spearman.append(stats.spearmanr(energy, loss)[0])
+    entropy_like.append(energy.std())
+    noise = common.scores(model, random_windows(windows, model.config.model.vocab_size), args.windows // 4, steps=args.steps)
+    contrast.append([energy.mean(), noise["final_energy"].mean(), loss.mean(), noise["loss"][-1].mean()])
+    order = np.argsort(energy)
+    calibration.append([(energy[part].mean(), loss[part].mean()) for part in np.array_split(order, args.bins)])
+  model = common.load(folders[0])
+  found = common.scores(model, common.held_out(model), args.windows, steps=args.steps)
+  tokens, counts = np.unique(found["target"], return_counts=True)
+  mean = {int(t): found["final_energy"][found["target"] == t].mean() for t, n in zip(tokens, counts) if n >= 50}
+  name = lambda t: repr(model.tokenizer.decode([t]))
+  ordered = sorted(mean, key=mean.get)
+  contrast, calibration = np.array(contrast), np.array(calibration)
+  rows = [
+      f"energy after {args.steps} steps against the model's own loss, {len(found['target'])} held-out tokens, {len(folders)} seeds:",
+      f"  Pearson {common.show(common.interval(pearson), '.3f')}, Spearman {common.show(common.interval(spearman), '.3f')}",
+      f"  easiest tokens (least energy): {' '.join(map(name, ordered[:12]))}",
+      f"  hardest tokens: {' '.join(map(name, ordered[::-1][:12]))}",
+      f"  mean energy of real text {common.show(common.interval(contrast[:, 0]), '.3f')}, of random strings "
+      f"{common.show(common.interval(contrast[:, 1]), '.3f')}; difference {common.show(common.interval(contrast[:, 1] - contrast[:, 0]), '.3f')}",
+      "  loss in nats of each tenth of tokens, from least to most energy:",
+      "    " + " ".join(f"{v:.2f}" for v in calibration[:, :, 1].mean(0)),
+  ]
+  names, heat = on_text(model, args.text, args.steps)
+  fig, (top, left) = common.figure(9.0, 5.4, nrows=2, ncols=1, height_ratios=[3, 2])
+  image = top.imshow(heat, aspect="auto", cmap="magma", vmin=np.percentile(heat[1:], 1), vmax=np.percentile(heat, 97))
+  top.set(ylabel="thinking steps made", xticks=range(len(names)), xticklabels=[n if n != " " else "␣" for n in names])
+  top.tick_params(axis="x", labelsize=6.5, length=0)
+  top.grid(False)
+  fig.colorbar(image, ax=top, label="energy", pad=0.01)
+  for seed in calibration:
+    left.plot(seed[:, 0], seed[:, 1], "o-", ms=3, color=common.COLORS["s2"], alpha=0.6)
+  left.set(xlabel="energy at the end (mean of a tenth of the tokens)", ylabel="loss, nats/byte")
+  result = {
+      "pearson": pearson, "spearman": spearman, "real_and_random": contrast.tolist(), "calibration": calibration.tolist(),
+      "energy_by_token": {name(t): float(v) for t, v in mean.items()}, "text": args.text, "heat": heat.tolist(),
+  }  # fmt: skip
+  common.write(args.out, "uncertainty", result, "\n".join(rows), fig)
+
+
+if __name__ == "__main__":
+  main()

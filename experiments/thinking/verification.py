@@ -1,0 +1,53 @@
+"""Self-verification (paper Fig. 6b): what the best of N candidates gains, against N and against training tokens.
+
+  python -m experiments.thinking.verification --workdir=runs/thinking
+
+The gain is the fall of perplexity, in percent of that of one candidate with as many steps.
+"""
+
+import numpy as np
+
+from experiments.thinking import common
+
+
+def losses(model, windows, args, candidates: int, choose: str) -> float:
+  found = common.scores(model, windows, args.windows, candidates=candidates, choose=choose, steps=args.steps)
+  return float(found["loss"][-1].mean())
+
+
+def main():
+  args = common.flags(__doc__, most=8, steps=3).parse_args()
+  counts = [n for n in (1, 2, 4, 8, 16, 32) if n <= args.most]
+  gains: dict[str, dict[int, list]] = {"energy": {}, "fall": {}}
+  way: dict[int, list] = {}
+  for folder in common.find(args.workdir, "s2"):
+    newest = common.load(folder)
+    windows, config = common.held_out(newest), newest.config
+    for choose, found in gains.items():
+      by_count = {n: losses(newest, windows, args, n, choose) for n in counts}
+      for n in counts:
+        found.setdefault(n, []).append(100 * (1 - np.exp(by_count[n] - by_count[1])))
+    every = config.checkpoint.keep_every
+    for step in range(every, config.train.steps + 1, every):
+      model = common.load(folder, step)
+      one, best = (losses(model, windows, args, n, "energy") for n in (1, counts[-1]))
+      way.setdefault(step * config.train.batch_size * config.data.context_length, []).append(100 * (1 - np.exp(best - one)))
+  rows = [f"gain of the best of N over one candidate, {args.steps} steps, in % of perplexity:"]
+  for choose, found in gains.items():
+    rows.append(f"  chosen by {'least energy' if choose == 'energy' else 'largest fall of energy'}:")
+    rows += [f"    N = {n:<3} {common.show(common.interval(v), '.3f')}" for n, v in found.items()]
+  rows.append(f"  N = {counts[-1]} by least energy, against training tokens:")
+  rows += [f"    {tokens / 1e6:.2f} M  {common.show(common.interval(v), '.3f')}" for tokens, v in way.items()]
+  fig, (left, right) = common.figure(7.2, 3.0, nrows=1, ncols=2)
+  for axes, found in ((left, gains["energy"]), (right, {t / 1e6: v for t, v in way.items()})):
+    x, stats = list(found), [common.interval(v) for v in found.values()]
+    axes.errorbar(x, [m for m, _ in stats], [h for _, h in stats], fmt="o-", ms=4, capsize=3, color=common.COLORS["s2"])
+    axes.axhline(0, color="k", lw=0.6)
+  left.set(xlabel="candidates", ylabel="fall of perplexity, %", xscale="log", xticks=counts, xticklabels=counts)
+  right.set(xlabel="training tokens, millions", ylabel=f"fall of perplexity, %, N = {counts[-1]}")
+  result = {"by_count": gains, "by_tokens": way, "steps": args.steps, "windows": args.windows}
+  common.write(args.out, "verification", result, "\n".join(rows), fig)
+
+
+if __name__ == "__main__":
+  main()
