@@ -70,10 +70,14 @@ def points(x, y, level: Sequence | None = None, seed: Sequence | None = None) ->
   level = [tuple(row) for row in x.tolist()] if level is None else level
   seed = [0] * len(y) if seed is None else seed
   if not len(x) == len(y) == len(level) == len(seed):
-    raise ValueError(f"points: expected equal lengths, found x {len(x)}, y {len(y)}, level {len(level)}, seed {len(seed)}")
+    raise ValueError(
+        f"points: expected equal lengths, found x {len(x)}, y {len(y)}, level {len(level)}, seed {len(seed)}"
+    )
   for name, a in (("x", x), ("y", y)):
     if not (np.isfinite(a).all() and (a > 0).all()):
-      raise ValueError(f"points: {name} must be finite and above 0, found {a[~(np.isfinite(a) & (a > 0))][:3].tolist()}")
+      raise ValueError(
+          f"points: {name} must be finite and above 0, found {a[~(np.isfinite(a) & (a > 0))][:3].tolist()}"
+      )
   return Points(x, y, tuple(level), tuple(seed))
 
 
@@ -325,7 +329,9 @@ def isoflop(p: Points) -> IsoFLOP:
     inside.append(bool(ln_n.min() <= vertex[0] + center <= ln_n.max()))
   inside = np.array(inside)
   if inside.sum() < 2:
-    raise ValueError(f"isoflop: {inside.sum()} of {len(compute)} budgets have their least loss among the sizes tried; try others")
+    raise ValueError(
+        f"isoflop: {inside.sum()} of {len(compute)} budgets have their least loss among the sizes tried; try others"
+    )
   x, y = np.log(compute[inside]), np.log(size[:, inside])
   dx = x - x.mean()
   slope = np.nan_to_num((dx * y).sum(1) / (dx * dx).sum(), nan=np.inf)  # a draw without a minimum bounds nothing

@@ -18,7 +18,11 @@ def noisy(f, x, seeds=3, noise=0.003, rng=0):
   """Points of f with noise of each point, and a smaller one of each seed."""
   rng = np.random.default_rng(rng)
   x = [np.atleast_1d(v) for v in x]
-  rows = [(v, f(*v) * math.exp(u + noise * rng.normal()), s) for s, u in enumerate(noise / 2 * rng.normal(size=seeds)) for v in x]
+  rows = [
+      (v, f(*v) * math.exp(u + noise * rng.normal()), s)
+      for s, u in enumerate(noise / 2 * rng.normal(size=seeds))
+      for v in x
+  ]
   x, y, seed = zip(*rows)
   return points(np.array(x), y, seed=seed)
 

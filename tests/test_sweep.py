@@ -20,7 +20,9 @@ def test_algebra():
   assert product(SEEDS, product(WIDTHS, grid({"c": [1]}))) == product(product(SEEDS, WIDTHS), grid({"c": [1]}))
   assert product() == [Variant({}, "")] and product(SEEDS, product()) == SEEDS and product(SEEDS, []) == []
   assert chain(SEEDS, SEEDS, WIDTHS) == SEEDS + WIDTHS  # each once
-  assert product(chain(SEEDS, grid({"seed": [5]})), WIDTHS) == product(SEEDS, WIDTHS) + product(grid({"seed": [5]}), WIDTHS)
+  assert product(chain(SEEDS, grid({"seed": [5]})), WIDTHS) == product(SEEDS, WIDTHS) + product(
+      grid({"seed": [5]}), WIDTHS
+  )
   assert prefix("model", grid({"width": [64, 128]})) == WIDTHS
   with pytest.raises(ConfigError, match="two factors set seed"):
     product(SEEDS, WIDTHS, SEEDS)
@@ -41,7 +43,9 @@ def test_names_are_stable_and_safe():
 
 def test_one_name_for_two_runs_is_an_error():
   small = named({"small": {"model.width": 64, "model.heads": 1}})
-  assert runs(QUICK, product(small, SEEDS))[0] == Run("small,seed=0", QUICK, {"model.width": 64, "model.heads": 1, "seed": 0})
+  assert runs(QUICK, product(small, SEEDS))[0] == Run(
+      "small,seed=0", QUICK, {"model.width": 64, "model.heads": 1, "seed": 0}
+  )
   with pytest.raises(ConfigError, match="'small,seed=0' differ in model.heads, train.steps"):
     other = named({"small": {"model.width": 64, "model.heads": 2}})
     unique([*runs(QUICK, product(small, SEEDS)), *runs(QUICK, product(other, SEEDS), {"train.steps": 7})])
@@ -50,14 +54,17 @@ def test_one_name_for_two_runs_is_an_error():
 def test_a_run_resolves_to_what_its_flags_say():
   (run,) = runs(f"{QUICK}:transformer", grid({"model.width": [64], "train.learning_rate": [1e-3]}), {"train.steps": 90})
   config = run.resolve()
-  assert (config.model.kind, config.model.width, config.train.steps, config.train.learning_rate) == ("transformer", 64, 90, 1e-3)
-  assert run.flags() == ["--config=configs/quickstart.py:transformer", "--config.train.steps=90", "--config.model.width=64",
-                         "--config.train.learning_rate=0.001"]  # fmt: skip
+  m, t = config.model, config.train
+  assert (m.kind, m.width, t.steps, t.learning_rate) == ("transformer", 64, 90, 1e-3)
+  keys = ["--config.train.steps=90", "--config.model.width=64", "--config.train.learning_rate=0.001"]
+  assert run.flags() == ["--config=configs/quickstart.py:transformer", *keys]
 
 
 def test_a_config_file_from_anywhere(tmp_path):
   path = tmp_path / "mine.py"
-  path.write_text("from configs import quickstart\ndef get_config():\n  c = quickstart.get_config()\n  c.seed = 7\n  return c\n")
+  path.write_text(
+      "from configs import quickstart\ndef get_config():\n  c = quickstart.get_config()\n  c.seed = 7\n  return c\n"
+  )
   assert Run("r", str(path), {"train.steps": 90}).resolve().seed == 7
 
 

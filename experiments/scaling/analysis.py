@@ -89,7 +89,7 @@ def to_points(rows: Sequence[Row], *x: str, y: str = "loss") -> Points:
 
 
 def on_axis(rows: Sequence[Row], axis: dict[str, Any], series: str) -> list[Row]:
-  """Rows of a series that are points of an axis: the ends of its runs; of a curve over tokens what follows the warm-up."""
+  """Points of a series on an axis: the ends of its runs; of a curve over tokens, what follows the warm-up."""
   names = set(axis["runs"].get(series, ()))
   mine = [r for r in rows if r["run"] in names]
   if axis["way"] and axis["x"] == "tokens":

@@ -85,6 +85,7 @@ def _svg(figure: Figure, title: str) -> str:
   out = io.StringIO()
   figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
   svg = out.getvalue()
-  svg = re.sub(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', r'<svg xmlns="http://www.w3.org/2000/svg" '
-               r'xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="\1" role="img">' f"<title>{title}</title>", svg, count=1)  # fmt: skip
+  names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+  head = rf'<svg {names} viewBox="\1" role="img"><title>{title}</title>'  # without a size of its own
+  svg = re.sub(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', head, svg, count=1)
   return svg[svg.index("<svg") :]

@@ -156,7 +156,9 @@ class SlurmTask:
     return DelayedSubmission(SlurmTask(self.task))
 
 
-def slurm(tasks: Sequence[Task], folder: pathlib.Path, jobs: int, parameters: Mapping[str, Any], cluster: str | None = None):
+def slurm(
+    tasks: Sequence[Task], folder: pathlib.Path, jobs: int, parameters: Mapping[str, Any], cluster: str | None = None
+):
   """Submits one array and returns its jobs.
 
   Args:

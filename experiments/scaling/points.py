@@ -85,7 +85,9 @@ def read_study(folder: pathlib.Path) -> dict[str, Any]:
   try:
     return json.loads((folder / STUDY).read_text(encoding="utf-8"))
   except (OSError, json.JSONDecodeError) as e:
-    raise ConfigError(f"{folder / STUDY}: cannot be read ({e}); expected the --workdir of experiments.scaling.run") from e
+    raise ConfigError(
+        f"{folder / STUDY}: cannot be read ({e}); expected the --workdir of experiments.scaling.run"
+    ) from e
 
 
 def collect(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -94,7 +96,9 @@ def collect(folder: pathlib.Path) -> list[dict[str, Any]]:
   for name, run in read_study(folder)["runs"].items():
     rows += [{"run": name, "series": run["series"], **row} for row in of_run(folder / "runs" / name)]
   part = folder / (FILE + ".part")
-  part.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows if math.isfinite(row["loss"])), "utf-8")
+  part.write_text(
+      "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows if math.isfinite(row["loss"])), "utf-8"
+  )
   os.replace(part, folder / FILE)
   return rows
 
@@ -105,7 +109,9 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
   try:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
   except (OSError, json.JSONDecodeError) as e:
-    raise ConfigError(f"{path}: cannot be read ({e}); make it with `python -m experiments.scaling.points {folder}`") from e
+    raise ConfigError(
+        f"{path}: cannot be read ({e}); make it with `python -m experiments.scaling.points {folder}`"
+    ) from e
 
 
 if __name__ == "__main__":

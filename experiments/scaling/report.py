@@ -29,19 +29,7 @@ LABELS = {
 }  # fmt: skip
 PAPER = pathlib.Path(__file__).with_name("paper_points.json")
 CHECKS = ("rates",)  # axes that have an optimum instead of a law
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 1rem/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 46rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-top: 1px solid #ccc; padding-top: .8rem; }
-figure { margin: 1rem 0; } figure svg { width: 100%; height: auto; max-width: 36rem; display: block; margin: 0 auto; }
-figcaption, .note { font-size: .9rem; color: #444; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .25rem .45rem; border-bottom: 1px solid #ddd; } th { border-bottom: 2px solid #888; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; } code { overflow-wrap: anywhere; } td small { color: #444; white-space: nowrap; display: block; }
-.verdict { background: #f3f5f7; border-left: 4px solid #0072B2; padding: .6rem 1rem; } .verdict li { margin: .3rem 0; }
-@media print { body { max-width: none; font-size: 10pt; padding: 0; } h2 { break-after: avoid; } figure, table, .verdict li { break-inside: avoid; }
-  figure svg { max-width: 12cm; } .table { overflow: visible; } }
-"""
+STYLE = pathlib.Path(__file__).with_name("report.css")
 
 
 def percent(i: Interval | None) -> str:
@@ -70,6 +58,12 @@ def _signed(v: float) -> str:
 
 def _bounds(i: Interval, form: Callable[[float], str]) -> str:
   return f"{form(i.low)} to {form(i.high)}"
+
+
+def floor(law: scaling.Law | None) -> str:
+  if law is None:
+    return ""
+  return number(scaling.interval(law.floor)) + ("" if law.has_floor else "<small>not told from 0</small>")
 
 
 def crossing(c: Crossing | None, names: Sequence[str]) -> str:
@@ -112,7 +106,8 @@ def verdict(title: str, first: str, series: str, p: Pair, unit: str) -> str:
   elif c.at is None:
     cross = f"Their {p.gap_law} do not cross in the measured range."
   else:
-    cross = f"Their {p.gap_law} cross at {si(c.at.value)} ({_bounds(c.at, _in_range)}); {html.escape((first, series)[c.lower == 'b'])} is lower from there on."
+    lower = b if c.lower == "b" else a
+    cross = f"Their {p.gap_law} cross at {si(c.at.value)} ({_bounds(c.at, _in_range)}); {lower} is lower from there on."
   return f"<li><b>{html.escape(title)}.</b> {scales}. At {si(p.reach)} ({unit}) {level}. {cross}</li>"
 
 
@@ -134,7 +129,7 @@ def axis_section(result: AxisResult, figure: str) -> str:
     rows.append([
         html.escape(name), f"{len(set(p.level))} × {len(set(p.seed))}", number(scaling.interval(fit.line.slope)),
         number(scaling.interval(fit.law.exponent[:, 0])) if fit.law else "",
-        (number(scaling.interval(fit.law.floor)) + ("" if fit.law.has_floor else "<small>not told from 0</small>")) if fit.law else "",
+        floor(fit.law),
         percent(pair.rate) if pair else "", percent(pair.exponent) if pair else "",
         crossing(pair.crossing, (first, name)) if pair else "",
     ])  # fmt: skip
@@ -143,11 +138,14 @@ def axis_section(result: AxisResult, figure: str) -> str:
   notes = [f"{result.missing} runs of this axis have no points yet."] if result.missing else []
   notes += [f"Not fitted: {html.escape(n)}." for n in result.notes]
   if axis["name"] in CHECKS:
-    rows, notes = [], [*notes, "Learning rates are no law: the figure shows whether the rule's (the middle one of each size) is near the best."]
+    rows = []
+    notes.append(
+        "No law is looked for: the figure shows whether the rule's rate, the middle one of a size, is near the best."
+    )
   return (
-      f"<h2>{html.escape(axis['title'])}</h2><figure>{figure}<figcaption>Each mark is one evaluation of one seed. Lines: the law "
-      f"with an irreducible loss where it could be fitted, else the straight line of perplexity; bands hold "
-      f"{scaling.CONFIDENCE:.0%} of the draws.</figcaption></figure>"
+      f"<h2>{html.escape(axis['title'])}</h2><figure>{figure}<figcaption>Each mark is one evaluation of one "
+      f"seed. Lines: the law with an irreducible loss where it could be fitted, else the straight line of perplexity; "
+      f"bands hold {scaling.CONFIDENCE:.0%} of the draws.</figcaption></figure>"
       + (table(head, rows) if rows else "")
       + "".join(f'<p class="note">{n}</p>' for n in notes)
   )
@@ -166,7 +164,9 @@ def cost_section(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
           body.append([words, html.escape(series), "", "no common range"])
         for at, gap in found:
           low = "higher" if gap.low > 0 else "lower" if gap.high < 0 else "not told apart"
-          body.append([f"{si(at)} {words}", html.escape(series), f"{gap.value:+.3f}<small>{_bounds(gap, _signed)}</small>", low])
+          body.append(
+              [f"{si(at)} {words}", html.escape(series), f"{gap.value:+.3f}<small>{_bounds(gap, _signed)}</small>", low]
+          )
     if body:
       best = " (each series at its best size)" if axis["x"] != "tokens" else ""
       first = html.escape(next(iter(axis["runs"])))
@@ -185,16 +185,27 @@ def surface_section(study: dict[str, Any], rows: list[dict[str, Any]], draw) -> 
   for name, s in found.items():
     laws = [number(scaling.interval(v)) for v in (s.law.floor, *s.law.exponent.T)] if s.law else ["", "", ""]
     grows = number(scaling.interval(s.law.exponent[:, 1] / s.law.exponent.sum(1))) if s.law else ""
-    body.append([html.escape(name), *laws, grows, number(scaling.interval(s.isoflop.growth.slope)) if s.isoflop else ""])
+    body.append(
+        [html.escape(name), *laws, grows, number(scaling.interval(s.isoflop.growth.slope)) if s.isoflop else ""]
+    )
   notes = [n for s in found.values() for n in s.notes]
   for name, s in found.items():
     if s.isoflop is not None and not s.isoflop.inside.all():
-      notes.append(f"{name}: {(~s.isoflop.inside).sum()} of {len(s.isoflop.inside)} budgets have their least loss beyond the sizes tried")
-  head = ["series", "irreducible loss", "exponent of parameters", "exponent of tokens", "best size grows with FLOPs, by the law", "by isoFLOP parabolas"]
+      inside = s.isoflop.inside
+      notes.append(f"{name}: {(~inside).sum()} of {len(inside)} budgets have their least loss beyond the sizes tried")
+  head = [
+      "series",
+      "irreducible loss",
+      "exponent of parameters",
+      "exponent of tokens",
+      "best size grows with FLOPs, by the law",
+      "by isoFLOP parabolas",
+  ]
   figure = draw({n: s.isoflop for n, s in found.items()}) if any(s.isoflop for s in found.values()) else ""
+  caption = "Where the parabola of loss over size is least at each budget."
   return (
       "<h2>Parameters and data together</h2>" + table(head, body)
-      + (f"<figure>{figure}<figcaption>Where the parabola of loss over size is least at each budget.</figcaption></figure>" if figure else "")
+      + (f"<figure>{figure}<figcaption>{caption}</figcaption></figure>" if figure else "")
       + "".join(f'<p class="note">Not fitted: {html.escape(n)}.</p>' for n in notes)
   )  # fmt: skip
 
@@ -211,11 +222,18 @@ def paper_section(results: Sequence[AxisResult]) -> str:
         for m, f in (("transformer", 1), ("ebt", panel.get("x_ebt_factor", 1)))
     ]
     here = [f"{html.escape(s)} {percent(p.rate)}" for s, p in ours.get(panel["name"], {}).items()]
-    body.append([f"{panel['name']} (Fig. {panel['figure']})", f"{panel['printed']:+.2f}%", percent(scaling.faster(*fits)), "<br>".join(here)])
+    body.append(
+        [
+            f"{panel['name']} (Fig. {panel['figure']})",
+            f"{panel['printed']:+.2f}%",
+            percent(scaling.faster(*fits)),
+            "<br>".join(here),
+        ]
+    )
   return (
-      "<h2>Beside the paper</h2><p>The paper prints rates without saying how they come about or how sure they are. The ratio of "
-      "slopes of ln perplexity (video: ln loss) over ln axis gives every one of them. Its intervals below are those of one seed, from "
-      "the few points of its figures.</p>"
+      "<h2>Beside the paper</h2><p>The paper prints rates without saying how they come about or how sure they are. The "
+      "ratio of slopes of ln perplexity (video: ln loss) over ln axis gives every one of them. Its intervals below are "
+      "those of one seed, from the few points of its figures.</p>"
       + table(["panel", "printed", "from its points", "here"], body)
       + f'<p class="note">{html.escape(known["source"])}</p>'
   )
@@ -235,7 +253,9 @@ def page(study: dict[str, Any], rows: list[dict[str, Any]], draw: tuple) -> tupl
       first = next(iter(r.axis["runs"]))
       unit = LABELS.get(r.axis["x"], r.axis["x"])
       words += [verdict(r.axis["title"], first, s, p, unit) for s, p in r.pairs.items()]
-  seeds = min((len(set(f.points.seed)) for r in results for f in r.fits.values() if r.axis["name"] not in CHECKS), default=0)
+  seeds = min(
+      (len(set(f.points.seed)) for r in results for f in r.fits.values() if r.axis["name"] not in CHECKS), default=0
+  )
 
   def surface_draw(isoflops):
     svgs["isoflop"] = surface_panel(isoflops, LABELS["params_non_embedding"])
@@ -247,28 +267,36 @@ def page(study: dict[str, Any], rows: list[dict[str, Any]], draw: tuple) -> tupl
       + ", ".join(f"<b>{html.escape(s)}</b> <code>{html.escape(c)}</code>" for s, c in study["series"].items())
       + f"; {html.escape(', '.join(devices))}; program {html.escape(', '.join(commits)) or 'not in a repository'}.</p>",
       "<h2>What is and is not supported</h2>",
-      f'<div class="verdict"><ul>{"".join(words)}</ul></div>' if words else "<p>Nothing yet: too few runs have finished.</p>",
-      f'<p class="note">Of the sizes, data and recipe measured here, and no others. Intervals are {scaling.CONFIDENCE:.0%}, over levels and '
-      f"seeds ({seeds} at least); with three seeds or fewer they are rough. Losses are on the same held-out text.</p>",
+      f'<div class="verdict"><ul>{"".join(words)}</ul></div>'
+      if words
+      else "<p>Nothing yet: too few runs have finished.</p>",
+      '<p class="note">Of the sizes, data and recipe measured here, and no others. Intervals are '
+      f"{scaling.CONFIDENCE:.0%}, over levels and seeds ({seeds} at least); with three seeds or fewer they are "
+      "rough. Losses are on the same held-out text.</p>",
       cost_section(study, rows),
       *(axis_section(r, svgs[r.axis["name"]]) for r in results if r.fits),
       surface_section(study, rows, surface_draw),
       paper_section(results),
-      "<h2>How it is measured</h2><p>The rate is the paper's: straight lines of ln perplexity over ln axis by least squares, "
-      "and the ratio of their slopes less 1. It takes off no irreducible loss, so it belongs to the range it was measured in. The law is "
-      "loss = E + A x<sup>−a</sup>, fitted to the logarithm by Huber's loss from many starts. Both are done anew on "
-      f"{scaling.DRAWS} draws of random weights of levels and seeds, shared by the series. FLOPs are counted from the architecture (N: parameters outside the vocabulary; the paper: 6N a token for Transformer++, 20N for a thinking step); device seconds are measured, of training steps alone. Gaps at an equal cost are means over "
-      "seeds with Student's bounds. Points of a curve begin after two warm-ups.</p>",
+      "<h2>How it is measured</h2><p>The rate is the paper's: straight lines of ln perplexity over ln axis by least "
+      "squares, and the ratio of their slopes less 1. It takes off no irreducible loss, so it belongs to the range it "
+      "was measured in. The law is loss = E + A x<sup>−a</sup>, fitted to the logarithm by Huber's loss from many "
+      f"starts. Both are done anew on {scaling.DRAWS} draws of random weights of levels and seeds, shared by the "
+      "series. FLOPs are counted from the architecture; the paper's count is 6N a token for Transformer++ and 20N for "
+      "a thinking step, N the parameters outside the vocabulary. Device seconds are measured, of training steps alone. "
+      "Gaps at an equal cost are means over seeds with Student's bounds. Points of a curve begin after two warm-ups.</p>",
   ]
   title = f"Scaling study {html.escape(study['study'])}"
   return (
-      f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-      f"<title>{title}</title><style>{_STYLE}</style></head><body>\n" + "\n".join(sections) + "\n</body></html>\n"
+      '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+      '<meta name="viewport" content="width=device-width, initial-scale=1">'
+      f"<title>{title}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head><body>\n"
+      + "\n".join(sections)
+      + "\n</body></html>\n"
   ), svgs
 
 
 def write(folder: pathlib.Path) -> pathlib.Path:
-  """Reads study and points of a folder; writes `report.html` and `figures/`. Raises ConfigError where one is missing."""
+  """Writes `report.html` and `figures/` of a folder. Raises ConfigError where study or points are missing."""
   try:
     from experiments.scaling import figures
   except ImportError as e:

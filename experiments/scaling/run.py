@@ -185,17 +185,17 @@ def _end(all_: list[Progress]) -> None:
       p.process.kill()
 
 
-def describe(study: studies.Study, series: dict[str, str], plan: dict[str, dict[str, list[sweep.Run]]]) -> dict[str, Any]:
+def describe(
+    study: studies.Study, series: dict[str, str], plan: dict[str, dict[str, list[sweep.Run]]]
+) -> dict[str, Any]:
   """What `study.json` holds: enough for the report, and to notice a study that has changed."""
   by_name = {}
   for of_axis in plan.values():
     for label, runs in of_axis.items():
       for run in runs:
         by_name[run.name] = {"series": label, "config": run.config, "overrides": dict(run.overrides)}
-  axes = [
-      {"name": a.name, "title": a.title, "x": a.x, "way": a.way, "runs": {s: [r.name for r in rs] for s, rs in plan[a.name].items()}}
-      for a in study.axes
-  ]  # fmt: skip
+  names = {axis: {s: [r.name for r in runs] for s, runs in of_axis.items()} for axis, of_axis in plan.items()}
+  axes = [{"name": a.name, "title": a.title, "x": a.x, "way": a.way, "runs": names[a.name]} for a in study.axes]
   return {"study": study.name, "about": study.about, "series": series, "axes": axes, "runs": by_name}
 
 
@@ -240,9 +240,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
   parser.add_argument("--jobs", type=int, default=1, help="runs that train at once, each on its share of the cores")
   parser.add_argument("--gpus", type=int, default=0, help="GPUs that the jobs share")
   parser.add_argument("--axes", default="", help="train these axes alone, comma-separated; default: all")
-  parser.add_argument("--join", action="append", default=[], metavar="LABEL=FILE[:ARG]", help="a config file joins as a series")
+  parser.add_argument(
+      "--join", action="append", default=[], metavar="LABEL=FILE[:ARG]", help="a config file joins as a series"
+  )
   parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config key of all runs")
-  parser.add_argument("--launcher", default="", help="words before each command, e.g. tools/launch/tpu_pod.sh NAME ZONE")
+  parser.add_argument(
+      "--launcher", default="", help="words before each command, e.g. tools/launch/tpu_pod.sh NAME ZONE"
+  )
   parser.add_argument("--slurm", nargs="*", metavar="KEY=VALUE", help="submit an array; parameters of submitit")
   parser.add_argument("--dry_run", action="store_true", help="print what would be started, start nothing")
   return parser.parse_args(argv)
@@ -271,8 +275,13 @@ def main(argv: list[str]) -> int:
   missing = [p for p in all_ if not p.task.done]
   slots = launch.slots(args.jobs, args.gpus)
   if args.dry_run:
-    where = f"Slurm array, {args.jobs} at once: {' '.join(args.slurm)}" if args.slurm is not None else f"{args.jobs} at once"
-    print(f"# {len(all_) - len(missing)} of {len(all_)} runs are done; {metrics.si(sum(p.cost for p in missing))}FLOPs to go; {where}")
+    where = (
+        f"Slurm array, {args.jobs} at once: {' '.join(args.slurm)}"
+        if args.slurm is not None
+        else f"{args.jobs} at once"
+    )
+    left = metrics.si(sum(p.cost for p in missing))
+    print(f"# {len(all_) - len(missing)} of {len(all_)} runs are done; {left}FLOPs to go; {where}")
     for i, p in enumerate(missing):
       print(p.task.shown(slots[i % len(slots)] if args.slurm is None and not args.launcher else Slot()))
     return 0
@@ -294,7 +303,9 @@ def main(argv: list[str]) -> int:
   failed = [p for p in all_ if p.state == "failed"]
   for p in failed:
     print(f"failed: {p.task.run.name}: {p.why}\n  {p.task.log}")
-  print(f"{len(found)} points in {args.workdir / points.FILE}; next: python -m experiments.scaling.report {args.workdir}")
+  print(
+      f"{len(found)} points in {args.workdir / points.FILE}; next: python -m experiments.scaling.report {args.workdir}"
+  )
   return 128 + signal.SIGTERM if stopped else int(bool(failed))
 
 

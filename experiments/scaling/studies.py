@@ -82,7 +82,9 @@ def at(layers: int, width: int, batch: int, steps: int, rate: float = 1.0, **mor
       **{key.replace("__", "."): value for key, value in more.items()},
   }
   extra = [f"{key.replace('__', '.')}={value}" for key, value in more.items()]
-  label = ",".join([f"{layers}x{width}", f"batch{batch}", f"steps{steps}", *([f"rate{rate:g}"] if rate != 1 else []), *extra])
+  label = ",".join(
+      [f"{layers}x{width}", f"batch{batch}", f"steps{steps}", *([f"rate{rate:g}"] if rate != 1 else []), *extra]
+  )
   return named({label: values})
 
 
@@ -136,7 +138,13 @@ def _tiny() -> Study:
   return Study(
       "tiny",
       "A minute: shows that everything runs; its numbers mean nothing.",
-      {"train.warmup": 1, "train.log_every": 1, "data.context_length": 16, "eval.max_windows": 8, "checkpoint.every": 2},
+      {
+          "train.warmup": 1,
+          "train.log_every": 1,
+          "data.context_length": 16,
+          "eval.max_windows": 8,
+          "checkpoint.every": 2,
+      },
       [
           Axis("data", "Data", "tokens", product(sizes[1], _seeds(2)), way=True),
           Axis("width", "Width", "width", product(chain(*sizes), _seeds(2))),

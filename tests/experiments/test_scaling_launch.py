@@ -30,13 +30,16 @@ def pod(folder: pathlib.Path, states: str, codes: str, *words: str, **env: str):
   for name, text in (("gcloud", GCLOUD), ("states", states), ("codes", codes), ("calls", "")):
     (folder / name).write_text(text.replace(" ", "\n") + "\n" if name in ("states", "codes") else text)
   (folder / "gcloud").chmod(0o755)
-  environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "TPU_WAIT": "0", "TPU_TYPE": "v5litepod-16"} | env
+  environment = (
+      os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "TPU_WAIT": "0", "TPU_TYPE": "v5litepod-16"} | env
+  )
   done = subprocess.run([SCRIPT, "pod", "zone", *words], env=environment, capture_output=True, text=True, timeout=30)
   return done, (folder / "calls").read_text().splitlines()
 
 
 TRAIN = ("python", "-m", "ebt_jax.main", "--config=a b.py:x", "--workdir=/mnt/r,seed=0", "--distributed")
-SSH = r"ssh pod --zone=zone --worker=all --command=cd ebt_jax && flock /tmp/ebt_jax.lock python -m ebt_jax.main --config=a\ b.py:x"
+SSH = "ssh pod --zone=zone --worker=all --command=cd ebt_jax && flock /tmp/ebt_jax.lock "
+SSH += r"python -m ebt_jax.main --config=a\ b.py:x"
 
 
 def test_preempted_slice_is_made_anew_and_the_command_continues(tmp_path):
@@ -68,7 +71,10 @@ def test_a_slurm_task_trains_a_run(tmp_path, monkeypatch):
   monkeypatch.chdir(REPOSITORY)
   monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)]))
   fake = [sys.executable, f"{REPOSITORY}/tests/experiments/fake_trainer.py"]
-  good, bad = (Task(Run(n, studies.SERIES["ebt"], {"train.steps": s, "eval.every": 2}), tmp_path, fake) for n, s in (("good", 4), ("bad", 0)))
+  good, bad = (
+      Task(Run(n, studies.SERIES["ebt"], {"train.steps": s, "eval.every": 2}), tmp_path, fake)
+      for n, s in (("good", 4), ("bad", 0))
+  )
   jobs = launch.slurm([good, bad], tmp_path, 2, {"timeout_min": 1}, cluster="local")
   assert jobs[0].result() == 0 and good.done
   with pytest.raises(Exception, match="bad: exit code 1: .*train.steps: expected more than 0, found 0"):

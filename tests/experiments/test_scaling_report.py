@@ -35,10 +35,12 @@ def study_of(name: str, noise: float = 0.002, shift: float = 1.0):
       d = step * per_step
       y = shift * loss(run["series"], n, d) * (1 + noise * random.Random(f"{c.seed} {n} {step} {ebt}").gauss(0, 1))
       rows.append({
-          "run": name, "series": run["series"], "kind": c.model.kind, "seed": c.seed, "params": n, "params_non_embedding": n,
-          "layers": c.model.layers, "width": c.model.width, "batch_tokens": per_step, "thinking_steps": 2 * ebt,
-          "learning_rate": c.train.learning_rate, "warmup_tokens": c.train.warmup * per_step, "device": "1 x fake", "git": "abc",
-          "step": step, "end": step == c.train.steps, "tokens": d, "flops": d * n * (35.0 if ebt else 6.0),
+          "run": name, "series": run["series"], "kind": c.model.kind, "seed": c.seed, "params": n,
+          "params_non_embedding": n, "layers": c.model.layers, "width": c.model.width, "batch_tokens": per_step,
+          "thinking_steps": 2 * ebt,
+          "learning_rate": c.train.learning_rate, "warmup_tokens": c.train.warmup * per_step, "device": "1 x fake",
+          "git": "abc", "step": step, "end": step == c.train.steps, "tokens": d,
+          "flops": d * n * (35.0 if ebt else 6.0),
           "flops_paper": d * n * (40.0 if ebt else 6.0), "device_seconds": d * n * (7e-9 if ebt else 1e-9),
           "loss": y, "perplexity": math.exp(y), "bits_per_byte": y / math.log(2),
       })  # fmt: skip
@@ -64,7 +66,9 @@ def test_fits_find_the_laws(quick):
   data = analysis.analyse_axis(rows, axis(study, "data"))
   assert not data.missing and not data.notes
   pair = data.pairs["ebt"]
-  assert pair.rate.low > 0 and pair.gap.value == pytest.approx(loss("ebt", 229376, 262144) - loss("transformer", 229376, 262144), abs=0.01)
+  assert pair.rate.low > 0 and pair.gap.value == pytest.approx(
+      loss("ebt", 229376, 262144) - loss("transformer", 229376, 262144), abs=0.01
+  )
   assert pair.crossing.lower == "b" and pair.crossing.at.low < 2e5 < pair.crossing.at.high
   tokens = {p for p, in data.fits["ebt"].points.x.tolist()}
   assert min(tokens) == 64 * 16 * 64  # the first evaluation after two warm-ups of 32
@@ -121,7 +125,10 @@ def test_one_page_that_says_what_is_supported(quick, tmp_path):
   text = written(tmp_path / "s", study, rows)
   page = Page(text)
   assert page.open == [] and page.fetched == [] and page.svgs >= 4
-  assert "<b>Data.</b> By the paper's measure ebt scales faster than transformer" in text and "ebt is lower from there on" in text
+  assert (
+      "<b>Data.</b> By the paper's measure ebt scales faster than transformer" in text
+      and "ebt is lower from there on" in text
+  )
   assert "24 of 24 runs" in text and "(3 at least)" in text and "+35.98%" in text and "nan" not in text
   for cost in analysis.COSTS.values():
     assert cost in text
@@ -132,7 +139,9 @@ def test_one_page_that_says_what_is_supported(quick, tmp_path):
 def test_numbers_come_from_the_points(quick, tmp_path):
   """Losses that are a tenth higher change gaps, slopes of perplexity and floors (exponents stay)."""
   first, second = (written(tmp_path / n, *s) for n, s in (("a", quick), ("b", study_of("quick", shift=1.1))))
-  cells = lambda text: [re.sub("<[^>]+>", " ", c) for c in re.findall(r"<td>(.*?)</td>", text.split("<h2>Beside the paper")[0])]
+  cells = lambda text: [
+      re.sub("<[^>]+>", " ", c) for c in re.findall(r"<td>(.*?)</td>", text.split("<h2>Beside the paper")[0])
+  ]
   numeric = [(a, b) for a, b in zip(cells(first), cells(second), strict=True) if re.match(r"[+-]?\d+\.\d+%? ", a)]
   changed = [a != b for a, b in numeric]
   assert len(changed) > 30 and sum(changed) > len(changed) / 2
@@ -155,7 +164,9 @@ def test_no_difference_is_called_none(monkeypatch, tmp_path):
 
 
 def test_a_folder_that_is_no_study(tmp_path):
-  with pytest.raises(ConfigError, match=r"study.json: cannot be read .*; expected the --workdir of experiments.scaling.run"):
+  with pytest.raises(
+      ConfigError, match=r"study.json: cannot be read .*; expected the --workdir of experiments.scaling.run"
+  ):
     report.write(tmp_path)
   (tmp_path / points.STUDY).write_text("{}")
   with pytest.raises(ConfigError, match=r"points.jsonl: cannot be read .*python -m experiments.scaling.points"):
