@@ -283,7 +283,7 @@ def page(study: dict[str, Any], rows: list[dict[str, Any]], draw: tuple) -> tupl
       f"starts. Both are done anew on {scaling.DRAWS} draws of random weights of levels and seeds, shared by the "
       "series. FLOPs are counted from the architecture; the paper's count is 6N a token for Transformer++ and 20N for "
       "a thinking step, N the parameters outside the vocabulary. Device seconds are measured, of training steps alone. "
-      "Gaps at an equal cost are means over seeds with Student's bounds. Points of a curve begin after two warm-ups.</p>",
+      "Gaps at equal cost are means over seeds, with Student bounds. Points of a curve begin after two warm-ups.</p>",
   ]
   title = f"Scaling study {html.escape(study['study'])}"
   return (
