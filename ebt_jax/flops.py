@@ -70,8 +70,12 @@ def _parts_of_thinking(config: Config) -> tuple[int, float, float]:
   return 1 if config.model.variant == "default" else t.landscapes, learnt, steps - learnt
 
 
-def train_row(config: Config) -> dict[str, int]:
-  """FLOPs of training on one row, by part; `recomputation` is not progress and not in `total`."""
+def train_row(config: Config, stores: bool = False) -> dict[str, int]:
+  """FLOPs of training on one row, by part; `recomputation` is not progress and not in `total`.
+
+  Args:
+    stores: whether the second order stores activations (`thinking.second_order`), and computes anew attention alone.
+  """
   part, t, m = forward(config), config.thinking, config.model
   again = lambda stream: part[stream if m.remat else f"{stream} attention"]  # what the backward pass does anew
   if m.kind == "transformer":
@@ -90,9 +94,11 @@ def train_row(config: Config) -> dict[str, int]:
         # embedding and its transpose; reverse of both for the weights, and of the transpose for the slope
         "vocabulary": (5 * learnt + 2 * free + started) * part["vocabulary"],
     }
-    # the second-order rule runs the forward pass and its tangent anew, each with its own backward pass
-    recomputation = 2 * learnt * part["candidate"] + contexts * again("context")
-    recomputation += (3 * learnt + free + contrast) * again("candidate")
+    recomputation = contexts * again("context") + (free + contrast) * again("candidate")
+    if stores:
+      recomputation += 5 * learnt * again("candidate")
+    else:  # the forward pass and its tangent anew, each with its own backward pass
+      recomputation += learnt * (2 * part["candidate"] + 3 * again("candidate"))
   out["total"] = sum(out.values())
   return {name: int(value) for name, value in {**out, "recomputation": recomputation}.items()}
 

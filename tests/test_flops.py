@@ -8,7 +8,7 @@ from jax.extend.core import jaxprs_in_params
 import jax.numpy as jnp
 import pytest
 
-from ebt_jax import flops
+from ebt_jax import flops, thinking
 from ebt_jax.config import Config, DataConfig, ModelConfig, ThinkingConfig
 from ebt_jax.tasks.text import make_task
 
@@ -29,12 +29,12 @@ def products(jaxpr, trips):
   return total
 
 
-def traced(config, steps=None):
-  """Of the gradient of one row, with a number of thinking steps where it is random."""
+def traced(config, steps=None, **options):
+  """Of the gradient of one row, with a number of thinking steps where it is random; CPUs store for the second order."""
   task = make_task(config)
   params = jax.eval_shape(task.init, jax.random.key(0))
   batch = {"tokens": jax.ShapeDtypeStruct((1, N + 1), jnp.int32), "weights": jax.ShapeDtypeStruct((1, N), jnp.float32)}
-  gradient = jax.grad(lambda p, b: task.loss(p, b, jax.random.key(0))[0])
+  gradient = jax.grad(lambda p, b: task.loss(p, b, jax.random.key(0), **options)[0])
   trips = (steps or config.thinking.steps) - (config.thinking.gradient == "last")
   return products(jax.jit(gradient).trace(params, batch).jaxpr.jaxpr, trips)
 
@@ -47,8 +47,8 @@ def config_of(thinking=None, **model):
   )
 
 
-def counted(config):
-  row = flops.train_row(config)
+def counted(config, lean=False):
+  row = flops.train_row(config, stores=not (lean or config.model.remat))
   return row["total"] + row["recomputation"]
 
 
@@ -70,6 +70,9 @@ def test_the_count_is_that_of_the_traced_gradient(options):
   """To 1%: the checkpoints of the layers leave a little attention to be computed anew that is not counted."""
   config = config_of(**options)
   assert counted(config) == pytest.approx(traced(config), rel=0.01)
+  if config.model.kind == "ebt":
+    lean = traced(config, slope=thinking.reverse_over_forward)
+    assert counted(config, lean=True) == pytest.approx(lean, rel=0.01) and lean > 1.1 * traced(config)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ PACKAGES = {
     "tokenizers": ("data/", "inside"),
     "tensorboardX": ("metrics.py", "inside"),
     "ml_collections": ("main.py config.py", "inside"),
+    "scipy": ("scaling.py", "top"),
 }
 NEVER = {"configs", "experiments", "tests", "tools", "torch", "tensorflow"}
-WITHOUT_JAX = ("config.py", "chrono.py", "metrics.py", "flops.py", "main.py", "data/", "interop/")
+WITHOUT_JAX = ("config.py", "chrono.py", "metrics.py", "flops.py", "sweep.py", "scaling.py", "main.py", "data/", "interop/")
 
 
 def imports(path: pathlib.Path) -> list[tuple[str, bool]]:

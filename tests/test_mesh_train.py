@@ -34,7 +34,7 @@ CONFIGS = {
     ),
     "transformer": with_model(kind="transformer"),
     "replay": dataclasses.replace(
-        BASE, thinking=ThinkingConfig(steps=3, gradient="last", learn_step_size=False, noise=0.5, replay_rows=24,
+        BASE, thinking=ThinkingConfig(steps=3, gradient="last", learn_step_size=False, noise=0.5, step_size=1.0, replay_rows=24,
                                       random_step_size=2.0, random_steps_min=2)
     ),
 }
@@ -76,7 +76,9 @@ def on_one_device(name):
 
 
 @pytest.mark.parametrize("name, sizes", CASES)
-def test_eight_devices_equal_one(name, sizes):
+def test_eight_devices_equal_one(name, sizes, request):
+  if name == "replay":  # several steps of thinking magnify rounding
+    request.getfixturevalue("x64")
   wanted, wanted_state = on_one_device(name)
   found, state = train(CONFIGS[name], sizes)
   for i in range(3):

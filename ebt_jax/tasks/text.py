@@ -65,6 +65,13 @@ def make_task(config: Config) -> "EBTText | TransformerText":
   return EBTText(config) if config.model.kind == "ebt" else TransformerText(config)
 
 
+def stores(task: "EBTText") -> bool:
+  """Whether training stores activations for the second order on this backend, rather than computing them anew."""
+  c = task.config
+  space = task.training_space(c.train.batch_size // c.train.microbatches, c.data.context_length)
+  return thinking.second_order(task.lean(space)) is thinking.double_reverse
+
+
 def for_decoding(params: Any) -> Any:
   """The same parameters with the layers apart, so that a token does not slice them out of a stack again."""
   return {**params, "model": {**params["model"], "layers": trunk.apart(params["model"]["layers"])}}
@@ -169,6 +176,10 @@ class EBTText:
         history="live" if t.gradient == "unrolled" else "path" if path else "constant",
     )
 
+  def lean(self, space: thinking.Simplex) -> bool:
+    """Whether training saves memory rather than time."""
+    return self.config.model.remat or isinstance(space, thinking.ChunkedSimplex)
+
   @property
   def eval_steps(self) -> int:
     return self.config.eval.steps or self.config.thinking.steps
@@ -208,8 +219,7 @@ class EBTText:
     tokens = batch["tokens"][:, :-1]
     start = parallel.keep_rows(start)
     contexts = self.contexts(params, tokens)
-    lean = self.config.model.remat or isinstance(space, thinking.ChunkedSimplex)
-    options.setdefault("slope", thinking.second_order(lean))
+    options.setdefault("slope", thinking.second_order(self.lean(space)))
     loss, aux = thinking.thinking_loss(
         self.model.energy,
         space,

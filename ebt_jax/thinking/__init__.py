@@ -3,7 +3,7 @@
 Imports neither flax nor any model of this package.
 """
 
-from ebt_jax.thinking.descent import second_order
+from ebt_jax.thinking.descent import double_reverse, reverse_over_forward, second_order
 from ebt_jax.thinking.health import advice, look
 from ebt_jax.thinking.replay import Replay
 from ebt_jax.thinking.replay import add as add_replay
@@ -27,10 +27,12 @@ __all__ = [
     "add_replay",
     "advice",
     "at_landscape",
+    "double_reverse",
     "draw_replay",
     "empty_replay",
     "look",
     "replay_capacity",
+    "reverse_over_forward",
     "schedule",
     "second_order",
     "think",

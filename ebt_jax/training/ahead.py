@@ -72,13 +72,14 @@ def compile_report(config: Config) -> str:
       f"{megabytes(memory.alias_size_in_bytes)} updated in place; temporary {megabytes(memory.temp_size_in_bytes)}; "
       f"code {megabytes(memory.generated_code_size_in_bytes)}",
       *([f"replay buffer, in the arguments: {parallel.describe_rows(state.replay.rows, mesh)}"] if state.replay else []),
-      *_flops_lines(config, mesh.size, jax.devices()[0].device_kind),
+      *_flops_lines(config, task, mesh.size),
       f"collectives in the program: {', '.join(f'{k} {v}' for k, v in counts.items() if v) or 'none'}",
   ])
 
 
-def _flops_lines(config: Config, devices: int, device_kind: str) -> list[str]:
-  total, row = flops.train_step(config), flops.train_row(config)
+def _flops_lines(config: Config, task, devices: int) -> list[str]:
+  stores = config.model.kind == "ebt" and text.stores(task)
+  total, row = flops.train_step(config), flops.train_row(config, stores)
   tokens = config.train.batch_size * config.data.context_length
   parts = ", ".join(f"{name} {value / row['total']:.0%}" for name, value in row.items() if name in flops.PARTS)
   lines = [
@@ -88,6 +89,6 @@ def _flops_lines(config: Config, devices: int, device_kind: str) -> list[str]:
       "and attention and vocabulary",
       f"FLOPs of a written token: {si(flops.token(config)['total'])}",
   ]
-  if top := flops.peak(device_kind):
+  if top := flops.peak(jax.devices()[0].device_kind):
     lines.append(f"a step takes at least {total / (top * devices):.3g} s at {si(top)}FLOP/s bfloat16 a device")
   return lines

@@ -6,6 +6,7 @@ Each run is what `python -m ebt_jax.main` leaves in `WORKDIR/SET/NAME`; killed, 
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -18,6 +19,13 @@ from ebt_jax.config import ConfigError, near
 
 S2 = "configs/text_ebt_s2.py:laptop"
 SEEDS = sweep.grid({"seed": [0, 1, 2]})
+LEFT_OUT = {
+    "full": {},
+    "no_random_step_size": {"thinking.random_step_size": 1.0},
+    "no_random_number_of_steps": {"thinking.random_steps_min": 0},
+    "no_Langevin_noise": {"thinking.noise": 0.0},
+    "no_replay_buffer": {"thinking.replay_rows": 0},
+}
 
 
 def settings() -> list[sweep.Run]:
@@ -49,22 +57,18 @@ def models() -> list[sweep.Run]:
 
 def ablation() -> list[sweep.Run]:
   """Table 2: each regulariser of System 2 left out, three seeds, 600 steps."""
-  out = {
-      "full": {},
-      "no random step size": {"thinking.random_step_size": 1.0},
-      "no random number of steps": {"thinking.random_steps_min": 0},
-      "no Langevin noise": {"thinking.noise": 0.0},
-      "no replay buffer": {"thinking.replay_rows": 0},
-  }
-  return sweep.runs(S2, sweep.product(sweep.named(out), SEEDS), {"train.steps": 600})
+  return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {"train.steps": 600})
 
 
 SETS = {"settings": settings, "models": models, "ablation": ablation}
 
 
-def train(names: list[str], workdir: pathlib.Path, jobs: int, dry_run: bool) -> int:
-  """Runs the sets in order; returns how many runs failed."""
+def train(names: list[str], workdir: pathlib.Path, jobs: int, dry_run: bool, steps: int = 0) -> int:
+  """Runs the sets in order, with so many training steps if given; returns how many runs failed."""
   waiting = [(workdir / name / run.name, run) for name in names for run in SETS[name]()]
+  if steps:
+    shorter = lambda run: dataclasses.replace(run, overrides={**run.overrides, "train.steps": steps})
+    waiting = [(folder, shorter(run)) for folder, run in waiting]
   waiting = [(folder, run) for folder, run in waiting if not (folder / "final_result.json").exists()]
   print(f"{len(waiting)} runs to train")
   cores = sorted(os.sched_getaffinity(0))
@@ -101,13 +105,14 @@ def main():
   parser.add_argument("--set", default=",".join(SETS))
   parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/thinking"))
   parser.add_argument("--jobs", type=int, default=2)
+  parser.add_argument("--steps", type=int, default=0, help="training steps of every run; 0: as the set says")
   parser.add_argument("--dry_run", action="store_true")
   args = parser.parse_args()
   names = args.set.split(",")
   for name in names:
     if name not in SETS:
       raise ConfigError(f"--set: no set {name!r}; {near(name, SETS)}")
-  sys.exit(train(names, args.workdir, args.jobs, args.dry_run) > 0)
+  sys.exit(train(names, args.workdir, args.jobs, args.dry_run, args.steps) > 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,58 @@
+"""Every study of thinking, from tiny checkpoints to table, JSON and figure."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from experiments.thinking import ablation, landscape, longer, shift, train, uncertainty, verification
+from tests.helpers import REPOSITORY, TINY, run
+
+SMALL = (*TINY, "--config.train.steps=4", "--config.checkpoint.keep_every=2", "--config.sample.tokens=0",
+         "--config.thinking.replay_rows=4", "--config.eval.max_windows=4")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  """Runs of all sets; seeds are copies of one."""
+  folder = tmp_path_factory.mktemp("thinking")
+  for kind, flags in {"s2": [], "transformer": ["--config.model.kind=transformer", "--config.thinking.replay_rows=0"]}.items():
+    first = folder / "first" / kind
+    done = run([f"--config={REPOSITORY}/configs/text_ebt_s2.py:laptop", *SMALL, *flags, f"--workdir={first}"])
+    assert done.code == 0, done.err
+  for name in train.SETS:
+    for wanted in train.SETS[name]():
+      kind = "transformer" if wanted.overrides.get("model.kind") == "transformer" else "s2"
+      shutil.copytree(folder / "first" / kind, folder / name / wanted.name)
+  return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "study, flags, words",
+    [
+        (longer, ["--steps=10"], ["System 1", "System 2", "average of 3 models", "stopping where"]),
+        (verification, ["--most=2"], ["least energy", "largest fall", "N = 2"]),
+        (shift, ["--data=nowhere"], ["noise", "slope", "correlation"]),
+        (uncertainty, ["--bins=4", "--text=some words"], ["Pearson", "random strings"]),
+        (ablation, ["--candidates=2"], ["no replay buffer", "bits/byte"]),
+        (landscape, ["--grid=5", "--panels=2", "--steps=3"], ["energy of the truth"]),
+    ],
+)
+def test_a_study_leaves_table_json_and_figure(workdir, tmp_path, monkeypatch, study, flags, words):
+  name = study.__name__.split(".")[-1]
+  monkeypatch.setattr(sys, "argv", [name, f"--workdir={workdir}", "--windows=4", f"--out={tmp_path}", *flags])
+  study.main()
+  table = (tmp_path / f"{name}.txt").read_text(encoding="utf-8")
+  assert all(w in table for w in words), table
+  assert json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+  assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_runs_of_all_sets_have_their_own_names():
+  names = [(s, r.name) for s, make in train.SETS.items() for r in make()]
+  assert len(set(names)) == len(names) == 10 + 9 + 15
+  for make in train.SETS.values():
+    for r in make():
+      r.resolve()  # is a valid config
