@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from ebt_jax import parallel
 from ebt_jax.config import ModelConfig
 from ebt_jax.models import layers
 
@@ -105,6 +106,7 @@ def _run(config: ModelConfig, method: str, params, x, positions, condition, per_
 
   def body(x, layer):
     layer_params, *rest = layer
+    x = parallel.keep_rows(x)  # else the compiler slices the stream's width as the weights are, over many devices
     return block.apply({"params": layer_params}, x, table, positions, condition, *rest, method=method)
 
   if per_layer and isinstance(per_layer[0], tuple):
