@@ -17,7 +17,7 @@ from experiments.thinking import common
 def energies_at(model, contexts, row: int, position: int, points: np.ndarray) -> np.ndarray:
   """Energy of probability vectors `[n, v]` at one position of one row."""
   task = model.task()
-  one = jax.tree.map(lambda a: a, thinking.at_landscape(contexts, 0))
+  one = thinking.at_landscape(contexts, 0)
   one = one._replace(
       keys=one.keys[:, row : row + 1], values=one.values[:, row : row + 1], positions=one.positions[position : position + 1]
   )

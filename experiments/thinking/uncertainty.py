@@ -37,7 +37,7 @@ def random_windows(windows, vocabulary: int):
 def main():
   args = common.flags(__doc__, text=TEXT, steps=11, bins=10).parse_args()
   folders = common.find(args.workdir, "s2")
-  pearson, spearman, entropy_like, contrast, calibration = [], [], [], [], []
+  pearson, spearman, contrast, calibration = [], [], [], []
   for folder in folders:
     model = common.load(folder)
     windows = common.held_out(model)
@@ -45,7 +45,6 @@ def main():
     energy, loss = found["final_energy"], found["loss"][-1]
     pearson.append(np.corrcoef(energy, loss)[0, 1])
     spearman.append(stats.spearmanr(energy, loss)[0])
-    entropy_like.append(energy.std())
     noise = common.scores(model, random_windows(windows, model.config.model.vocab_size), args.windows // 4, steps=args.steps)
     contrast.append([energy.mean(), noise["final_energy"].mean(), loss.mean(), noise["loss"][-1].mean()])
     order = np.argsort(energy)
