@@ -291,7 +291,7 @@ def main(argv: list[str]) -> int:
     jobs = launch.slurm([p.task for p in missing], args.workdir, args.jobs, parameters) if missing else []
     print(f"{len(jobs)} tasks submitted; afterwards: python -m experiments.scaling.report {args.workdir}")
     return 0
-  signal.signal(signal.SIGTERM, _stop)
+  signal.signal(signal.SIGTERM, stop)
   if args.launcher:
     slots = [Slot() for _ in slots]  # what runs elsewhere is not held to cores here
   stopped = False
@@ -316,7 +316,7 @@ def _pair(text: str) -> tuple[str, str]:
   return label, config
 
 
-def _stop(*_) -> None:
+def stop(*_) -> None:
   raise Stopped
 
 

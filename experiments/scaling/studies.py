@@ -108,7 +108,7 @@ def _quick() -> Study:
 
 
 def _laptop() -> Study:
-  steps = 1000
+  steps = 500
   base = at(2, 128, 32, steps)
   sizes = [at(n, w, 32, steps) for n, w in ((2, 48), (2, 64), (2, 96), (2, 128), (3, 192), (4, 256))]
   decayed = [at(2, 128, 32, 4 * steps // part, train__schedule="cosine") for part in (8, 4, 2, 1)]
@@ -117,11 +117,11 @@ def _laptop() -> Study:
   seeds = lambda variants, n=3: product(chain(*variants), _seeds(n))
   return Study(
       "laptop",
-      "All axes of the paper between 4xs/7 and 3xs on bytes, half a million to eight million tokens a run.",
+      "All axes of the paper between 4xs/7 and 3xs on bytes, a million to four million tokens a run.",
       {},
       [
           Axis("data", "Data", "tokens", seeds([at(2, 128, 32, 4 * steps)]), way=True),
-          Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (4, 8, 16, 32, 64)])),
+          Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (2, 4, 8, 16, 32)])),
           Axis("depth", "Depth", "layers", seeds([at(n, 128, 32, steps) for n in (1, 2, 3, 4, 6)])),
           Axis("width", "Width", "width", seeds([at(2, w, 32, steps) for w in (48, 64, 96, 128, 192, 256)])),
           Axis("params", "Parameters", "params_non_embedding", seeds(sizes), way=True),

@@ -46,7 +46,7 @@ def flags(about: str, **defaults) -> argparse.ArgumentParser:
 
 def find(workdir: pathlib.Path, kind: str, among: str = "models") -> list[pathlib.Path]:
   """Finished runs of a set whose names start with `kind`, one for each seed."""
-  found = sorted(p.parent for p in (workdir / among).glob(f"{kind}*/final_result.json"))
+  found = sorted(p.parent for p in (workdir / among / "runs").glob(f"{kind}*/final_result.json"))
   if not found:
     raise ConfigError(
         f"--workdir: {workdir / among} holds no finished run {kind}*; train first: "

@@ -1,24 +1,23 @@
-"""Trains the models of the studies of thinking: what is missing, two at a time; what is done is left alone.
+"""Trains the models of the studies of thinking: what is missing, so many at a time; what is done is left alone.
 
   python -m experiments.thinking.train --set=settings,models,ablation --workdir=runs/thinking [--jobs=2] [--dry_run]
 
-Each run is what `python -m ebt_jax.main` leaves in `WORKDIR/SET/NAME`; killed, the same command continues.
+Each run is what `python -m ebt_jax.main` leaves in `WORKDIR/SET/runs/NAME`; killed, the same command continues.
 """
 
 import argparse
-import dataclasses
-import os
 import pathlib
-import subprocess
+import signal
 import sys
-import time
 
-from ebt_jax import sweep
-from ebt_jax.chrono import duration
+from ebt_jax import flops, sweep
 from ebt_jax.config import ConfigError, near
+from experiments.scaling import launch
+from experiments.scaling import run as driver
 
 S2 = "configs/text_ebt_s2.py:laptop"
 SEEDS = sweep.grid({"seed": [0, 1, 2]})
+SHORT = {"eval.max_windows": 512, "sample.tokens": 0}
 LEFT_OUT = {
     "full": {},
     "no_random_step_size": {"thinking.random_step_size": 1.0},
@@ -28,22 +27,27 @@ LEFT_OUT = {
 }
 
 
-def settings() -> list[sweep.Run]:
-  """Which step size, noise and numbers of steps make longer thinking pay; one seed, 400 steps."""
+def settings(steps: int = 300) -> list[sweep.Run]:
+  """Which step size, noise and numbers of steps make longer thinking pay; one seed."""
+  one = {"thinking.steps": 3, "thinking.random_steps_min": 2, "thinking.step_size": 5.0, "thinking.noise": 1.0}
+  vary = lambda **changed: sweep.grid({k: [v] for k, v in {**one, **{f"thinking.{n}": v for n, v in changed.items()}}.items()})
   several = sweep.chain(
-      sweep.grid({"thinking.step_size": [1.0, 5.0, 20.0], "thinking.noise": [1.0]}),
-      sweep.grid({"thinking.step_size": [5.0], "thinking.noise": [0.0, 3.0]}),
-      sweep.grid({"thinking.step_size": [1.0, 5.0], "thinking.steps": [5], "thinking.noise": [1.0]}),
-      sweep.grid({"thinking.step_size": [1.0], "thinking.steps": [6], "thinking.random_steps_min": [3], "thinking.noise": [0.3]}),
-      sweep.grid({"thinking.random_steps_min": [1]}),
-      sweep.grid({"thinking.replay_rows": [0]}),
+      vary(),
+      vary(step_size=1.0),
+      vary(step_size=20.0),
+      vary(noise=0.0),
+      vary(noise=3.0),
+      vary(steps=6),
+      vary(steps=10),
+      vary(steps=10, step_size=1.0),
+      vary(steps=10, replay_rows=0),
   )
-  return sweep.runs(S2, several, base={"train.steps": 400})
+  return sweep.runs(S2, several, {**SHORT, "train.steps": steps})
 
 
-def models() -> list[sweep.Run]:
+def models(steps: int = 800) -> list[sweep.Run]:
   """System 2, System 1 and Transformer++, three seeds, with checkpoints on the way."""
-  keep = {"checkpoint.keep_every": 300}
+  keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "checkpoint.keep_every": steps // 4}
   s1 = {
       "thinking.steps": 2, "thinking.random_steps_min": 0, "thinking.random_step_size": 1.0, "thinking.gradient": "each",
       "thinking.learn_step_size": True, "thinking.noise": 0.0, "thinking.replay_rows": 0,
@@ -55,49 +59,12 @@ def models() -> list[sweep.Run]:
   ]
 
 
-def ablation() -> list[sweep.Run]:
-  """Table 2: each regulariser of System 2 left out, three seeds, 600 steps."""
-  return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {"train.steps": 600})
+def ablation(steps: int = 300) -> list[sweep.Run]:
+  """Table 2: each regulariser of System 2 left out, three seeds."""
+  return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
 
 
 SETS = {"settings": settings, "models": models, "ablation": ablation}
-
-
-def train(names: list[str], workdir: pathlib.Path, jobs: int, dry_run: bool, steps: int = 0) -> int:
-  """Runs the sets in order, with so many training steps if given; returns how many runs failed."""
-  waiting = [(workdir / name / run.name, run) for name in names for run in SETS[name]()]
-  if steps:
-    shorter = lambda run: dataclasses.replace(run, overrides={**run.overrides, "train.steps": steps})
-    waiting = [(folder, shorter(run)) for folder, run in waiting]
-  waiting = [(folder, run) for folder, run in waiting if not (folder / "final_result.json").exists()]
-  print(f"{len(waiting)} runs to train")
-  cores = sorted(os.sched_getaffinity(0))
-  free = [set(cores[i::jobs]) or {cores[0]} for i in range(jobs)]
-  running, failed, start, total = [], 0, time.time(), len(waiting)
-  while waiting or running:
-    while waiting and free and not dry_run:
-      folder, run = waiting.pop(0)
-      mine = free.pop()
-      folder.mkdir(parents=True, exist_ok=True)
-      log = open(folder / "log.txt", "a", encoding="utf-8")
-      command = [sys.executable, "-m", "ebt_jax.main", *run.flags(), f"--workdir={folder}"]
-      pin = lambda mine=mine: os.sched_setaffinity(0, mine)
-      running.append((folder, mine, log, subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=pin)))
-    if dry_run:
-      print(*(" ".join(["python -m ebt_jax.main", *run.flags(), f"--workdir={folder}"]) for folder, run in waiting), sep="\n")
-      return 0
-    time.sleep(0.5)
-    for item in [r for r in running if r[3].poll() is not None]:
-      folder, mine, log, process = item
-      running.remove(item)
-      free.append(mine)
-      log.close()
-      failed += process.returncode != 0
-      done = total - len(waiting) - len(running)
-      left = duration((time.time() - start) / done * (total - done))
-      how = "done" if not process.returncode else f"failed with exit code {process.returncode}, see {folder / 'log.txt'}"
-      print(f"{done}/{total}  {folder.name}: {how}  ETA {left}", flush=True)
-  return failed
 
 
 def main():
@@ -108,11 +75,24 @@ def main():
   parser.add_argument("--steps", type=int, default=0, help="training steps of every run; 0: as the set says")
   parser.add_argument("--dry_run", action="store_true")
   args = parser.parse_args()
-  names = args.set.split(",")
-  for name in names:
+  waiting = []
+  for name in args.set.split(","):
     if name not in SETS:
       raise ConfigError(f"--set: no set {name!r}; {near(name, SETS)}")
-  sys.exit(train(names, args.workdir, args.jobs, args.dry_run, args.steps) > 0)
+    for run in SETS[name](args.steps) if args.steps else SETS[name]():
+      config = driver.with_vocabulary(run.resolve())
+      task = launch.Task(run, args.workdir / name)
+      waiting.append(driver.Progress(task, float(config.train.steps * flops.train_step(config)), config.train.steps))
+  slots = launch.slots(args.jobs)
+  if args.dry_run:
+    print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
+    return
+  signal.signal(signal.SIGTERM, driver.stop)
+  try:
+    driver.train(waiting, slots, driver.Screen())
+  except driver.Stopped:
+    sys.exit(128 + signal.SIGTERM)
+  sys.exit(any(p.state == "failed" for p in waiting))
 
 
 if __name__ == "__main__":

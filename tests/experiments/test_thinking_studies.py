@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments.thinking import ablation, landscape, longer, shift, train, uncertainty, verification
+from experiments.thinking import ablation, landscape, longer, settings, shift, train, uncertainty, verification
 from tests.helpers import REPOSITORY, TINY, run
 
 SMALL = (*TINY, "--config.train.steps=4", "--config.checkpoint.keep_every=2", "--config.sample.tokens=0",
@@ -24,7 +24,7 @@ def workdir(tmp_path_factory):
   for name in train.SETS:
     for wanted in train.SETS[name]():
       kind = "transformer" if wanted.overrides.get("model.kind") == "transformer" else "s2"
-      shutil.copytree(folder / "first" / kind, folder / name / wanted.name)
+      shutil.copytree(folder / "first" / kind, folder / name / "runs" / wanted.name)
   return folder
 
 
@@ -32,6 +32,7 @@ def workdir(tmp_path_factory):
 @pytest.mark.parametrize(
     "study, flags, words",
     [
+        (settings, ["--steps=4", "--last=4"], ["2 to 10 steps", "no replay", "3 -> 4"]),
         (longer, ["--steps=10"], ["System 1", "System 2", "average of 3 models", "stopping where"]),
         (verification, ["--most=2"], ["least energy", "largest fall", "N = 2"]),
         (shift, ["--data=nowhere"], ["noise", "slope", "correlation"]),
@@ -52,7 +53,7 @@ def test_a_study_leaves_table_json_and_figure(workdir, tmp_path, monkeypatch, st
 
 def test_runs_of_all_sets_have_their_own_names():
   names = [(s, r.name) for s, make in train.SETS.items() for r in make()]
-  assert len(set(names)) == len(names) == 10 + 9 + 15
+  assert len(set(names)) == len(names) == 9 + 9 + 15
   for make in train.SETS.values():
     for r in make():
       r.resolve()  # is a valid config

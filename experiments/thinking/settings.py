@@ -1,0 +1,43 @@
+"""Which way of training makes longer thinking pay: held-out loss against thinking steps for each run of set `settings`.
+
+  python -m experiments.thinking.settings --workdir=runs/thinking
+
+One seed: to choose by, not to conclude from. Names say what differs from the first row.
+"""
+
+from ebt_jax import config as config_lib
+from experiments.thinking import common, train
+
+
+def label(config: config_lib.ThinkingConfig) -> str:
+  steps = f"{config.random_steps_min} to {config.steps} steps" if config.random_steps_min else f"{config.steps} steps"
+  replay = "" if config.replay_rows else ", no replay"
+  return f"{steps}, step size {config.step_size:g}, noise {config.noise:g}{replay}"
+
+
+def main():
+  args = common.flags(__doc__, steps=16, first=3, last=10).parse_args()
+  shown = sorted({1, 2, args.first, 6, args.last, args.steps} & set(range(1, args.steps + 1)))
+  rows = [f"{'bits/byte after so many thinking steps':<46}" + "".join(f"{k:>9}" for k in shown) + f"{f'{args.first} -> {args.last}':>12}"]
+  result = {}
+  fig, axes = common.figure(5.6, 3.6)
+  for i, run in enumerate(train.settings()):
+    folder = args.workdir / "settings" / "runs" / run.name
+    if not (folder / "final_result.json").exists():
+      rows.append(f"{run.name}: not trained")
+      continue
+    model = common.load(folder)
+    bits = common.bits_per_byte(common.scores(model, common.held_out(model), args.windows, steps=args.steps))
+    name = label(model.config.thinking)
+    gain = bits[args.first - 1] - bits[args.last - 1]
+    result[name] = {"bits_per_byte": bits.tolist(), "gain": float(gain), "train_steps": model.step}
+    rows.append(f"{name:<46}" + "".join(f"{bits[k - 1]:>9.4f}" for k in shown) + f"{gain:>+12.4f}")
+    axes.plot(range(1, args.steps + 1), bits, "o-", ms=2.5, lw=1, label=name, color=f"C{i}")
+  best = min(min(r["bits_per_byte"]) for r in result.values())
+  axes.set(xlabel="thinking steps", ylabel="held-out bits per byte", ylim=(best - 0.03, best + 0.4))
+  axes.legend(frameon=False, fontsize=6.5)
+  common.write(args.out, "settings", {"runs": result, "windows": args.windows}, "\n".join(rows), fig)
+
+
+if __name__ == "__main__":
+  main()
