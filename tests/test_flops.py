@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import pytest
 
 from ebt_jax import flops, thinking
-from ebt_jax.config import Config, DataConfig, ModelConfig, ThinkingConfig
+from ebt_jax.config import Config, DataConfig, EvalConfig, ModelConfig, ThinkingConfig, TrainConfig
 from ebt_jax.tasks.text import make_task
 
 MODEL = ModelConfig(layers=3, heads=2, width=64, vocab_size=96, ffn_multiplier=2.0)
-N = 48
+N, ROWS = 48, 2
 
 
 def products(jaxpr, trips):
@@ -30,67 +30,61 @@ def products(jaxpr, trips):
 
 
 def traced(config, steps=None, **options):
-  """Of the gradient of one row, with a number of thinking steps where it is random; CPUs store for the second order."""
+  """Of the gradient of a batch, with a number of thinking steps where it is random; CPUs store for the second order."""
   task = make_task(config)
   params = jax.eval_shape(task.init, jax.random.key(0))
-  batch = {"tokens": jax.ShapeDtypeStruct((1, N + 1), jnp.int32), "weights": jax.ShapeDtypeStruct((1, N), jnp.float32)}
+  shape = jax.ShapeDtypeStruct
+  batch = {"tokens": shape((ROWS, N + 1), jnp.int32), "weights": shape((ROWS, N), jnp.float32)}
   gradient = jax.grad(lambda p, b: task.loss(p, b, jax.random.key(0), **options)[0])
   trips = (steps or config.thinking.steps) - (config.thinking.gradient == "last")
   return products(jax.jit(gradient).trace(params, batch).jaxpr.jaxpr, trips)
 
 
-def config_of(thinking=None, **model):
+def config_of(thinking=None, evaluation=None, **model):
   return Config(
       model=dataclasses.replace(MODEL, **model),
       thinking=ThinkingConfig(**(thinking or {})),
+      train=TrainConfig(batch_size=ROWS),
       data=DataConfig(context_length=N),
+      eval=EvalConfig(**(evaluation or {})),
   )
 
 
 def counted(config, lean=False):
   row = flops.train_row(config, stores=not (lean or config.model.remat))
-  return row["total"] + row["recomputation"]
+  return flops.train_step(config) + ROWS * row["recomputation"]
 
 
 @pytest.mark.parametrize(
     "options",
     [
         dict(kind="transformer"),
+        dict(kind="transformer", remat=True),
         dict(thinking=dict(steps=3)),
+        dict(thinking=dict(steps=3, contrastive=0.1)),
+        dict(remat=True, thinking=dict(steps=2, contrastive=0.1)),
         dict(embedder="tied", variant="time_embed", thinking=dict(steps=2, landscapes=2)),
+        dict(variant="adaln", thinking=dict(steps=3, landscapes=2)),
+        dict(variant="adaln", remat=True, thinking=dict(steps=2, landscapes=2, contrastive=0.1)),
+        dict(variant="adaln_zero", thinking=dict(steps=3, landscapes=2, gradient="last", contrastive=0.1)),
+        dict(variant="adaln_zero", thinking=dict(steps=2, gradient="unrolled", contrastive=0.1)),
         dict(thinking=dict(steps=1, gradient="last")),
         dict(thinking=dict(steps=3, gradient="last")),
         dict(thinking=dict(steps=3, gradient="last", step_size_path=False)),
         dict(thinking=dict(steps=3, gradient="last", learn_step_size=False)),
+        dict(remat=True, thinking=dict(steps=3, gradient="last", contrastive=0.1)),
         dict(thinking=dict(steps=3, gradient="unrolled")),
-    ],
-    ids=str,
-)
-def test_the_count_is_that_of_the_traced_gradient(options):
-  """To 1%: the checkpoints of the layers leave a little attention to be computed anew that is not counted."""
-  config = config_of(**options)
-  assert counted(config) == pytest.approx(traced(config), rel=0.01)
-  if config.model.kind == "ebt":
-    lean = traced(config, slope=thinking.reverse_over_forward)
-    assert counted(config, lean=True) == pytest.approx(lean, rel=0.01) and lean > 1.1 * traced(config)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        dict(variant="adaln", thinking=dict(steps=3, landscapes=2)),  # the modulation is not counted
-        dict(thinking=dict(steps=2, gradient="last", contrastive=0.1)),
-        # nor is left out what a repeated layer need not repeat
-        dict(kind="transformer", remat=True),
-        dict(remat=True),
-        dict(remat=True, thinking=dict(steps=3, gradient="last")),
         dict(remat=True, thinking=dict(steps=2, gradient="unrolled")),
     ],
     ids=str,
 )
-def test_the_count_is_nearly_that_of_the_traced_gradient(options):
+def test_the_count_is_that_of_the_traced_gradient(options):
+  """To 0.1%: what is as narrow as one energy is not counted to the last product."""
   config = config_of(**options)
-  assert counted(config) == pytest.approx(traced(config), rel=0.06)
+  assert counted(config) == pytest.approx(traced(config), rel=0.001)
+  if config.model.kind == "ebt" and not config.model.remat:
+    lean = traced(config, slope=thinking.reverse_over_forward)
+    assert counted(config, lean=True) == pytest.approx(lean, rel=0.001) and lean > 1.05 * traced(config)
 
 
 def test_a_random_number_of_steps_is_counted_on_average():
@@ -115,7 +109,7 @@ def test_training_costs_6n_for_a_transformer_and_30n_for_two_steps_of_ebt():
   row, head = flops.train_row(config_of()), 2 * m.width
   assert row["total"] == N * (30 * weights + 15 * attention + 10 * table + 12 * head)
   assert row["recomputation"] == N * (2 * (4 * weights + 2 * attention + 2 * head) + 7 * attention)
-  assert flops.train_step(config_of()) == 32 * row["total"]
+  assert flops.train_step(config_of()) == ROWS * row["total"]
   counts = [flops.least(config_of(**o)) for o in (
       dict(kind="transformer"), {}, dict(variant="time_embed", thinking=dict(landscapes=2)),
       dict(thinking=dict(steps=3, gradient="last")),
@@ -124,7 +118,16 @@ def test_training_costs_6n_for_a_transformer_and_30n_for_two_steps_of_ebt():
 
 
 @pytest.mark.parametrize(
-    "options", [dict(kind="transformer"), dict(), dict(variant="time_embed", thinking=dict(steps=3, landscapes=2))], ids=str
+    "options",
+    [
+        dict(kind="transformer"),
+        dict(),
+        dict(variant="time_embed", thinking=dict(steps=3, landscapes=2)),
+        dict(variant="adaln", thinking=dict(landscapes=2), evaluation=dict(steps=5)),
+        dict(evaluation=dict(candidates=4, accept="lower")),
+        dict(variant="adaln_zero", evaluation=dict(candidates=4)),
+    ],
+    ids=str,
 )
 def test_a_written_token_is_counted_as_traced(options):
   config = config_of(**options)
@@ -138,4 +141,5 @@ def test_a_written_token_is_counted_as_traced(options):
     return task.append(params, state, jnp.argmax(logits, -1)), energy
 
   jaxpr = jax.jit(write).trace(params, state, jax.random.key(0)).jaxpr.jaxpr
-  assert flops.token(config)["total"] == pytest.approx(products(jaxpr, config.thinking.steps), rel=0.01)
+  steps = config.eval.steps or config.thinking.steps
+  assert flops.token(config)["total"] == pytest.approx(products(jaxpr, steps), rel=0.001)
