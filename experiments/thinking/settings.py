@@ -11,8 +11,7 @@ from experiments.thinking import common, train
 
 def label(config: config_lib.ThinkingConfig) -> str:
   steps = f"{config.random_steps_min} to {config.steps} steps" if config.random_steps_min else f"{config.steps} steps"
-  replay = "" if config.replay_rows else ", no replay"
-  return f"{steps}, step size {config.step_size:g}, noise {config.noise:g}{replay}"
+  return f"{steps}, step size {config.step_size:g}, noise {config.noise:g}"
 
 
 def main():

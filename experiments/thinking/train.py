@@ -36,16 +36,13 @@ def settings(steps: int = 300) -> list[sweep.Run]:
       vary(step_size=1.0),
       vary(step_size=20.0),
       vary(noise=0.0),
-      vary(noise=3.0),
-      vary(steps=6),
       vary(steps=10),
       vary(steps=10, step_size=1.0),
-      vary(steps=10, replay_rows=0),
   )
   return sweep.runs(S2, several, {**SHORT, "train.steps": steps})
 
 
-def models(steps: int = 800) -> list[sweep.Run]:
+def models(steps: int = 600) -> list[sweep.Run]:
   """System 2, System 1 and Transformer++, three seeds, with checkpoints on the way."""
   keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "checkpoint.keep_every": steps // 4}
   s1 = {
@@ -59,7 +56,7 @@ def models(steps: int = 800) -> list[sweep.Run]:
   ]
 
 
-def ablation(steps: int = 300) -> list[sweep.Run]:
+def ablation(steps: int = 200) -> list[sweep.Run]:
   """Table 2: each regulariser of System 2 left out, three seeds."""
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
 
