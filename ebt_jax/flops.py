@@ -54,7 +54,8 @@ def forward(config: Config) -> dict[str, int]:
     trunk, again = _stream(config, n, n)
     return {"trunk": trunk, "vocabulary": vocabulary, "trunk again": again}
   entries = n + (m.variant == "time_embed")
-  (context, context_again), (candidate, candidate_again) = _stream(config, entries, entries), _stream(config, n, entries)
+  context, context_again = _stream(config, entries, entries)
+  candidate, candidate_again = _stream(config, n, entries)
   return {
       "context": context,
       "candidate": candidate + 2 * n * m.width,
@@ -109,7 +110,7 @@ def train_row(config: Config, stores: bool = False) -> dict[str, int]:
       recomputation += 5 * learnt * again
     else:  # the forward pass and its tangent anew, each with its own backward pass
       recomputation += learnt * (2 * candidate + 3 * again)
-    # the contrast counts once; it is computed in every learnt step, or forward once for a loop that is differentiated whole
+    # the contrast counts once; every learnt step computes it, but a loop that is differentiated whole forward only once
     forwards = 1 if t.gradient == "unrolled" else learnt
     recomputation += contrast * ((forwards + 2 * learnt - 3) * candidate + learnt * again)
     of_context, of_energy = _modulation(config)
