@@ -12,7 +12,7 @@ from experiments.thinking import common, train
 
 
 def main():
-  args = common.flags(__doc__, first=3, last=10, candidates=5).parse_args()
+  args = common.arguments(__doc__, first=3, last=10, candidates=5)
   labels = [name.replace("_", " ") for name in train.LEFT_OUT]
   result, rows = {}, [f"{'':<28}{'bits/byte':>18}{'thinking longer, %':>24}{'+ self-verification, %':>26}"]
   fig, axes = common.figure(6.4, 3.2)

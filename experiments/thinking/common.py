@@ -33,15 +33,17 @@ class Model(NamedTuple):
     return text.make_task(dataclasses.replace(self.config, eval=dataclasses.replace(self.config.eval, **how)))
 
 
-def flags(about: str, **defaults) -> argparse.ArgumentParser:
-  """--workdir, --windows, --out and what else a study wants."""
+def arguments(about: str, **defaults) -> argparse.Namespace:
+  """--workdir, --windows, --out and what else a study wants. Compiled programs are kept: seeds share them."""
   parser = argparse.ArgumentParser(description=about.split("\n")[0])
   parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/thinking"), help="of train.py")
   parser.add_argument("--windows", type=int, default=512, help="held-out windows to evaluate on")
   parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
   for name, default in defaults.items():
     parser.add_argument(f"--{name}", type=type(default), default=default)
-  return parser
+  args = parser.parse_args()
+  jax.config.update("jax_compilation_cache_dir", str((args.workdir / "programs").absolute()))
+  return args
 
 
 def find(workdir: pathlib.Path, kind: str, among: str = "models") -> list[pathlib.Path]:

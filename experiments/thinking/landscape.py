@@ -26,7 +26,7 @@ def energies_at(model, contexts, row: int, position: int, points: np.ndarray) ->
 
 
 def main():
-  args = common.flags(__doc__, steps=10, panels=3, grid=41).parse_args()
+  args = common.arguments(__doc__, steps=10, panels=3, grid=41)
   model = common.load(common.find(args.workdir, "s2")[0])
   windows = common.held_out(model)
   batch = next(common.batches(windows, 8, rows=8))

@@ -45,7 +45,7 @@ def ensembles(folders, windows: int) -> np.ndarray:
 
 
 def main():
-  args = common.flags(__doc__, steps=16, first=3, last=10).parse_args()
+  args = common.arguments(__doc__, steps=16, first=3, last=10)
   fig, axes = common.figure(4.8, 3.4)
   result, rows = {"steps": args.steps, "windows": args.windows}, []
   for kind in ("s1", "s2"):

@@ -15,7 +15,7 @@ def label(config: config_lib.ThinkingConfig) -> str:
 
 
 def main():
-  args = common.flags(__doc__, steps=16, first=3, last=10).parse_args()
+  args = common.arguments(__doc__, steps=16, first=3, last=10)
   shown = sorted({1, 2, args.first, 6, args.last, args.steps} & set(range(1, args.steps + 1)))
   rows = [f"{'bits/byte after so many thinking steps':<46}" + "".join(f"{k:>9}" for k in shown) + f"{f'{args.first} -> {args.last}':>12}"]
   result = {}

@@ -16,7 +16,7 @@ from experiments.thinking import common, ladder
 
 
 def main():
-  args = common.flags(__doc__, data="data", first=2, last=10, candidates=1).parse_args()
+  args = common.arguments(__doc__, data="data", first=2, last=10, candidates=1)
   folders = common.find(args.workdir, "s2")
   config = common.load(folders[0]).config
   rungs = ladder.rungs(args.data, config.data.source, config.data.held_out)

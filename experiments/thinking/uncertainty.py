@@ -35,7 +35,7 @@ def random_windows(windows, vocabulary: int):
 
 
 def main():
-  args = common.flags(__doc__, text=TEXT, steps=11, bins=10).parse_args()
+  args = common.arguments(__doc__, text=TEXT, steps=11, bins=10)
   folders = common.find(args.workdir, "s2")
   pearson, spearman, contrast, calibration = [], [], [], []
   for folder in folders:

@@ -16,7 +16,7 @@ def losses(model, windows, args, candidates: int, choose: str) -> float:
 
 
 def main():
-  args = common.flags(__doc__, most=8, steps=3).parse_args()
+  args = common.arguments(__doc__, most=8, steps=3)
   counts = [n for n in (1, 2, 4, 8, 16, 32) if n <= args.most]
   gains: dict[str, dict[int, list]] = {"energy": {}, "fall": {}}
   way: dict[int, list] = {}
