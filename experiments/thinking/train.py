@@ -39,10 +39,11 @@ def settings(steps: int = 300) -> list[sweep.Run]:
       vary(steps=10),
       vary(steps=10, step_size=1.0),
   )
-  return sweep.runs(S2, several, {**SHORT, "train.steps": steps})
+  wide = {"train.batch_size": 32, "thinking.replay_rows": 192}
+  return sweep.runs(S2, several, {**SHORT, **wide, "train.steps": steps})
 
 
-def models(steps: int = 600) -> list[sweep.Run]:
+def models(steps: int = 1000) -> list[sweep.Run]:
   """System 2, System 1 and Transformer++, three seeds, with checkpoints on the way."""
   keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "checkpoint.keep_every": steps // 4}
   s1 = {
@@ -56,7 +57,7 @@ def models(steps: int = 600) -> list[sweep.Run]:
   ]
 
 
-def ablation(steps: int = 200) -> list[sweep.Run]:
+def ablation(steps: int = 250) -> list[sweep.Run]:
   """Table 2: each regulariser of System 2 left out, three seeds."""
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
 
