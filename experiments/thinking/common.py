@@ -37,7 +37,7 @@ def arguments(about: str, **defaults) -> argparse.Namespace:
   """--workdir, --windows, --out and what else a study wants. Compiled programs are kept: seeds share them."""
   parser = argparse.ArgumentParser(description=about.split("\n")[0])
   parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/thinking"), help="of train.py")
-  parser.add_argument("--windows", type=int, default=512, help="held-out windows to evaluate on")
+  parser.add_argument("--windows", type=int, default=256, help="held-out windows to evaluate on")
   parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
   for name, default in defaults.items():
     parser.add_argument(f"--{name}", type=type(default), default=default)
