@@ -57,7 +57,7 @@ def models(steps: int = 1000) -> list[sweep.Run]:
   ]
 
 
-def ablation(steps: int = 250) -> list[sweep.Run]:
+def ablation(steps: int = 200) -> list[sweep.Run]:
   """Table 2: each regulariser of System 2 left out, three seeds."""
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
 
