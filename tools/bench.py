@@ -246,7 +246,7 @@ def decode(args):
   """Writing: tokens a second, the time of one token against the length of what stands before it, more candidates."""
   shape = shaped(args, layers=4, heads=4, width=256, context=256, batch=1, vocab=257)
   prompt = 3 * shape["context"] // 4
-  tokens, several = shape["context"] - prompt, shape["context"] // 16
+  tokens = shape["context"] - prompt
   how = Sampling()
   thinking = {"steps": 2}
   ours = make_task(configured(shape, thinking=thinking))
@@ -267,13 +267,15 @@ def decode(args):
     return lambda: generator(texts[:, :length].tolist(), count, how)
 
   calls = {(name, "whole"): call(write[name], prompt, tokens) for name in ("EBT", "authors'", BASE)}
-  prefixes = [round(shape["context"] * n / 256) for n in (20, 64, 128, 200)]
+  most = shape["context"] // 16  # tokens that the time of one is told from; the last prefix has room for half of them
+  prefixes = [round(shape["context"] * n / 256) for n in (20, 64, 128, 200)] + [shape["context"] - 1 - most // 2]
+  several = {n: min(most, shape["context"] - 1 - n) for n in prefixes}
   for n in prefixes:
     calls["authors'", n] = call(exact, n, 1)
     for name, generator in write.items():
-      if name != "authors'" and (name == "EBT" or n == prefixes[-1]):
+      if name not in ("authors'", BASE) or (name == BASE and n == prefixes[-1]):
         calls[name, n, "one"] = call(generator, n, 1)
-        calls[name, n, "several"] = call(generator, n, 1 + several)
+        calls[name, n, "several"] = call(generator, n, 1 + several[n])
   times = timing.interleaved(calls, args.rounds)
 
   rows = []
@@ -286,7 +288,7 @@ def decode(args):
         each = times[name, n]
       elif (name, n, "one") in times:
         pairs = zip(times[name, n, "one"], times[name, n, "several"])
-        each = [(more - one) / several for one, more in pairs]
+        each = [(more - one) / several[n] for one, more in pairs]
       else:
         continue
       rows.append({"name": f"{name}: a token after {n}", "family": name, "prefix": n, **timing.summary(each)})
