@@ -50,6 +50,7 @@ class ModelConfig:
   dtype: str = "float32"  # matrix products: float32 | bfloat16; the rest stays float32
   remat: bool = False  # keep nothing of a layer for the backward pass (else what its projections gave)
   vocab_chunk: int = 0  # positions whose [rows, positions, vocab_size] is computed at once; 0: chosen by memory
+  attention: str = "plain"  # plain | fused: kernels of the accelerator where one derivative is enough (models/fused.py)
   attention_block: int = 0  # query positions whose attention is computed at once; 0: all of less than 256, half of less than 512, else 256
 
   @property
@@ -198,7 +199,7 @@ class Config:
 # A run may be resumed with other values of these; all other keys must agree.
 RESUMABLE = (
     "mesh.", "checkpoint.", "eval.", "sample.", "train.log_every", "train.health_every", "train.max_bad_steps", "model.remat",
-    "model.vocab_chunk", "model.attention_block",
+    "model.vocab_chunk", "model.attention",
 )  # fmt: skip
 
 
@@ -322,6 +323,7 @@ def _check(c: Config) -> None:
   one_of("model.embedder", m.embedder, "linear", "tied")
   one_of("model.init", m.init, "xavier", "he")
   one_of("model.dtype", m.dtype, "float32", "bfloat16")
+  one_of("model.attention", m.attention, "plain", "fused")
   for key in ("layers", "heads", "width"):
     positive(f"model.{key}", getattr(m, key))
   at_least("model.vocab_size", m.vocab_size, 0)

@@ -56,6 +56,7 @@ BAD = [
     ({"eval.candidates": 0}, "config.eval.candidates: expected more than 0, found 0"),
     ({"eval.candidates": 2, "model.kind": "transformer"}, "which model.kind=transformer has not; set it to 1"),
     ({"eval.candidates": 2, "thinking.start": "zeros"}, "start alike end alike; set thinking.start='noise'"),
+    ({"model.attention": "flash"}, "config.model.attention: no choice 'flash'; known: fused, plain"),
     ({"checkpoint.keep": 0}, "config.checkpoint.keep: expected more than 0, found 0"),
 ]
 
@@ -125,5 +126,6 @@ def test_a_resumed_run_may_change_what_does_not_change_training_and_nothing_else
       "eval.seed", "eval.steps_of", "eval.tolerance", "eval.choose", "eval.accept", "eval.step_size_factor",
       "eval.noise", "eval.adjust",
       "sample.tokens", "sample.prompt_tokens", "sample.temperature",
-      "train.log_every", "train.health_every", "train.max_bad_steps", "model.remat", "model.vocab_chunk", "model.attention_block",
+      "train.log_every", "train.health_every", "train.max_bad_steps", "model.remat", "model.vocab_chunk", "model.attention",
+      "model.attention_block",
   }  # fmt: skip

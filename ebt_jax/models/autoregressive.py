@@ -18,10 +18,14 @@ from ebt_jax.models.trunk import Context
 
 @dataclasses.dataclass(frozen=True)
 class AutoregressiveEBT:
-  """Pure functions of a parameter dict; `landscapes` is how many energy landscapes the model knows."""
+  """Pure functions of a parameter dict; `landscapes` is how many energy landscapes the model knows.
+
+  Where `first_order`, energies are differentiated once only, so that fused attention can serve candidates too.
+  """
 
   config: ModelConfig
   landscapes: int = 1
+  first_order: bool = False
 
   @property
   def prefix(self) -> int:
@@ -71,7 +75,8 @@ class AutoregressiveEBT:
   ) -> Float[Array, "b s"]:
     """Energy of each embedded candidate given what stands before it; candidates do not see each other."""
     condition = self._condition(params, landscape)
-    x = trunk.candidates(self.config, params["layers"], candidate, context, condition)
+    config = self.config if self.first_order else dataclasses.replace(self.config, attention="plain")
+    x = trunk.candidates(config, params["layers"], candidate, context, condition)
     x = self._norm.apply({"params": params["norm"]}, x)
     if condition is not None:
       modulation = trunk.modulation(self.config, 2)
@@ -86,6 +91,8 @@ class AutoregressiveEBT:
     n, b, s, d = candidates.shape
     if n == 1:
       return self.energy(params, context, candidates[0], landscape)[None]
+    if self.first_order and self.config.attention == "fused" and context.positions.ndim == 1:
+      return jax.lax.map(lambda y: self.energy(params, context, y, landscape), candidates)
     at = jnp.tile(jnp.broadcast_to(context.positions, (b, s)), (1, n))
     flat = candidates.swapaxes(0, 1).reshape(b, n * s, d)
     found = self.energy(params, context._replace(positions=at), flat, landscape)

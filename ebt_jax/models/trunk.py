@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from ebt_jax import parallel
 from ebt_jax.config import ModelConfig
-from ebt_jax.models import layers
+from ebt_jax.models import fused, layers
 
 
 class Context(NamedTuple):
@@ -56,7 +56,10 @@ class Block(nn.Module):
     def attend(x):
       c = self.config
       q, k, v = self.attention.heads(x, table)
-      return layers.context_attention(q, k, v, positions, layers.compute_dtype(c), c.attention_block), (k, v)
+      dtype = layers.compute_dtype(c)
+      if c.attention == "fused" and x.shape[1] > 1:
+        return fused.context_attention(q, k, v, dtype), (k, v)
+      return layers.context_attention(q, k, v, positions, dtype, c.attention_block), (k, v)
 
     return self._around(x, condition, attend)
 
@@ -74,6 +77,8 @@ class Block(nn.Module):
       c = self.config
       q, k, v = self.attention.heads(x, table)
       dtype = layers.compute_dtype(c)
+      if c.attention == "fused" and positions.ndim == 1:
+        return fused.candidate_attention(q, k, v, keys, values, dtype), None
       return layers.candidate_attention(q, k, v, keys, values, positions, dtype, c.attention_block), None
 
     return self._around(x, condition, attend)

@@ -260,8 +260,9 @@ class EBTText:
 
   def _think(self, params, contexts, start, key, **options):
     how = (self.config.thinking, self.config.eval)
-    options["several"] = self.model.energies
-    return thinking.think_and_verify(self.model.energy, self.space, params, contexts, start, key, *how, **options)
+    model = dataclasses.replace(self.model, first_order=True)
+    options["several"] = model.energies
+    return thinking.think_and_verify(model.energy, self.space, params, contexts, start, key, *how, **options)
 
   def scores(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
     """What is known of every token: `loss` in nats after each step and `energy` before it `[t, b, s]`, `final_energy`
