@@ -111,17 +111,17 @@ def _laptop() -> Study:
   steps = 500
   base = at(2, 128, 16, steps)
   sizes = [at(n, w, 16, steps) for n, w in ((2, 48), (2, 64), (2, 96), (2, 128), (3, 192), (4, 256))]
-  decayed = [at(2, 128, 16, 4 * steps // part, train__schedule="cosine") for part in (8, 4, 2, 1)]
+  decayed = [at(2, 128, 16, 3 * steps // part, train__schedule="cosine") for part in (8, 4, 2, 1)]
   rates = [at(n, w, 16, steps, rate) for n, w in ((2, 64), (2, 128), (4, 256)) for rate in (0.5, 1, 2)]
   thinking = [at(2, 128, 16, steps, thinking__steps=k, thinking__landscapes=k) for k in (1, 3, 4)]
   seeds = lambda variants, n=3: product(chain(*variants), _seeds(n))
   return Study(
       "laptop",
-      "All axes of the paper between 4xs/7 and 3xs on bytes, half a million to two million tokens a run.",
-      {},
+      "All axes of the paper between 4xs/7 and 3xs on bytes, half a million to one and a half million tokens a run.",
+      {"eval.max_windows": 256},
       [
-          Axis("data", "Data", "tokens", seeds([at(2, 128, 16, 4 * steps)]), way=True),
-          Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (2, 4, 8, 16, 32)])),
+          Axis("data", "Data", "tokens", seeds([at(2, 128, 16, 3 * steps)]), way=True),
+          Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (2, 4, 8, 12, 16)])),
           Axis("depth", "Depth", "layers", seeds([at(n, 128, 16, steps) for n in (1, 2, 3, 4, 6)])),
           Axis("width", "Width", "width", seeds([at(2, w, 16, steps) for w in (48, 64, 96, 128, 192, 256)])),
           Axis("params", "Parameters", "params_non_embedding", seeds(sizes), way=True),
