@@ -25,6 +25,12 @@ def energies_at(model, contexts, row: int, position: int, points: np.ndarray) ->
   return np.asarray(task.model.energies(model.params["model"], one, y, 0)[:, 0, 0])
 
 
+def spread(values: np.ndarray, count: int) -> np.ndarray:
+  """`count` numbers from the least to the largest of `values` and a quarter of that beyond, over 0.3 at least."""
+  middle, half = (values.max() + values.min()) / 2, max(0.3, values.max() - values.min()) * 0.75
+  return np.linspace(middle - half, middle + half, count)
+
+
 def main():
   args = common.arguments(__doc__, steps=10, panels=3, grid=41)
   model = common.load(common.find(args.workdir, "s2")[0])
@@ -54,24 +60,28 @@ def main():
     target = model.tokenizer.decode([int(targets[row, middle])])
     top.set_title(f"…{before!r} → {target!r}\nloss {loss[row, middle]:.2f} nats", fontsize=7)
     top.set(xlabel="along the line", ylabel="energy" if not column else "")
-    u, v = np.meshgrid(t, t)
-    plane = p0 + u[..., None] * (p1 - p0) + v[..., None] * (truth - p0)
+    # an orthonormal basis: towards the thought, and across it to the truth
+    along = (p1 - p0) / np.linalg.norm(p1 - p0)
+    across = truth - p0 - ((truth - p0) @ along) * along
+    across /= np.linalg.norm(across)
+    way = np.stack([(path[:, row, middle] - p0) @ e for e in (along, across)])
+    marks = {k: ((p - p0) @ along, (p - p0) @ across) for k, p in (("start", p0), ("thought", p1), ("truth", truth))}
+    u, v = np.meshgrid(*(spread(np.append(w, [m[i] for m in marks.values()]), args.grid) for i, w in enumerate(way)))
+    plane = p0 + u[..., None] * along + v[..., None] * across
     height = energies_at(model, contexts, row, middle, plane.reshape(-1, len(p0))).reshape(u.shape)
     drawn = bottom.contourf(u, v, height, 24, cmap="viridis")
     fig.colorbar(drawn, ax=bottom)
-    basis = np.stack([p1 - p0, truth - p0], 1)
-    way = np.linalg.lstsq(basis, (path[:, row, middle] - p0).T, rcond=None)[0]
     bottom.plot(*way, "w.-", ms=4, lw=0.8)
-    for (x, y), mark in (((0, 0), "start"), ((1, 0), "thought"), ((0, 1), "truth")):
-      bottom.plot(x, y, "r.", ms=5)
-      bottom.annotate(mark, (x, y), color="w", fontsize=7, xytext=(3, 3), textcoords="offset points")
-    bottom.set(xlabel="towards the thought", ylabel="towards the truth" if not column else "")
+    for mark, at in marks.items():
+      bottom.plot(*at, "r.", ms=5)
+      bottom.annotate(mark, at, color="w", fontsize=7, xytext=(3, 3), textcoords="offset points")
+    bottom.set(xlabel="towards the thought", ylabel="across, to the truth" if not column else "")
     bottom.grid(False)
     at = {k: float(energies_at(model, contexts, row, middle, p[None])[0]) for k, p in (("start", p0), ("thought", p1), ("truth", truth))}
     rows.append(f"{before!r} -> {target!r}: " + ", ".join(f"energy of the {k} {e:.3f}" for k, e in at.items()))
     result.append({"before": before, "target": target, "energies": at, "t": t.tolist(),
                    "to_thought": to_thought.tolist(), "to_truth": to_truth.tolist()})  # fmt: skip
-  axes[0, 0].legend(frameon=False, fontsize=7)
+  axes[0, 0].legend(frameon=False, fontsize=7, loc="upper right")
   common.write(args.out, "landscape", {"panels": result}, "\n".join(rows), fig)
 
 

@@ -15,6 +15,9 @@ from ebt_jax.tasks import text
 from experiments.thinking import common, ladder
 
 
+CONTROLS = ("shuffled", "noise")  # no text that anybody wrote: in the table, not in the slope
+
+
 def main():
   args = common.arguments(__doc__, data="data", first=2, last=10, candidates=1)
   folders = common.find(args.workdir, "s2")
@@ -29,33 +32,40 @@ def main():
       windows = text.whole_text(dataclasses.replace(model.config, data=source), model.tokenizer)
       found = common.scores(model, windows, args.windows, steps=args.last, candidates=args.candidates)
       loss.setdefault(rung.name, []).append(found["loss"].mean(-1))
-  loss = {name: np.array(v) for name, v in loss.items()}  # [seeds, steps]
+  show(args, rungs, {name: np.array(v) for name, v in loss.items()})
+
+
+def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
+  """Writes what the losses `[seeds, steps]` of every rung say."""
+  seeds = len(loss[rungs[0].name])
   base = loss[rungs[0].name][:, args.first - 1]
   shift = {name: np.exp(v[:, args.first - 1] - base) for name, v in loss.items()}
   gain = {name: 100 * (1 - np.exp(v[:, args.last - 1] - v[:, args.first - 1])) for name, v in loss.items()}
-  mean_shift, mean_gain = (np.array([v.mean() for v in d.values()]) for d in (shift, gain))
+  written = [r for r in rungs if r.name not in CONTROLS]
   slopes, correlations = [], []
-  for seed in range(len(folders)):
-    x, y = (np.array([v[seed] for v in d.values()]) for d in (shift, gain))
+  for seed in range(seeds):
+    x, y = (np.array([d[r.name][seed] for r in written]) for d in (shift, gain))
     slopes.append(np.polyfit(x, y, 1)[0])
     correlations.append(np.corrcoef(x, y)[0, 1])
-  rows = [f"perplexity from {args.first} to {args.last} steps, best of {args.candidates}, {len(folders)} seeds:"]
-  rows.append(f"  {'text':<14}{'nats/byte':>10}{'shift':>9}   gain, %")
+  rows = [f"perplexity from {args.first} to {args.last} steps, best of {args.candidates}, {seeds} seeds:"]
+  rows.append(f"  {'text':<14}{'nats/byte':>10}{'shift':>10}   gain, %")
   for r in rungs:
     mark = "" if r.fetched else "  (stand-in)"
     nats = loss[r.name][:, args.last - 1].mean()
-    rows.append(f"  {r.name:<14}{nats:>10.4f}{shift[r.name].mean():>9.3f}   {common.show(common.interval(gain[r.name]), '.2f')}{mark}")
+    rows.append(f"  {r.name:<14}{nats:>10.4f}{shift[r.name].mean():>10.3f}   {common.show(common.interval(gain[r.name]), '.2f')}{mark}")
+  rows.append(f"without {' and '.join(CONTROLS)}:")
   rows.append(f"slope {common.show(common.interval(slopes), '.3f')} percent for each unit of shift")
   rows.append(f"correlation {common.show(common.interval(correlations), '.3f')}")
   fig, axes = common.figure(4.8, 3.4)
-  half = [common.interval(v)[1] for v in gain.values()]
-  axes.errorbar(mean_shift, mean_gain, half, fmt="o", ms=4, capsize=3, color=common.COLORS["s2"])
-  for r, x, y in zip(rungs, mean_shift, mean_gain):
-    axes.annotate(r.name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
-  axes.set(xlabel="distribution shift (perplexity over held-out perplexity)", ylabel="fall of perplexity by thinking, %")
+  for r in written:
+    (mean, half), x = common.interval(gain[r.name]), shift[r.name].mean()
+    axes.errorbar(x, mean, half, fmt="o", ms=4, capsize=3, color=common.COLORS["s2"])
+    axes.annotate(r.name, (x, mean), xytext=(5, 4), textcoords="offset points", fontsize=7)
+  axes.axhline(0, color="k", lw=0.6)
+  axes.set(xlabel="distribution shift (perplexity over held-out perplexity)", ylabel="fall of perplexity by thinking, %", xscale="log")
   axes.margins(x=0.15)
   result = {
-      "rungs": [dataclasses.asdict(r) | {"documents": len(r.documents)} for r in rungs],
+      "rungs": [{"name": r.name, "why": r.why, "fetched": r.fetched, "documents": len(r.documents)} for r in rungs],
       "loss": {n: v.tolist() for n, v in loss.items()}, "shift": {n: v.tolist() for n, v in shift.items()},
       "gain": {n: v.tolist() for n, v in gain.items()}, "slope": slopes, "correlation": correlations,
   }  # fmt: skip

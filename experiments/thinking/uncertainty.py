@@ -1,6 +1,6 @@
 """Uncertainty (paper Figs. 8 and 11): does an energy say how hard a token is?
 
-  python -m experiments.thinking.uncertainty --workdir=runs/thinking --text="The quick brown fox jumps over a lazy dog."
+  python -m experiments.thinking.uncertainty --workdir=runs/thinking --text="The quick brown fox."
 
 A heat map of each token's energy over the steps on a given text; how the energy at the end goes with the model's own
 loss; which tokens are easy and hard; real text against random strings; and the loss that each level of energy stands for.
@@ -15,7 +15,7 @@ from scipy import stats
 
 from experiments.thinking import common
 
-TEXT = "The quick brown fox jumps over the lazy dog, but the research problem is a hard one."
+TEXT = "The quick brown fox jumps over the lazy dog. Research is hard."
 
 
 def on_text(model, words: str, steps: int) -> tuple[list[str], np.ndarray]:

@@ -44,6 +44,7 @@ def main():
     axes.errorbar(x, [m for m, _ in stats], [h for _, h in stats], fmt="o-", ms=4, capsize=3, color=common.COLORS["s2"])
     axes.axhline(0, color="k", lw=0.6)
   left.set(xlabel="candidates", ylabel="fall of perplexity, %", xscale="log", xticks=counts, xticklabels=counts)
+  left.minorticks_off()
   right.set(xlabel="training tokens, millions", ylabel=f"fall of perplexity, %, N = {counts[-1]}")
   result = {"by_count": gains, "by_tokens": way, "steps": args.steps, "windows": args.windows}
   common.write(args.out, "verification", result, "\n".join(rows), fig)
