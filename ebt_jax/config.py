@@ -144,7 +144,7 @@ class EvalConfig:
   max_windows: int = 0  # evaluate on the first so many windows; 0: the whole held-out split
   steps: int = 0  # thinking steps, or their budget where tolerance > 0; 0: thinking.steps
   steps_of: str = "final"  # landscapes that share the steps beyond one for each: final | every
-  tolerance: float = 0.0  # t > 0: a candidate is finished when a step lowers its energy by less than t
+  tolerance: float = 0.0  # t > 0: a candidate is finished when a step changes its energy by less than t
   candidates: int = 1  # thoughts of independent starts for each prediction
   choose: str = "energy"  # the candidate that is kept: of least energy | of the largest fall of energy
   accept: str = "all"  # steps that are kept: all | lower (those that lower the energy) | lower_authors (and their flaw)

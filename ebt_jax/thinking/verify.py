@@ -56,8 +56,8 @@ def think_and_verify(
 ) -> Verified:
   """Thinks with several candidates over one context, and verifies them by their energy.
 
-  A position's candidate is finished when a step on one landscape has lowered its energy by less than `how.tolerance`;
-  the loop ends when all are, or the budget is used up.
+  A position's candidate is finished when a step on one landscape has changed its energy by less than `how.tolerance`;
+  a larger rise is an overshoot, which later steps mend. The loop ends when all are, or the budget is used up.
 
   Args:
     energy: `(model_params, context, y, landscape) -> [*p]`, as in `think`.
@@ -87,7 +87,7 @@ def think_and_verify(
     stepped, now = step(params, contexts, x, i, (plan, key, draws))
     if how.tolerance:
       same = (i > 0) & (landscapes[i] == landscapes[i - 1])
-      finished = finished | (same & (before - now < how.tolerance))
+      finished = finished | (same & (jnp.abs(before - now) < how.tolerance))
     if how.accept != "all":
       # the authors leave a rejected candidate as it was read, so that the next step reads it twice
       rejected = space.perceive(x, landscapes[i]) if how.accept == "lower_authors" else x

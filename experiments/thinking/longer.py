@@ -63,7 +63,7 @@ def main():
     axes.fill_between(passes, mean - half, mean + half, color=common.COLORS[kind], alpha=0.15, lw=0)
   stops = stopping(common.find(args.workdir, "s2"), args.last, args.windows)
   result["stopping"] = stops
-  rows.append(f"System 2, a budget of {args.last} steps, stopping where the energy falls by less than the tolerance:")
+  rows.append(f"System 2, a budget of {args.last} steps, stopping where the energy changes by less than the tolerance:")
   for tolerance, found in stops.items():
     used, worse = (common.interval(v) for v in zip(*found))
     rows.append(f"  {tolerance:<6} {common.show(used, '.2f')} steps, loss {worse[0]:+.3%} ± {worse[1]:.3%}")

@@ -57,12 +57,14 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
   rows.append(f"slope {common.show(common.interval(slopes), '.3f')} percent for each unit of shift")
   rows.append(f"correlation {common.show(common.interval(correlations), '.3f')}")
   fig, axes = common.figure(4.8, 3.4)
-  for r in written:
+  for i, r in enumerate(written):
     (mean, half), x = common.interval(gain[r.name]), shift[r.name].mean()
     axes.errorbar(x, mean, half, fmt="o", ms=4, capsize=3, color=common.COLORS["s2"])
-    axes.annotate(r.name, (x, mean), xytext=(5, 4), textcoords="offset points", fontsize=7)
+    axes.annotate(r.name, (x, mean), xytext=(5, -9 if i % 2 else 4), textcoords="offset points", fontsize=7)
   axes.axhline(0, color="k", lw=0.6)
   axes.set(xlabel="distribution shift (perplexity over held-out perplexity)", ylabel="fall of perplexity by thinking, %", xscale="log")
+  axes.set_xticks([1, 2, 5, 10, 20], [1, 2, 5, 10, 20])
+  axes.minorticks_off()
   axes.margins(x=0.15)
   result = {
       "rungs": [{"name": r.name, "why": r.why, "fetched": r.fetched, "documents": len(r.documents)} for r in rungs],

@@ -53,6 +53,12 @@ def test_each_position_stops_where_its_energy_has_settled(x64):
   np.testing.assert_array_equal(alone.steps_used, found.steps_used[:, 2:3])
 
 
+def test_a_rising_energy_has_not_settled():
+  starts = jnp.asarray([[[0.0], [1.0]]])
+  found = verify(bowl, starts, EvalConfig(steps=6, tolerance=1e-3), step_size=2.1)  # each step is 1.1 times too far
+  assert found.steps_used.tolist() == [[1, 6]]
+
+
 def test_without_tolerance_all_of_the_budget_is_used():
   found = verify(bowl, jnp.ones((1, 3, 2)), EvalConfig(steps=5))
   assert found.steps_used.tolist() == [[5] * 3]
