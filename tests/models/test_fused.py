@@ -109,7 +109,7 @@ def called(backend, monkeypatch):
   return seen
 
 
-@pytest.mark.parametrize("backend", ["tpu"], indirect=True)
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 def test_transformer_training_equals_plain(called):
   def trained(attention):
     task, params, batch = problem(attention, kind="transformer")
@@ -132,7 +132,9 @@ def test_ebt_training_differentiates_its_context_once(called, gradient):
 
 
 @pytest.mark.parametrize(
-    "backend, variant, candidates", [("gpu", "default", 2), ("tpu", "time_embed", 1)], indirect=["backend"]
+    "backend, variant, candidates",
+    [("gpu", "default", 2), pytest.param("tpu", "time_embed", 1, marks=pytest.mark.slow)],
+    indirect=["backend"],
 )
 def test_evaluation_equals_plain_with_fused_candidates(called, variant, candidates):
   expected = evaluated(*problem("plain", candidates, variant=variant))
