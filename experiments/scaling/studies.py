@@ -121,7 +121,7 @@ def _laptop() -> Study:
       {"eval.max_windows": 256},
       [
           Axis("data", "Data", "tokens", seeds([at(2, 128, 16, 3 * steps)]), way=True),
-          Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (2, 4, 8, 12, 16)])),
+          Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (2, 4, 8, 16)])),
           Axis("depth", "Depth", "layers", seeds([at(n, 128, 16, steps) for n in (1, 2, 3, 4, 6)])),
           Axis("width", "Width", "width", seeds([at(2, w, 16, steps) for w in (48, 64, 96, 128, 192, 256)])),
           Axis("params", "Parameters", "params_non_embedding", seeds(sizes), way=True),
