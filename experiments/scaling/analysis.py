@@ -183,6 +183,9 @@ def surface(rows: Sequence[Row], axis: dict[str, Any], series: str) -> Surface:
   """loss(N, D) from all evaluations of the runs of an axis of sizes."""
   names = set(axis["runs"].get(series, ()))
   mine = [r for r in rows if r["run"] in names and r["tokens"] >= WARMUPS * r["warmup_tokens"]]
+  sizes = len({r["params_non_embedding"] for r in mine})
+  if sizes < 3:
+    return Surface(None, None, [f"{series}: a law of parameters and data needs 3 or more sizes, found {sizes}"])
   notes, law, iso = [], None, None
   try:
     law = scaling.law(to_points(mine, "params_non_embedding", "tokens"))
