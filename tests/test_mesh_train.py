@@ -39,7 +39,7 @@ CONFIGS = {
     ),
 }
 MESHES = {"data=8": (1, 8, 1), "data=4,model=2": (1, 4, 2), "replica=2,data=2,model=2": (2, 2, 2)}
-FAST = {("ebt", (2, 2, 2)), ("time_embed", (1, 4, 2)), ("transformer", (1, 8, 1)), ("replay", (1, 4, 2))}  # each model and each mesh once
+FAST = {("ebt", (2, 2, 2)), ("transformer", (1, 8, 1)), ("replay", (1, 4, 2))}  # each mesh once
 CASES = [
     pytest.param(name, sizes, id=f"{name}-{mesh}", marks=() if (name, sizes) in FAST else pytest.mark.slow)
     for name in CONFIGS
