@@ -38,7 +38,7 @@ def pod(folder: pathlib.Path, states: str, codes: str, *words: str, **env: str):
 
 
 TRAIN = ("python", "-m", "ebt_jax.main", "--config=a b.py:x", "--workdir=/mnt/r,seed=0", "--distributed")
-SSH = "ssh pod --zone=zone --worker=all --command=cd ebt_jax && flock /tmp/ebt_jax.lock "
+SSH = "ssh pod --zone=zone --worker=all --command=cd ebt_jax && flock .ebt_jax.lock "
 SSH += r"python -m ebt_jax.main --config=a\ b.py:x"
 
 
@@ -62,7 +62,7 @@ def test_dry_run_of_the_pod(tmp_path):
   done, calls = pod(tmp_path, "", "", *TRAIN, TPU_DRY_RUN="1")
   lines = done.stdout.splitlines()
   assert done.returncode == 0 and not calls and lines[0].startswith("gcloud compute tpus tpu-vm create pod --zone=zone")
-  assert "flock\\ /tmp/ebt_jax.lock" in lines[1] and len(lines) == 2
+  assert "flock\\ .ebt_jax.lock" in lines[1] and len(lines) == 2
   assert pod(tmp_path, "", "")[0].returncode == 2
 
 

@@ -45,7 +45,7 @@ make() {
 }
 
 # A connection that breaks can leave the program running: the lock lets the next attempt wait for it.
-remote="cd ${TPU_REPOSITORY:-ebt_jax} && flock /tmp/ebt_jax.lock$(printf ' %q' "$@")"
+remote="cd ${TPU_REPOSITORY:-ebt_jax} && flock .ebt_jax.lock$(printf ' %q' "$@")"
 
 if [ "${TPU_DRY_RUN:-0}" = 1 ]; then
   if [ -n "${TPU_TYPE:-}" ]; then make; fi
