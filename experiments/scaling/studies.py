@@ -112,7 +112,7 @@ def _laptop() -> Study:
   base = at(2, 128, 16, steps)
   sizes = [at(n, w, 16, steps) for n, w in ((2, 48), (2, 64), (2, 96), (2, 128), (3, 192), (4, 256))]
   decayed = [at(2, 128, 16, 3 * steps // part, train__schedule="cosine") for part in (8, 4, 2, 1)]
-  rates = [at(n, w, 16, steps, rate) for n, w in ((2, 64), (2, 128), (4, 256)) for rate in (0.5, 1, 2)]
+  rates = [at(n, w, 16, steps, rate) for n, w in ((2, 64), (2, 128), (2, 192)) for rate in (0.5, 1, 2)]
   thinking = [at(2, 128, 16, steps, thinking__steps=k, thinking__landscapes=k) for k in (1, 3, 4)]
   seeds = lambda variants, n=3: product(chain(*variants), _seeds(n))
   return Study(
