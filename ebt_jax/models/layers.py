@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ebt_jax import few
 from ebt_jax.config import ModelConfig
 
 LONG = 256  # so many queries attend in blocks, which leave out half of what causality hides (measured: tools/README.md)
@@ -44,11 +45,15 @@ class Linear(nn.Module):
   kernel_init: nn.initializers.Initializer
   bias_init: nn.initializers.Initializer | None = None
   dtype: jnp.dtype | None = None
+  decoding: bool = False
 
   @nn.compact
   def __call__(self, x):
     kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-    y = einsum("...i,io->...o", x, kernel, self.dtype)
+    if self.decoding and self.dtype is None and few.applies(x.size // x.shape[-1]):
+      y = few.product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], self.features)
+    else:
+      y = einsum("...i,io->...o", x, kernel, self.dtype)
     if self.bias_init is not None:
       y = y + self.param("bias", self.bias_init, (self.features,))
     return y
@@ -123,30 +128,34 @@ def context_attention(q_BxHxSxK, k_BxHxTxK, v_BxHxTxK, positions, dtype=None, bl
 
 
 def candidate_attention(
-    q_BxHxSxK, k_BxHxSxK, v_BxHxSxK, context_k_BxHxTxK, context_v_BxHxTxK, positions, dtype=None, block=0
+    q_BxHxSxK, k_BxHxSxK, v_BxHxSxK, context_k_BxHxTxK, context_v_BxHxTxK, positions, dtype=None, block=0, decoding=False
 ):
   """A candidate at position p sees context entries 0..p-1 and itself, and no other candidate (facts: paper section 3).
 
   The self term joins the softmax through its sum of exponentials, so no row is widened by one column. `positions` are
-  one more than those of `context_attention`, `block` is the same.
+  one more than those of `context_attention`, `block` is the same. Where `decoding`, gradients are of first order.
   """
+  products = few if decoding and dtype is None and few.applies(q_BxHxSxK.shape[2]) else None
 
   def attend(queries, entries):
     (q, k, v, last), (context_k, context_v) = queries, entries
-    scores = _masked_scores(q, context_k, last, dtype)
+    scores = _masked_scores(q, context_k, last, dtype, products)
     own = jnp.sum(q * k, -1, keepdims=True)
     top = jax.lax.stop_gradient(jnp.maximum(jnp.max(scores, -1, keepdims=True), own))
     weights, own = jnp.exp(scores - top), jnp.exp(own - top)
-    y = einsum("bhst,bhtk->bhsk", weights, context_v, dtype) + own * v
-    return y, jnp.sum(weights, -1, keepdims=True) + own
+    y = products.product(weights, context_v) if products else einsum("bhst,bhtk->bhsk", weights, context_v, dtype)
+    return y + own * v, jnp.sum(weights, -1, keepdims=True) + own
 
   queries, entries = (q_BxHxSxK, k_BxHxSxK, v_BxHxSxK), (context_k_BxHxTxK, context_v_BxHxTxK)
   return _in_blocks(attend, queries, entries, positions - 1, block)
 
 
-def _masked_scores(q_BxHxSxK, k_BxHxTxK, last_Bx1xSx1, dtype):
+def _masked_scores(q_BxHxSxK, k_BxHxTxK, last_Bx1xSx1, dtype, products=None):
   """Scores `[b, h, s, t]`, -inf after the last entry that a query sees."""
-  scores = wide(einsum("bhsk,bhtk->bhst", q_BxHxSxK, k_BxHxTxK, dtype))
+  if products:
+    scores = products.scores(q_BxHxSxK, k_BxHxTxK)
+  else:
+    scores = wide(einsum("bhsk,bhtk->bhst", q_BxHxSxK, k_BxHxTxK, dtype))
   return jnp.where(jnp.arange(k_BxHxTxK.shape[2]) <= last_Bx1xSx1, scores, -jnp.inf)
 
 
@@ -194,10 +203,11 @@ def is_kept(primitive, *args, **params) -> bool:
 
 class Attention(nn.Module):
   config: ModelConfig
+  decoding: bool = False
 
   def setup(self):
     c = self.config
-    make = lambda: Linear(c.width, initializer(c), dtype=compute_dtype(c))
+    make = lambda: Linear(c.width, initializer(c), dtype=compute_dtype(c), decoding=self.decoding)
     self.q, self.k, self.v, self.o = make(), make(), make(), make()
 
   def heads(self, x_BxSxD, table):
@@ -219,10 +229,11 @@ class GatedFFN(nn.Module):
   """SwiGLU: `down(act(gate x) * up x)`, no biases."""
 
   config: ModelConfig
+  decoding: bool = False
 
   @nn.compact
   def __call__(self, x):
     c = self.config
-    make = lambda n, name: Linear(n, initializer(c), dtype=compute_dtype(c), name=name)
+    make = lambda n, name: Linear(n, initializer(c), dtype=compute_dtype(c), decoding=self.decoding, name=name)
     h = ACTIVATIONS[c.activation](make(c.hidden, "gate")(x)) * make(c.hidden, "up")(x)
     return make(c.width, "down")(h)

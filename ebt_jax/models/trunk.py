@@ -29,15 +29,19 @@ class Context(NamedTuple):
 
 
 class Block(nn.Module):
-  """h = x + attention(norm(x)); y = h + ffn(norm(h)), optionally modulated by a landscape (adaLN)."""
+  """h = x + attention(norm(x)); y = h + ffn(norm(h)), optionally modulated by a landscape (adaLN).
+
+  Where `decoding`, entries are few and energies are differentiated once: products take the form that CPUs like.
+  """
 
   config: ModelConfig
+  decoding: bool = False
 
   def setup(self):
     c = self.config
     norm = lambda: layers.Norm(c.norm, c.dyt_scale)
     self.attention_norm, self.ffn_norm = norm(), norm()
-    self.attention, self.ffn = layers.Attention(c), layers.GatedFFN(c)
+    self.attention, self.ffn = layers.Attention(c, self.decoding), layers.GatedFFN(c, self.decoding)
     if c.kind == "ebt" and c.variant.startswith("adaln"):
       self.modulation = modulation(c, 6)
 
@@ -79,7 +83,8 @@ class Block(nn.Module):
       dtype = layers.compute_dtype(c)
       if c.attention == "fused" and positions.ndim == 1:
         return fused.candidate_attention(q, k, v, keys, values, dtype), None
-      return layers.candidate_attention(q, k, v, keys, values, positions, dtype, c.attention_block), None
+      block, decoding = c.attention_block, self.decoding
+      return layers.candidate_attention(q, k, v, keys, values, positions, dtype, block, decoding), None
 
     return self._around(x, condition, attend)
 
@@ -106,7 +111,8 @@ def init(config: ModelConfig, key: jax.Array) -> dict:
 
 def _run(config: ModelConfig, method: str, params, x, positions, condition, per_layer=()):
   """Applies every block; returns the stream and the extras of the layers, stacked unless the layers are apart."""
-  block = Block(config)
+  decoding = bool(per_layer) and isinstance(per_layer[0], tuple)
+  block = Block(config, decoding)
   table = layers.rope(positions, config.head_dim, jnp.promote_types(x.dtype, jnp.float32))
 
   def body(x, layer):
@@ -114,7 +120,7 @@ def _run(config: ModelConfig, method: str, params, x, positions, condition, per_
     x = parallel.keep_rows(x)  # else the compiler slices the stream's width as the weights are, over many devices
     return block.apply({"params": layer_params}, x, table, positions, condition, *rest, method=method)
 
-  if per_layer and isinstance(per_layer[0], tuple):
+  if decoding:
     extras = []
     for layer in zip(apart(params), *per_layer, strict=True):
       x, extra = body(x, layer)

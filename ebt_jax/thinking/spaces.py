@@ -12,7 +12,7 @@ from jax.extend import random as jex_random
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ebt_jax import chunks, losses
+from ebt_jax import chunks, few, losses
 
 
 class Space:
@@ -127,7 +127,10 @@ class Simplex(Space):
     return p @ self.table(params)
 
   def pull(self, params: Any, p: Float[Array, "*p v"], slope: Float[Array, "*p d"]) -> Float[Array, "*p v"]:
-    return slope @ self.table(params).T
+    table = self.table(params)
+    if few.applies(slope.size // slope.shape[-1]):
+      return few.by_transpose(slope.reshape(-1, slope.shape[-1]), table).reshape(*slope.shape[:-1], -1)
+    return slope @ table.T
 
   def settle(self, x: Float[Array, "*p v"]) -> Float[Array, "*p v"]:
     if self.clip:
