@@ -1,7 +1,7 @@
 """Products of a few rows on CPUs, whose compiler is slow where it has to transpose the matrix.
 
-While text is written the candidates of a position are such rows, and each product is limited by how the matrix is read.
-For 8 rows and 256 x 684 entries `x @ w.T` takes 137 us; with w on the left and the few rows transposed in its place, 70.
+While text is written the candidates of a position are such rows, and how the matrix is read is what a product costs: of 8
+rows and 256 x 684 entries `x @ w.T` takes 137 us; with w on the left and the few rows transposed in its place, 70.
 """
 
 import jax

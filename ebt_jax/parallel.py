@@ -280,6 +280,12 @@ def row_ways() -> int:
   return 1 if mesh.empty else math.prod(mesh.shape[a] for a in ROW_AXES)
 
 
+def model_ways() -> int:
+  """Into how many parts the mesh in use cuts heads, hidden units and the vocabulary."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.shape["model"]
+
+
 def deal_rows(batch: Any, parts: int) -> Any:
   """`[b, ...]` -> `[parts, b / parts, ...]`, strided: each device's contiguous rows give every part its share."""
   return jax.tree.map(lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch)

@@ -31,6 +31,7 @@ from ebt_jax.thinking import descent
 SHAPE = ("layers", "heads", "width", "context", "batch", "vocab")
 LAST = dict(gradient="last", learn_step_size=False)
 BASE = "Transformer++"
+REPEATS = 5  # of short calls whose times are told apart
 HERE = pathlib.Path(__file__).parent
 
 
@@ -198,7 +199,8 @@ def vocab(args):
       lambda how, model: ebt(shape, 3, "last", model=model, slope=lean, note=f", {how}"),
   ):
     pairs.append(chosen(args, [make(how, model) for how, model in ways]))
-  fast = [ebt(shape, 2, model=ways[0][1], note=", whole, as by default"), ebt(shape, 3, "last", model=ways[0][1], note=", whole, as by default")]
+  default = {"model": ways[0][1], "note": ", whole, as by default"}
+  fast = [ebt(shape, 2, **default), ebt(shape, 3, "last", **default)]
   rivals = chosen(args, [rival_ebt(shape, 2), *fast]) + [r for pair in pairs for r in pair]
   steps = Steps(rivals, args.max_gb)
   for pair in pairs:
@@ -263,8 +265,9 @@ def decode(args):
   many = make_task(configured(shape, thinking=thinking, evaluation={"candidates": 8}))
   write["EBT, 8 candidates"] = Generator(many, params, end_of_text=-1)
 
-  def call(generator, length, count):
-    return lambda: generator(texts[:, :length].tolist(), count, how)
+  def call(generator, length, count, times=1):
+    prompts = texts[:, :length].tolist()
+    return lambda: [generator(prompts, count, how) for _ in range(times)]
 
   calls = {(name, "whole"): call(write[name], prompt, tokens) for name in ("EBT", "authors'", BASE)}
   most = shape["context"] // 16  # tokens that the time of one is told from; the last prefix has room for half of them
@@ -274,8 +277,8 @@ def decode(args):
     calls["authors'", n] = call(exact, n, 1)
     for name, generator in write.items():
       if name not in ("authors'", BASE) or (name == BASE and n == prefixes[-1]):
-        calls[name, n, "one"] = call(generator, n, 1)
-        calls[name, n, "several"] = call(generator, n, 1 + several[n])
+        calls[name, n, "one"] = call(generator, n, 1, REPEATS)
+        calls[name, n, "several"] = call(generator, n, 1 + several[n], REPEATS)
   times = timing.interleaved(calls, args.rounds)
 
   rows = []
@@ -288,13 +291,13 @@ def decode(args):
         each = times[name, n]
       elif (name, n, "one") in times:
         pairs = zip(times[name, n, "one"], times[name, n, "several"])
-        each = [(more - one) / several[n] for one, more in pairs]
+        each = [(more - one) / several[n] / REPEATS for one, more in pairs]
       else:
         continue
       rows.append({"name": f"{name}: a token after {n}", "family": name, "prefix": n, **timing.summary(each)})
     if (name, prefixes[-1], "one") in times:  # what best of N costs where the prefix is not encoded yet
       row = {"name": f"{name}: {prefixes[-1]} encoded and a token", "family": name, "encoded": prefixes[-1]}
-      rows.append({**row, **timing.summary(times[name, prefixes[-1], "one"])})
+      rows.append({**row, **timing.summary([t / REPEATS for t in times[name, prefixes[-1], "one"]])})
   what = lambda row: (row.get("prefix"), row.get("encoded"))
   seconds = {what(row): row["seconds"] for row in rows if row["family"] == "EBT"}
   for row in rows:

@@ -128,8 +128,9 @@ def context_attention(q_BxHxSxK, k_BxHxTxK, v_BxHxTxK, positions, dtype=None, bl
 
 
 def candidate_attention(
-    q_BxHxSxK, k_BxHxSxK, v_BxHxSxK, context_k_BxHxTxK, context_v_BxHxTxK, positions, dtype=None, block=0, decoding=False
-):
+    q_BxHxSxK, k_BxHxSxK, v_BxHxSxK, context_k_BxHxTxK, context_v_BxHxTxK,
+    positions, dtype=None, block=0, decoding=False,
+):  # fmt: skip
   """A candidate at position p sees context entries 0..p-1 and itself, and no other candidate (facts: paper section 3).
 
   The self term joins the softmax through its sum of exponentials, so no row is widened by one column. `positions` are
@@ -201,21 +202,33 @@ def is_kept(primitive, *args, **params) -> bool:
   return primitive.name == "optimization_barrier" or dots(primitive, *args, **params)
 
 
+def joined(layer: dict) -> dict:
+  """Parameters of one layer with the kernels that read the same input in one, which writing text is faster with."""
+  attention, ffn = dict(layer["attention"]), dict(layer["ffn"])
+  join = lambda tree, *names: {"kernel": jnp.concatenate([tree.pop(n)["kernel"] for n in names], axis=1)}
+  attention["qkv"], ffn["gate_up"] = join(attention, "q", "k", "v"), join(ffn, "gate", "up")
+  return {**layer, "attention": attention, "ffn": ffn}
+
+
 class Attention(nn.Module):
   config: ModelConfig
   decoding: bool = False
 
   def setup(self):
     c = self.config
-    make = lambda: Linear(c.width, initializer(c), dtype=compute_dtype(c), decoding=self.decoding)
+    make = lambda n=1: Linear(n * c.width, initializer(c), dtype=compute_dtype(c), decoding=self.decoding)
     self.q, self.k, self.v, self.o = make(), make(), make(), make()
+    self.qkv = make(3)  # in place of the three where parameters are `joined`
 
   def heads(self, x_BxSxD, table):
     """Queries (scaled), keys (both rotated) and values, each `[b, h, s, k]`."""
     c = self.config
     split = lambda y: y.reshape(*y.shape[:2], c.heads, c.head_dim).transpose(0, 2, 1, 3)
-    q = rotate(split(self.q(x_BxSxD)), table) * c.head_dim**-0.5
-    return q, rotate(split(self.k(x_BxSxD)), table), split(self.v(x_BxSxD))
+    if self.has_variable("params", "qkv"):
+      q, k, v = jnp.split(self.qkv(x_BxSxD), 3, axis=-1)
+    else:
+      q, k, v = self.q(x_BxSxD), self.k(x_BxSxD), self.v(x_BxSxD)
+    return rotate(split(q), table) * c.head_dim**-0.5, rotate(split(k), table), split(v)
 
   def merge(self, y_BxHxSxK):
     b, h, s, k = y_BxHxSxK.shape
@@ -235,5 +248,8 @@ class GatedFFN(nn.Module):
   def __call__(self, x):
     c = self.config
     make = lambda n, name: Linear(n, initializer(c), dtype=compute_dtype(c), decoding=self.decoding, name=name)
-    h = ACTIVATIONS[c.activation](make(c.hidden, "gate")(x)) * make(c.hidden, "up")(x)
-    return make(c.width, "down")(h)
+    if self.has_variable("params", "gate_up"):
+      gate, up = jnp.split(make(2 * c.hidden, "gate_up")(x), 2, axis=-1)
+    else:
+      gate, up = make(c.hidden, "gate")(x), make(c.hidden, "up")(x)
+    return make(c.width, "down")(ACTIVATIONS[c.activation](gate) * up)

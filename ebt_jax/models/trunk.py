@@ -131,10 +131,14 @@ def _run(config: ModelConfig, method: str, params, x, positions, condition, per_
 
 
 def apart(params) -> tuple:
-  """Stacked parameters of the layers as one tree for each; slices that a decoding loop need not repeat."""
+  """Stacked parameters of the layers as one tree for each, as decoding uses them: a token repeats no slices.
+
+  Kernels are `layers.joined` too, unless a mesh slices them over `model`, where heads would have to move.
+  """
   if isinstance(params, tuple):
     return params
-  return tuple(jax.tree.map(lambda a: a[i], params) for i in range(jax.tree.leaves(params)[0].shape[0]))
+  each = tuple(jax.tree.map(lambda a: a[i], params) for i in range(jax.tree.leaves(params)[0].shape[0]))
+  return each if parallel.model_ways() > 1 else tuple(map(layers.joined, each))
 
 
 def _unroll(config: ModelConfig, method: str) -> int:

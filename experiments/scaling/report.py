@@ -155,7 +155,9 @@ def cost_section(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
   """Loss of each series less the first one's at equal data, FLOPs and time."""
   out = []
   for axis in study["axes"]:
-    if not axis["way"]:
+    mine = {name for names in axis["runs"].values() for name in names}
+    sizes = {r["params_non_embedding"] for r in rows if r["run"] in mine}
+    if not axis["way"] or (axis["x"] != "tokens" and len(sizes) < 2):  # one size has no best one
       continue
     body = []
     for cost, words in COSTS.items():

@@ -11,7 +11,7 @@ import signal
 import sys
 
 from ebt_jax import flops, sweep
-from ebt_jax.config import ConfigError, near
+from ebt_jax.config import near
 from experiments.scaling import launch
 from experiments.scaling import run as driver
 
@@ -76,7 +76,7 @@ def main():
   waiting = []
   for name in args.set.split(","):
     if name not in SETS:
-      raise ConfigError(f"--set: no set {name!r}; {near(name, SETS)}")
+      parser.error(f"--set: no set {name!r}; {near(name, SETS)}")
     for run in SETS[name](args.steps) if args.steps else SETS[name]():
       config = driver.with_vocabulary(run.resolve())
       task = launch.Task(run, args.workdir / name)
