@@ -43,7 +43,8 @@ def main():
   found = jax.jit(lambda p, t, k: task.verified(p, t, k, observe=lambda x: x))(model.params, tokens, key)
   start = task.space.start(jax.random.split(key)[0], (1, *tokens.shape, model.config.model.vocab_size))
   path = np.concatenate([np.asarray(jax.nn.softmax(start))[None, 0], np.asarray(jax.nn.softmax(found.observed))[:, 0]])
-  loss = -np.log(np.take_along_axis(path[-1], targets[..., None], -1)[..., 0])
+  thought = np.asarray(jax.nn.log_softmax(found.observed[-1, 0]))
+  loss = -np.take_along_axis(thought, targets[..., None], -1)[..., 0]
   middle = tokens.shape[1] // 2
   chosen = [np.argsort(loss[:, middle])[i] for i in np.linspace(0, len(loss) - 1, args.panels).round().astype(int)]
   fig, axes = common.figure(3.1 * args.panels, 5.6, nrows=2, ncols=args.panels)

@@ -32,7 +32,7 @@ def workdir(tmp_path_factory):
 @pytest.mark.parametrize(
     "study, flags, words",
     [
-        (settings, ["--steps=4", "--last=4"], ["2 to 10 steps", "noise 0", "3 -> 4"]),
+        (settings, ["--steps=4", "--last=4"], ["2 to 10 steps", "noise 1", "3 -> 4"]),
         (longer, ["--steps=10"], ["System 1", "System 2", "average of 3 models", "stopping where"]),
         (verification, ["--most=2"], ["least energy", "largest fall", "N = 2"]),
         (shift, ["--data=nowhere"], ["noise", "slope", "correlation"]),
