@@ -24,7 +24,7 @@ DRAWS = 500
 CONFIDENCE = 0.95
 HUBER = 0.01  # ln loss: errors below one percent count squared, larger ones in proportion (Chinchilla: 0.001)
 _FLOOR = 12.0  # an irreducible loss below e^-12 of the least loss is none
-_STEEPEST = 5.0  # largest exponent
+STEEPEST = 5.0  # largest exponent
 
 
 class Interval(NamedTuple):
@@ -196,7 +196,7 @@ def law(p: Points) -> Law:
   center = np.log(p.x).mean(0)
   z, ln_y, w = np.log(p.x) - center, np.log(p.y), weights(p)
   top = ln_y.min()
-  low, high = np.array([top - _FLOOR, *[-np.inf, 0.0] * axes]), np.array([top, *[np.inf, _STEEPEST] * axes])
+  low, high = np.array([top - _FLOOR, *[-np.inf, 0.0] * axes]), np.array([top, *[np.inf, STEEPEST] * axes])
   starts = _starts(ln_y, axes)
   first, loss = _descend(z, ln_y, w[:1], starts[None], low, high)
   best = first[0, np.argmin(loss[0])]

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ebt_jax import scaling
 from ebt_jax.config import ConfigError
 from ebt_jax.metrics import si
@@ -64,6 +66,12 @@ def floor(law: scaling.Law | None) -> str:
   if law is None:
     return ""
   return number(scaling.interval(law.floor)) + ("" if law.has_floor else "<small>not told from 0</small>")
+
+
+def exponent(rows: np.ndarray) -> str:
+  i = scaling.interval(rows)
+  inside = 0 < i.low and i.high < scaling.STEEPEST
+  return number(i) + ("" if inside else f"<small>searched from 0 to {scaling.STEEPEST:g}</small>")
 
 
 def crossing(c: Crossing | None, names: Sequence[str]) -> str:
@@ -128,7 +136,7 @@ def axis_section(result: AxisResult, figure: str) -> str:
     p, pair = fit.points, result.pairs.get(name)
     rows.append([
         html.escape(name), f"{len(set(p.level))} × {len(set(p.seed))}", number(scaling.interval(fit.line.slope)),
-        number(scaling.interval(fit.law.exponent[:, 0])) if fit.law else "",
+        exponent(fit.law.exponent[:, 0]) if fit.law else "",
         floor(fit.law),
         percent(pair.rate) if pair else "", percent(pair.exponent) if pair else "",
         crossing(pair.crossing, (first, name)) if pair else "",
@@ -185,7 +193,7 @@ def surface_section(study: dict[str, Any], rows: list[dict[str, Any]], draw) -> 
   found = {s: analysis.surface(rows, axis, s) for s in axis["runs"]}
   body = []
   for name, s in found.items():
-    laws = [number(scaling.interval(v)) for v in (s.law.floor, *s.law.exponent.T)] if s.law else ["", "", ""]
+    laws = [floor(s.law), *map(exponent, s.law.exponent.T)] if s.law else ["", "", ""]
     grows = number(scaling.interval(s.law.exponent[:, 1] / s.law.exponent.sum(1))) if s.law else ""
     body.append(
         [html.escape(name), *laws, grows, number(scaling.interval(s.isoflop.growth.slope)) if s.isoflop else ""]

@@ -6,6 +6,7 @@ import math
 import random
 import re
 
+import numpy as np
 import pytest
 
 from ebt_jax import scaling
@@ -171,3 +172,8 @@ def test_a_folder_that_is_no_study(tmp_path):
   (tmp_path / points.STUDY).write_text("{}")
   with pytest.raises(ConfigError, match=r"points.jsonl: cannot be read .*python -m experiments.scaling.points"):
     report.write(tmp_path)
+
+
+def test_an_exponent_at_the_bound_of_its_search_is_marked():
+  inside, at_bound = np.full(101, 0.3), np.full(101, scaling.STEEPEST)
+  assert "searched" not in report.exponent(inside) and "searched" in report.exponent(at_bound)
