@@ -6,6 +6,7 @@ Every number of `DIR/report.html` comes from `DIR/points.jsonl` (and, where it s
 paper's figures in `paper_points.json`). Figures are also written to `DIR/figures/`.
 """
 
+import collections
 import html
 import json
 import math
@@ -104,6 +105,9 @@ def verdict(title: str, first: str, series: str, p: Pair, unit: str) -> str:
     scales += f"; the exponent of its law with an irreducible loss {clear} ({_plain(p.exponent)})"
   if p.gap is None:
     level = "no seed has points of both"
+  elif math.isinf(p.gap.high):
+    word = "above" if p.gap.value > 0 else "below"
+    level = f"{b} is {word} {a} by {abs(p.gap.value):.3f} nats in the one seed that has both, which bounds nothing"
   elif p.gap.excludes(0):
     level = f"{b} is {'above' if p.gap.value > 0 else 'below'} {a} by {abs(p.gap.value):.3f} nats ({_nats(p.gap)})"
   else:
@@ -135,7 +139,7 @@ def axis_section(result: AxisResult, figure: str) -> str:
   for name, fit in result.fits.items():
     p, pair = fit.points, result.pairs.get(name)
     rows.append([
-        html.escape(name), f"{len(set(p.level))} × {len(set(p.seed))}", number(scaling.interval(fit.line.slope)),
+        html.escape(name), f"{len(set(p.level))} × {_seeds(p)}", number(scaling.interval(fit.line.slope)),
         exponent(fit.law.exponent[:, 0]) if fit.law else "",
         floor(fit.law),
         percent(pair.rate) if pair else "", percent(pair.exponent) if pair else "",
@@ -159,6 +163,12 @@ def axis_section(result: AxisResult, figure: str) -> str:
   )
 
 
+def _seeds(p: scaling.Points) -> str:
+  """How many seeds the levels have: `3`, or `1 to 3`."""
+  counts = collections.Counter(level for level, _ in set(zip(p.level, p.seed))).values()
+  return f"{max(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
+
 def cost_section(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
   """Loss of each series less the first one's at equal data, FLOPs and time."""
   out = []
@@ -173,7 +183,7 @@ def cost_section(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         if not found:
           body.append([words, html.escape(series), "", "no common range"])
         for at, gap in found:
-          low = "higher" if gap.low > 0 else "lower" if gap.high < 0 else "not told apart"
+          low = "of one seed" if math.isinf(gap.high) else "higher" if gap.low > 0 else "lower" if gap.high < 0 else "not told apart"
           body.append(
               [f"{si(at)} {words}", html.escape(series), f"{gap.value:+.3f}<small>{_bounds(gap, _signed)}</small>", low]
           )
@@ -263,9 +273,8 @@ def page(study: dict[str, Any], rows: list[dict[str, Any]], draw: tuple) -> tupl
       first = next(iter(r.axis["runs"]))
       unit = LABELS.get(r.axis["x"], r.axis["x"])
       words += [verdict(r.axis["title"], first, s, p, unit) for s, p in r.pairs.items()]
-  seeds = min(
-      (len(set(f.points.seed)) for r in results for f in r.fits.values() if r.axis["name"] not in CHECKS), default=0
-  )
+  of_levels = (_seeds(f.points) for r in results for f in r.fits.values() if r.axis["name"] not in CHECKS)
+  seeds = min((int(n.split()[0]) for n in of_levels), default=0)
 
   def surface_draw(isoflops):
     svgs["isoflop"] = surface_panel(isoflops, LABELS["params_non_embedding"])
