@@ -38,5 +38,20 @@ def scores(x: Float[Array, "*b n o"], w: Float[Array, "*b i o"]) -> Float[Array,
   return by_transpose(x, w)
 
 
-product.defvjp(lambda x, w: (x @ w, (x, w)), lambda xw, dy: (by_transpose(dy, xw[1]), _outer(xw[0], dy)))
-scores.defvjp(lambda x, w: (by_transpose(x, w), (x, w)), lambda xw, dy: (dy @ xw[1], _outer(dy, xw[0])))
+def _forward(form):
+  """`form` and what its gradient needs: x only where w is differentiated too."""
+  return lambda x, w: (form(x.value, w.value), (x.value if w.perturbed else None, w.value))
+
+
+def _product_backward(xw, dy):
+  x, w = xw
+  return by_transpose(dy, w), jnp.zeros_like(w) if x is None else _outer(x, dy)
+
+
+def _scores_backward(xw, dy):
+  x, w = xw
+  return dy @ w, jnp.zeros_like(w) if x is None else _outer(dy, x)
+
+
+product.defvjp(_forward(jnp.matmul), _product_backward, symbolic_zeros=True)
+scores.defvjp(_forward(by_transpose), _scores_backward, symbolic_zeros=True)
