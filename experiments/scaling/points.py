@@ -90,11 +90,21 @@ def read_study(folder: pathlib.Path) -> dict[str, Any]:
     ) from e
 
 
+def kept(folder: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+  """Points in `points.jsonl` of finished runs whose folder is gone, or lies on another machine, by run."""
+  rows: dict[str, list[dict[str, Any]]] = {}
+  if (folder / FILE).exists():
+    for row in read(folder):
+      rows.setdefault(row["run"], []).append(row)
+  return {name: of for name, of in rows.items() if of[-1]["end"] and not (folder / "runs" / name).exists()}
+
+
 def collect(folder: pathlib.Path) -> list[dict[str, Any]]:
   """Writes and returns the points of all finished runs, in the study's order."""
-  rows = []
+  rows, before = [], kept(folder)
   for name, run in read_study(folder)["runs"].items():
-    rows += [{"run": name, "series": run["series"], **row} for row in of_run(folder / "runs" / name)]
+    new = [{"run": name, "series": run["series"], **row} for row in of_run(folder / "runs" / name)]
+    rows += new or before.get(name, [])
   part = folder / (FILE + ".part")
   part.write_text(
       "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows if math.isfinite(row["loss"])), "utf-8"

@@ -4,7 +4,8 @@
   python -m experiments.scaling.report runs/scaling_quick
 
 The folder of a study holds `study.json`, `runs/NAME/` (what `ebt_jax.main` leaves), `logs/NAME.log` and, whenever the
-sweep ends, `points.jsonl`. It may be killed at any moment; the same command continues.
+sweep ends, `points.jsonl`. It may be killed at any moment; the same command continues. A run whose last point is in
+`points.jsonl` is done, whether its folder is still there or not: the two files are enough to go on in a new folder.
 """
 
 import argparse
@@ -203,14 +204,15 @@ def claim(folder: pathlib.Path, described: dict[str, Any]) -> None:
   """Writes `study.json`; refuses a folder whose runs of the same name were trained otherwise."""
   path = folder / points.STUDY
   if path.exists():
+    kept = points.kept(folder)
     for name, run in points.read_study(folder)["runs"].items():
       now = described["runs"].get(name)
-      if now and now != run and (folder / "runs" / name).exists():
+      if now and now != run and ((folder / "runs" / name).exists() or name in kept):
         there, here = ({"config": r["config"], **r["overrides"]} for r in (run, now))
         differ = sorted(k for k in {**there, **here} if there.get(k) != here.get(k))
         raise ConfigError(
             f"--workdir: {folder} holds run {name} with other values of {', '.join(differ)}; "
-            f"give another folder, or delete {folder / 'runs' / name}"
+            f"give another folder, or delete {folder / 'runs' / name} and its rows in {points.FILE}"
         )
   folder.mkdir(parents=True, exist_ok=True)
   metrics.write_json(path, described)
@@ -265,14 +267,18 @@ def main(argv: list[str]) -> int:
     if name not in plan:
       raise ConfigError(f"--axes: no axis {name!r} in study {study.name}; {config_lib.near(name, plan)}")
   runs = sweep.unique(r for name in chosen for rs in plan[name].values() for r in rs).values()
-  all_ = []
+  all_, kept = [], points.kept(args.workdir)
   for run in runs:
+    if run.name in kept:
+      continue
     config = with_vocabulary(run.resolve())  # every mistake is found before the first run starts
     task = Task(run, args.workdir, shlex.split(args.launcher))
     all_.append(Progress(task, float(config.train.steps * flops.train_step(config)), config.train.steps))
   # a sweep that is cut short has whole curves of the first seeds
   all_.sort(key=lambda p: (p.task.run.overrides.get("seed", 0), p.cost))
   missing = [p for p in all_ if not p.task.done]
+  if n := len(runs) - len(all_):
+    print(f"# of {n} runs only the points are here, in {args.workdir / points.FILE}: they are done", flush=True)
   slots = launch.slots(args.jobs, args.gpus)
   if args.dry_run:
     where = (
@@ -281,7 +287,7 @@ def main(argv: list[str]) -> int:
         else f"{args.jobs} at once"
     )
     left = metrics.si(sum(p.cost for p in missing))
-    print(f"# {len(all_) - len(missing)} of {len(all_)} runs are done; {left}FLOPs to go; {where}")
+    print(f"# {len(runs) - len(missing)} of {len(runs)} runs are done; {left}FLOPs to go; {where}")
     for i, p in enumerate(missing):
       print(p.task.shown(slots[i % len(slots)] if args.slurm is None and not args.launcher else Slot()))
     return 0

@@ -4,6 +4,7 @@ import os
 import pathlib
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,9 +81,9 @@ def test_killed_three_times_and_continued(whole, tmp_path):
   choose = random.Random(0)
   for i in range(3):
     p = subprocess.Popen(
-        command(folder), env=os.environ | {"FAKE_SLEEP": "0.05"}, start_new_session=True, stdout=subprocess.DEVNULL
+        command(folder), env=os.environ | {"FAKE_SLEEP": "0.2"}, start_new_session=True, stdout=subprocess.DEVNULL
     )
-    time.sleep(choose.uniform(1, 2.5))
+    time.sleep(choose.uniform(1, 2))
     assert p.poll() is None  # else there is nothing to kill
     os.kill(p.pid, signal.SIGKILL)  # its runs are left to themselves
     p.wait()
@@ -162,6 +163,21 @@ def test_a_users_config_joins_without_a_change_of_the_package(tmp_path):
   assert {r["series"] for r in measured(tmp_path / "s")} == {"transformer", "ebt", "mine"}
   row = next(r for r in measured(tmp_path / "s") if r["series"] == "mine")
   assert row["flops_paper"] == (20 + 12 * 1.5) * row["params_non_embedding"] * row["tokens"]  # 2 or 3 steps, one learnt
+
+
+def test_goes_on_from_its_two_files_in_a_new_folder(whole, tmp_path):
+  """Runs whose points are there are not trained again; nothing of them is lost; other values are refused."""
+  folder, gone = tmp_path / "study", "ebt,1x24,batch4,steps8,seed=1"
+  folder.mkdir()
+  shutil.copy(whole / points.STUDY, folder)
+  lines = (whole / points.FILE).read_text().splitlines(keepends=True)
+  half = lambda line: gone in line and '"end": true' in line  # a run without its last point is not done
+  (folder / points.FILE).write_text("".join(line for line in lines if not half(line)))
+  out = done(*command(folder))
+  assert out.returncode == 0 and "of 11 runs only the points are here" in out.stdout, out.stderr
+  assert [path.name for path in (folder / "runs").iterdir()] == [gone] and measured(folder) == measured(whole)
+  out = done(*command(folder, "--set", "train.clip=2.0"))
+  assert out.returncode == 2 and "with other values of train.clip" in out.stderr
 
 
 def test_another_study_in_the_same_folder_is_refused(whole):
