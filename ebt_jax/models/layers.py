@@ -50,10 +50,12 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, x):
     kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-    if self.decoding and self.dtype is None and few.applies(x.size // x.shape[-1]):
-      y = few.product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], self.features)
+    rows = x.reshape(-1, x.shape[-1])  # the kernel's gradient sums over one dimension: CPUs need no transposed copy of x
+    if self.decoding and self.dtype is None and few.applies(len(rows)):
+      y = few.product(rows, kernel)
     else:
-      y = einsum("...i,io->...o", x, kernel, self.dtype)
+      y = einsum("ni,io->no", rows, kernel, self.dtype)
+    y = y.reshape(*x.shape[:-1], self.features)
     if self.bias_init is not None:
       y = y + self.param("bias", self.bias_init, (self.features,))
     return y
