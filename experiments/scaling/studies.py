@@ -117,10 +117,11 @@ def _laptop() -> Study:
   seeds = lambda variants, n=3: product(chain(*variants), _seeds(n))
   return Study(
       "laptop",
-      "All axes of the paper between 4xs/7 and 3xs on bytes, half a million to one and a half million tokens a run.",
+      "All axes of the paper between 4xs/7 and 3xs on bytes, half a million to four million tokens a run.",
       {"eval.max_windows": 256},
       [
           Axis("data", "Data", "tokens", seeds([at(2, 128, 16, 3 * steps)]), way=True),
+          Axis("long", "Data, further", "tokens", seeds([at(2, 128, 16, 8 * steps)]), way=True),
           Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (2, 4, 8, 16)])),
           Axis("depth", "Depth", "layers", seeds([at(n, 128, 16, steps) for n in (1, 2, 3, 4, 6)])),
           Axis("width", "Width", "width", seeds([at(2, w, 16, steps) for w in (48, 64, 96, 128, 192, 256)])),
