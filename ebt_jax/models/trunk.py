@@ -15,6 +15,8 @@ from ebt_jax import parallel
 from ebt_jax.config import ModelConfig
 from ebt_jax.models import fused, layers
 
+WRITTEN_OUT = 12  # so many layers at most; a loop over them stacks and slices what each keeps (measured: tools/README.md)
+
 
 class Context(NamedTuple):
   """What candidates look at: keys and values of every layer, and where the candidates stand.
@@ -109,7 +111,7 @@ def init(config: ModelConfig, key: jax.Array) -> dict:
   return jax.vmap(one)(jax.random.split(key, config.layers))["params"]
 
 
-def _run(config: ModelConfig, method: str, params, x, positions, condition, per_layer=()):
+def _run(config: ModelConfig, method: str, params, x, positions, condition, per_layer=(), loop=False):
   """Applies every block; returns the stream and the extras of the layers, stacked unless the layers are apart."""
   decoding = bool(per_layer) and isinstance(per_layer[0], tuple)
   block = Block(config, decoding)
@@ -127,7 +129,8 @@ def _run(config: ModelConfig, method: str, params, x, positions, condition, per_
       extras.append(extra)
     return x, extras
   body = jax.checkpoint(body, prevent_cse=False, policy=None if config.remat else layers.is_kept)
-  return jax.lax.scan(body, x, (params, *per_layer), unroll=_unroll(config, method))
+  unroll = config.layers if config.layers <= WRITTEN_OUT and not loop else 1
+  return jax.lax.scan(body, x, (params, *per_layer), unroll=unroll)
 
 
 def apart(params) -> tuple:
@@ -139,11 +142,6 @@ def apart(params) -> tuple:
     return params
   each = tuple(jax.tree.map(lambda a: a[i], params) for i in range(jax.tree.leaves(params)[0].shape[0]))
   return each if parallel.model_ways() > 1 else tuple(map(layers.joined, each))
-
-
-def _unroll(config: ModelConfig, method: str) -> int:
-  """Layers written out in one iteration: a short context pass is faster whole, the candidates' second order is not."""
-  return config.layers if method != "candidate" and config.layers <= 12 else 1
 
 
 def context(config, params, x_BxSxD, positions, condition=None):
@@ -167,9 +165,9 @@ def write(old: Float[Array, "b h t k"], new: Float[Array, "b h s k"], at: Int[Ar
   return one(old, new, jnp.broadcast_to(at[:, None], old.shape[:2]))
 
 
-def candidates(config, params, x_BxSxD, where: Context, condition=None):
-  """Candidate stream `[b, s, d]` after the last block."""
-  x, _ = _run(config, "candidate", params, x_BxSxD, where.positions, condition, (where.keys, where.values))
+def candidates(config, params, x_BxSxD, where: Context, condition=None, loop=False):
+  """Candidate stream `[b, s, d]` after the last block. As a `loop` few layers take less memory, and more time, too."""
+  x, _ = _run(config, "candidate", params, x_BxSxD, where.positions, condition, (where.keys, where.values), loop)
   return x
 
 

@@ -219,9 +219,10 @@ class EBTText:
     tokens = batch["tokens"][:, :-1]
     start = parallel.keep_rows(start)
     contexts = self.contexts(params, tokens)
-    options.setdefault("slope", thinking.second_order(self.lean(space)))
+    slope = options.setdefault("slope", thinking.second_order(self.lean(space)))
+    model = dataclasses.replace(self.model, loop=slope is not thinking.double_reverse)  # it recomputes to save memory
     loss, aux = thinking.thinking_loss(
-        self.model.energy,
+        model.energy,
         space,
         functools.partial(self._measure, space),
         params,
