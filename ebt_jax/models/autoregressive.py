@@ -20,14 +20,14 @@ from ebt_jax.models.trunk import Context
 class AutoregressiveEBT:
   """Pure functions of a parameter dict; `landscapes` is how many energy landscapes the model knows.
 
-  Where `first_order`, energies are differentiated once only, so that fused attention can serve candidates too. With
-  `loop` the layers of an energy are a loop however few they are, for memory.
+  Where `first_order`, energies are differentiated once only, so that fused attention can serve candidates too. Where
+  `written_out`, the few layers of an energy are not a loop: faster, for memory.
   """
 
   config: ModelConfig
   landscapes: int = 1
   first_order: bool = False
-  loop: bool = False
+  written_out: bool = False
 
   @property
   def prefix(self) -> int:
@@ -78,7 +78,7 @@ class AutoregressiveEBT:
     """Energy of each embedded candidate given what stands before it; candidates do not see each other."""
     condition = self._condition(params, landscape)
     config = self.config if self.first_order else dataclasses.replace(self.config, attention="plain")
-    x = trunk.candidates(config, params["layers"], candidate, context, condition, self.loop)
+    x = trunk.candidates(config, params["layers"], candidate, context, condition, self.written_out)
     x = self._norm.apply({"params": params["norm"]}, x)
     if condition is not None:
       modulation = trunk.modulation(self.config, 2)

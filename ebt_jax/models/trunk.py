@@ -111,7 +111,7 @@ def init(config: ModelConfig, key: jax.Array) -> dict:
   return jax.vmap(one)(jax.random.split(key, config.layers))["params"]
 
 
-def _run(config: ModelConfig, method: str, params, x, positions, condition, per_layer=(), loop=False):
+def _run(config: ModelConfig, method: str, params, x, positions, condition, per_layer=(), written_out=True):
   """Applies every block; returns the stream and the extras of the layers, stacked unless the layers are apart."""
   decoding = bool(per_layer) and isinstance(per_layer[0], tuple)
   block = Block(config, decoding)
@@ -129,7 +129,7 @@ def _run(config: ModelConfig, method: str, params, x, positions, condition, per_
       extras.append(extra)
     return x, extras
   body = jax.checkpoint(body, prevent_cse=False, policy=None if config.remat else layers.is_kept)
-  unroll = config.layers if config.layers <= WRITTEN_OUT and not loop else 1
+  unroll = config.layers if written_out and config.layers <= WRITTEN_OUT else 1
   return jax.lax.scan(body, x, (params, *per_layer), unroll=unroll)
 
 
@@ -165,9 +165,9 @@ def write(old: Float[Array, "b h t k"], new: Float[Array, "b h s k"], at: Int[Ar
   return one(old, new, jnp.broadcast_to(at[:, None], old.shape[:2]))
 
 
-def candidates(config, params, x_BxSxD, where: Context, condition=None, loop=False):
-  """Candidate stream `[b, s, d]` after the last block. As a `loop` few layers take less memory, and more time, too."""
-  x, _ = _run(config, "candidate", params, x_BxSxD, where.positions, condition, (where.keys, where.values), loop)
+def candidates(config, params, x_BxSxD, where: Context, condition=None, written_out=False):
+  """Candidate stream `[b, s, d]` after the last block. Few layers `written_out` take less time, and may take more memory."""
+  x, _ = _run(config, "candidate", params, x_BxSxD, where.positions, condition, (where.keys, where.values), written_out)
   return x
 
 

@@ -220,7 +220,7 @@ class EBTText:
     start = parallel.keep_rows(start)
     contexts = self.contexts(params, tokens)
     slope = options.setdefault("slope", thinking.second_order(self.lean(space)))
-    model = dataclasses.replace(self.model, loop=slope is not thinking.double_reverse)  # it recomputes to save memory
+    model = dataclasses.replace(self.model, written_out=slope is thinking.double_reverse)  # the other rule saves memory
     loss, aux = thinking.thinking_loss(
         model.energy,
         space,

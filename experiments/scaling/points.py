@@ -104,7 +104,8 @@ def collect(folder: pathlib.Path) -> list[dict[str, Any]]:
   rows, before = [], kept(folder)
   for name, run in read_study(folder)["runs"].items():
     new = [{"run": name, "series": run["series"], **row} for row in of_run(folder / "runs" / name)]
-    rows += new or before.get(name, [])
+    rows += new or before.pop(name, [])
+  rows += [row for of in before.values() for row in of]  # of series that joined an earlier command
   part = folder / (FILE + ".part")
   part.write_text(
       "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows if math.isfinite(row["loss"])), "utf-8"
@@ -120,7 +121,7 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
   except (OSError, json.JSONDecodeError) as e:
     raise ConfigError(
-        f"{path}: cannot be read ({e}); make it with `python -m experiments.scaling.points {folder}`"
+        f"{path}: cannot be read ({e}); delete it, then make it with `python -m experiments.scaling.points {folder}`"
     ) from e
 
 
