@@ -1,7 +1,7 @@
 """A byte-level model on the embedded text, on a laptop.
 
-  python -m ebt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
-  python -m ebt_jax.main --config=configs/quickstart.py:transformer --workdir=runs/quickstart_transformer
+python -m ebt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+python -m ebt_jax.main --config=configs/quickstart.py:transformer --workdir=runs/quickstart_transformer
 """
 
 from ebt_jax.config import defaults
@@ -15,7 +15,7 @@ def get_config(arg=""):
   config.model.head_gain = 0.1  # starts near ln 256 instead of in the thousands
   # the truncated gradient with random numbers of steps and step sizes gives a landscape in which thinking settles
   config.thinking.update(
-      steps=3, random_steps_min=2, random_step_size=2.0, gradient="last", step_size=5.0, learn_step_size=False
+    steps=3, random_steps_min=2, random_step_size=2.0, gradient="last", step_size=5.0, learn_step_size=False
   )
   config.train.update(steps=500, batch_size=32, learning_rate=2.4e-3, warmup=60, log_every=50)
   config.data.context_length = 64

@@ -19,6 +19,6 @@ def get_config(arg=""):
   config.model.kind = "ebt"
   config.model.variant = "time_embed"
   config.thinking.update(
-      steps=2, landscapes=2, gradient="each", step_size=500.0, learn_step_size=True, step_size_lr_multiplier=1500.0
+    steps=2, landscapes=2, gradient="each", step_size=500.0, learn_step_size=True, step_size_lr_multiplier=1500.0
   )
   return config

@@ -11,14 +11,14 @@ from ebt_jax.config import defaults
 
 # size: (learning rate, rows of a batch); the two smallest and xl have no batch size in the paper
 RECIPES = {
-    "4xs": (2.4e-3, 32),
-    "3xs": (1.8e-3, 32),
-    "xxs": (1.2e-3, 32),
-    "xs": (9e-4, 46),
-    "small": (6e-4, 90),
-    "medium": (3e-4, 170),
-    "large": (2.5e-4, 256),
-    "xl": (2e-4, 256),
+  "4xs": (2.4e-3, 32),
+  "3xs": (1.8e-3, 32),
+  "xxs": (1.2e-3, 32),
+  "xs": (9e-4, 46),
+  "small": (6e-4, 90),
+  "medium": (3e-4, 170),
+  "large": (2.5e-4, 256),
+  "xl": (2e-4, 256),
 }
 
 
@@ -32,11 +32,11 @@ def get_config(arg=""):
   config.seed = 33
   config.model.update(kind="transformer", size=size, vocab_size=50277)
   config.data.update(
-      source="data/fineweb_256",
-      tokenizer="gpt-neox-20b/tokenizer.json",
-      context_length=256,
-      layout="document",
-      held_out=0.0005,
+    source="data/fineweb_256",
+    tokenizer="gpt-neox-20b/tokenizer.json",
+    context_length=256,
+    layout="document",
+    held_out=0.0005,
   )
   config.train.update(
       steps=105_000, batch_size=batch_size, learning_rate=learning_rate, warmup=10_000, schedule_steps=1_000_000,

@@ -1,10 +1,11 @@
 """The clock of a run: time spent, tokens per second, time to go; it goes on across restarts."""
 
 import collections
+from collections.abc import Callable
 import contextlib
 import math
 import time
-from typing import Any, Callable
+from typing import Any
 
 
 class Chrono:
@@ -77,10 +78,10 @@ class Chrono:
   def state_dict(self) -> dict[str, Any]:
     """What a checkpoint keeps, as JSON can hold it."""
     return {
-        "wall_seconds": self.wall_seconds,
-        "train_seconds": self.train_seconds,
-        "train_steps": self.train_steps,
-        "train_tokens": self.train_tokens,
+      "wall_seconds": self.wall_seconds,
+      "train_seconds": self.train_seconds,
+      "train_steps": self.train_steps,
+      "train_tokens": self.train_tokens,
     }
 
   def load_state_dict(self, state: dict[str, Any]) -> None:

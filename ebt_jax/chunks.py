@@ -4,7 +4,8 @@
 vocabulary table. On a mesh each device keeps its rows `b`, and the gradient of `shared` is summed over devices once.
 """
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,9 @@ def mapped(f: Callable[[Any, Any], Any], shared: Any, arrays: Any, size: int) ->
   return _on_own_rows(local, (P(), parallel.BATCH), parallel.BATCH)(shared, arrays)
 
 
-def summed(f: Callable[[Any, Any], tuple[jax.Array, Any]], shared: Any, arrays: Any, size: int) -> tuple[jax.Array, Any]:
+def summed(
+  f: Callable[[Any, Any], tuple[jax.Array, Any]], shared: Any, arrays: Any, size: int
+) -> tuple[jax.Array, Any]:
   """`f(shared, arrays)`, for an `f` that returns a scalar and a pytree of scalars to log, all sums over positions.
 
   The first has a gradient; it is made in the forward pass, chunk by chunk, where the widest arrays are at hand anyway.
@@ -109,7 +112,9 @@ def split(tree: Any) -> tuple[list, list, Callable[[list, list], Any]]:
   """Float leaves, the others, and `join(floats, others)`: only floats have derivatives."""
   leaves, structure = jax.tree.flatten(tree)
   is_float = [jnp.issubdtype(a.dtype, jnp.inexact) for a in leaves]
-  pick = lambda wanted: [a for a, f in zip(leaves, is_float) if f == wanted]
+
+  def pick(wanted):
+    return [a for a, f in zip(leaves, is_float) if f == wanted]
 
   def join(floats, others):
     floats, others = iter(floats), iter(others)

@@ -13,14 +13,14 @@ from typing import Any
 
 # layers, heads, width (paper table D.1; 4xs and 3xs come from the authors' code)
 SIZES = {
-    "4xs": (2, 2, 128),
-    "3xs": (4, 4, 256),
-    "xxs": (6, 6, 384),
-    "xs": (12, 6, 384),
-    "small": (12, 12, 768),
-    "medium": (24, 16, 1024),
-    "large": (24, 16, 1536),
-    "xl": (24, 32, 2048),
+  "4xs": (2, 2, 128),
+  "3xs": (4, 4, 256),
+  "xxs": (6, 6, 384),
+  "xs": (12, 6, 384),
+  "small": (12, 12, 768),
+  "medium": (24, 16, 1024),
+  "large": (24, 16, 1536),
+  "xl": (24, 32, 2048),
 }
 
 
@@ -51,7 +51,9 @@ class ModelConfig:
   remat: bool = False  # keep nothing of a layer for the backward pass (else what its projections gave)
   vocab_chunk: int = 0  # positions whose [rows, positions, vocab_size] is computed at once; 0: chosen by memory
   attention: str = "plain"  # plain | fused: kernels of the accelerator where one derivative is enough (models/fused.py)
-  attention_block: int = 0  # query positions whose attention is computed at once; 0: all of less than 256, half of less than 512, else 256
+  attention_block: int = (
+    0  # query positions whose attention is computed at once; 0: all of less than 256, half of less than 512, else 256
+  )
 
   @property
   def head_dim(self) -> int:
@@ -334,8 +336,8 @@ def _check(c: Config) -> None:
     raise ConfigError(f"config.model.ffn_multiplier: {m.ffn_multiplier} leaves no hidden unit at width {m.width}")
   if m.width % m.heads or m.head_dim % 2:
     raise ConfigError(
-        f"config.model.width: {m.width} must divide by heads ({m.heads}) into an even head width; "
-        f"the nearest width is {2 * m.heads * max(1, round(m.width / (2 * m.heads)))}"
+      f"config.model.width: {m.width} must divide by heads ({m.heads}) into an even head width; "
+      f"the nearest width is {2 * m.heads * max(1, round(m.width / (2 * m.heads)))}"
     )
 
   one_of("thinking.gradient", t.gradient, "each", "last", "unrolled")
@@ -354,13 +356,13 @@ def _check(c: Config) -> None:
   positive("thinking.replay_gb", t.replay_gb)
   if t.replay_rows and replayed(c) % r.microbatches:
     raise ConfigError(
-        f"config.thinking.replay_fraction: {t.replay_fraction} of {r.batch_size} rows is {replayed(c)} rows, which do not "
-        f"divide into {r.microbatches} microbatches"
+      f"config.thinking.replay_fraction: {t.replay_fraction} of {r.batch_size} rows is {replayed(c)} rows, which do not "
+      f"divide into {r.microbatches} microbatches"
     )
   if t.replay_rows and not 0 < replayed(c) <= t.replay_rows:
     raise ConfigError(
-        f"config.thinking.replay_rows: {t.replay_rows} kept, and {replayed(c)} drawn for each batch (replay_fraction "
-        f"{t.replay_fraction} of {r.batch_size} rows); expected 1 or more drawn and at least so many kept"
+      f"config.thinking.replay_rows: {t.replay_rows} kept, and {replayed(c)} drawn for each batch (replay_fraction "
+      f"{t.replay_fraction} of {r.batch_size} rows); expected 1 or more drawn and at least so many kept"
     )
   for key in ("noise", "start_scale", "clip_gradient", "clip_candidate", "contrastive"):
     at_least(f"thinking.{key}", getattr(t, key), 0.0)
@@ -368,12 +370,12 @@ def _check(c: Config) -> None:
     raise ConfigError(f"config.thinking.soften_targets: expected 0 <= x < 1, found {t.soften_targets}")
   if t.landscapes > t.steps:
     raise ConfigError(
-        f"config.thinking.landscapes: {t.landscapes} landscapes need at least as many steps, found steps={t.steps}"
+      f"config.thinking.landscapes: {t.landscapes} landscapes need at least as many steps, found steps={t.steps}"
     )
   if t.random_steps_min > t.steps - t.landscapes + 1:
     raise ConfigError(
-        f"config.thinking.random_steps_min: {t.random_steps_min} is more than the most repetitions that "
-        f"steps={t.steps} and landscapes={t.landscapes} allow ({t.steps - t.landscapes + 1}); raise thinking.steps"
+      f"config.thinking.random_steps_min: {t.random_steps_min} is more than the most repetitions that "
+      f"steps={t.steps} and landscapes={t.landscapes} allow ({t.steps - t.landscapes + 1}); raise thinking.steps"
     )
   if t.contrastive and t.normalize == "never":
     raise ConfigError("config.thinking.contrastive: needs candidates that are probabilities; set thinking.normalize")
@@ -390,7 +392,7 @@ def _check(c: Config) -> None:
       raise ConfigError(f"config.train.{key}: expected 0 <= x < 1, found {getattr(r, key)}")
   if r.batch_size % r.microbatches:
     raise ConfigError(
-        f"config.train.microbatches: batch_size {r.batch_size} does not divide into {r.microbatches} equal parts"
+      f"config.train.microbatches: batch_size {r.batch_size} does not divide into {r.microbatches} equal parts"
     )
   horizon = r.schedule_steps or r.steps
   if r.schedule == "cosine" and r.warmup >= horizon:

@@ -57,11 +57,11 @@ def forward(config: Config) -> dict[str, int]:
   context, context_again = _stream(config, entries, entries)
   candidate, candidate_again = _stream(config, n, entries)
   return {
-      "context": context,
-      "candidate": candidate + 2 * n * m.width,
-      "vocabulary": vocabulary,
-      "context again": context_again,
-      "candidate again": candidate_again,
+    "context": context,
+    "candidate": candidate + 2 * n * m.width,
+    "vocabulary": vocabulary,
+    "context again": context_again,
+    "candidate again": candidate_again,
   }
 
 
@@ -99,11 +99,11 @@ def train_row(config: Config, stores: bool = False) -> dict[str, int]:
     started = {"each": 0, "last": int(path), "unrolled": learnt}[t.gradient]
     contrast = int(t.contrastive > 0)  # energy of the truth: forward and backward
     out = {
-        "context": 3 * contexts * part["context"],
-        # forward, inner gradient, and the second order's reverse of both
-        "candidate": (6 * learnt + 2 * free + 3 * contrast) * candidate,
-        # embedding and its transpose; reverse of both for the weights, and of the transpose for the slope
-        "vocabulary": (5 * learnt + 2 * free + started) * part["vocabulary"],
+      "context": 3 * contexts * part["context"],
+      # forward, inner gradient, and the second order's reverse of both
+      "candidate": (6 * learnt + 2 * free + 3 * contrast) * candidate,
+      # embedding and its transpose; reverse of both for the weights, and of the transpose for the slope
+      "vocabulary": (5 * learnt + 2 * free + started) * part["vocabulary"],
     }
     recomputation = contexts * part["context again"] + free * again
     if stores:
@@ -154,9 +154,9 @@ def token(config: Config) -> dict[str, int]:
     # landscapes that are a token in front do not change what the first layer projects of a new one
     shared = 6 * m.width**2 * (contexts - 1) if m.variant == "time_embed" else 0
     out = {
-        "context": contexts * stream - shared,
-        "candidate": passes * (stream + 2 * m.width),
-        "vocabulary": passes * vocabulary,
+      "context": contexts * stream - shared,
+      "candidate": passes * (stream + 2 * m.width),
+      "vocabulary": passes * vocabulary,
     }
     of_context, of_energy = _modulation(config)
     if of_context:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 
 def cross_entropy(
-    logits: Float[Array, "b s v"], targets: Int[Array, "b s"], weights: Float[Array, "b s"], smoothing=None
+  logits: Float[Array, "b s v"], targets: Int[Array, "b s"], weights: Float[Array, "b s"], smoothing=None
 ) -> Float[Array, ""]:
   """Sum of weighted `token_losses`."""
   return jnp.sum(weights * token_losses(logits, targets, smoothing))
@@ -22,7 +22,7 @@ def token_losses(logits: Float[Array, "*p v"], targets: Int[Array, "*p"], smooth
 
 
 def energy_contrast(
-    true: Float[Array, "b s"], predicted: Float[Array, "b s"], weights: Float[Array, "b s"]
+  true: Float[Array, "b s"], predicted: Float[Array, "b s"], weights: Float[Array, "b s"]
 ) -> Float[Array, ""]:
   """Sum of -log softmax([-E_true, -E_predicted])[0]: truth should have the lower energy (facts 2.4)."""
   return jnp.sum(weights * jax.nn.softplus(true - predicted))

@@ -21,10 +21,12 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Call jax.distributed.ini
 _STEP = flags.DEFINE_integer("checkpoint_step", -1, "eval, generate: the checkpoint to use; -1: the newest.")
 _THINKING_STEPS = flags.DEFINE_integer("thinking_steps", 0, "eval, generate: thinking steps; 0: as trained.")
 _CANDIDATES = flags.DEFINE_integer(
-    "candidates", 0, "eval, generate: candidates for each token, of which the one of lowest energy is kept; 0: as configured."
+  "candidates",
+  0,
+  "eval, generate: candidates for each token, of which the one of lowest energy is kept; 0: as configured.",
 )
 _EVAL = flags.DEFINE_multi_string(
-    "eval", [], "eval, generate: a key of config.eval as key=value, e.g. --eval=tolerance=0.01; may be repeated."
+  "eval", [], "eval, generate: a key of config.eval as key=value, e.g. --eval=tolerance=0.01; may be repeated."
 )
 _SOURCE = flags.DEFINE_string("source", "", "eval: another text than the run's held-out split (as config.data.source).")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "generate: text to continue; may be repeated.")
@@ -60,8 +62,8 @@ def _config() -> Config:
     # a run can be used on other devices than it was trained on
     return config if _MODE.value == "train" else dataclasses.replace(config, mesh=config_lib.MeshConfig())
   raise ConfigError(
-      "--config: give a config file (see configs/), or a --workdir with a run whose config.json is then used; "
-      f"found config={_CONFIG.value!r}, workdir={_WORKDIR.value!r}"
+    "--config: give a config file (see configs/), or a --workdir with a run whose config.json is then used; "
+    f"found config={_CONFIG.value!r}, workdir={_WORKDIR.value!r}"
   )
 
 
@@ -84,8 +86,8 @@ def _as_used() -> Config:
     except ValueError:
       raise ConfigError(f"--eval={asked}: expected {type(old).__name__}, found {value!r}") from None
   for name, key, asked in (
-      ("thinking_steps", "steps", _THINKING_STEPS.value),
-      ("candidates", "candidates", _CANDIDATES.value),
+    ("thinking_steps", "steps", _THINKING_STEPS.value),
+    ("candidates", "candidates", _CANDIDATES.value),
   ):
     if asked < 0:
       raise ConfigError(f"--{name}: expected 1 or more (0: as configured), found {asked}")
@@ -214,7 +216,12 @@ def _flag_error(argv: list[str], error: Exception) -> str:
   chain = [error]  # ml_collections and absl wrap errors of the file and put tracebacks into their texts
   while chain[-1].__context__:
     chain.append(chain[-1].__context__)
-  lines = [f.lineno for e in chain for f in traceback.extract_tb(e.__traceback__) if path and os.path.abspath(f.filename) == os.path.abspath(path)]
+  lines = [
+    f.lineno
+    for e in chain
+    for f in traceback.extract_tb(e.__traceback__)
+    if path and os.path.abspath(f.filename) == os.path.abspath(path)
+  ]
   first = next(e for e in chain if "Traceback" not in str(e))
   message = f"{type(first).__name__}: {' '.join(str(first).split())}"
   if lines:

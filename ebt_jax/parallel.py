@@ -28,21 +28,21 @@ BATCH = P(ROW_AXES)
 # (end of the slash-joined path, slices of each dimension); the first match counts. Parameters of layers are
 # stacked, so their first dimension is the layer. Optimiser states end with their parameter's path.
 RULES = (
-    (r"(embed|to_embed)/(embedding|kernel)", P("model", "data")),  # [V, D]
-    (r"output/kernel", P("data", "model")),  # [D, V]
-    (r"attention/(q|k|v)/kernel", P(None, "data", "model")),  # [L, D, D], column-parallel
-    (r"attention/o/kernel", P(None, "model", "data")),  # [L, D, D], row-parallel
-    (r"ffn/(gate|up)/kernel", P(None, "data", "model")),  # [L, D, H], column-parallel
-    (r"ffn/down/kernel", P(None, "model", "data")),  # [L, H, D], row-parallel
-    (r"layers/modulation/kernel", P(None, "data", "model")),  # [L, D, 6D]
-    (r"layers/modulation/bias", P(None, "model")),  # [L, 6D]
-    (r"head_modulation/kernel", P("data", "model")),  # [D, 2D]
-    (r"head_modulation/bias", P("model")),  # [2D]
-    (r"head/kernel", P("data", None)),  # [D, 1]
-    (r"time/embedding", P(None, "data")),  # [M, D], M is small
-    (r"(norm|\w+_norm)/\w+", P()),
-    (r"thinking/\w+", P()),
-    (r"replay/rows/\w+", P(ROW_AXES)),  # [capacity, ...], like the rows of a batch
+  (r"(embed|to_embed)/(embedding|kernel)", P("model", "data")),  # [V, D]
+  (r"output/kernel", P("data", "model")),  # [D, V]
+  (r"attention/(q|k|v)/kernel", P(None, "data", "model")),  # [L, D, D], column-parallel
+  (r"attention/o/kernel", P(None, "model", "data")),  # [L, D, D], row-parallel
+  (r"ffn/(gate|up)/kernel", P(None, "data", "model")),  # [L, D, H], column-parallel
+  (r"ffn/down/kernel", P(None, "model", "data")),  # [L, H, D], row-parallel
+  (r"layers/modulation/kernel", P(None, "data", "model")),  # [L, D, 6D]
+  (r"layers/modulation/bias", P(None, "model")),  # [L, 6D]
+  (r"head_modulation/kernel", P("data", "model")),  # [D, 2D]
+  (r"head_modulation/bias", P("model")),  # [2D]
+  (r"head/kernel", P("data", None)),  # [D, 1]
+  (r"time/embedding", P(None, "data")),  # [M, D], M is small
+  (r"(norm|\w+_norm)/\w+", P()),
+  (r"thinking/\w+", P()),
+  (r"replay/rows/\w+", P(ROW_AXES)),  # [capacity, ...], like the rows of a batch
 )
 _RULES = tuple((re.compile(rf"(^|/){end}$"), spec) for end, spec in RULES)
 _SMALL = 2**14  # elements up to which a leaf without a rule is left whole
@@ -67,8 +67,8 @@ def initialize_distributed(**kwargs) -> None:
       jax.distributed.initialize(**kwargs)
     except (ValueError, RuntimeError) as e:
       raise ConfigError(
-          f"--distributed: processes of this run do not meet: {e}; leave the flag out on one machine, or set "
-          "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID for each"
+        f"--distributed: processes of this run do not meet: {e}; leave the flag out on one machine, or set "
+        "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID for each"
       ) from e
   log.info(
       "process %d of %d, %d of %d devices are local",
@@ -92,9 +92,9 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
   free = [axis for axis, n in sizes.items() if n == -1]
   if len(devices) % known or (not free and known != len(devices)):
     raise ConfigError(
-        f"config.mesh: {' x '.join(f'{axis}={n}' for axis, n in sizes.items())} needs "
-        f"{'a multiple of ' if free else ''}{known} devices, found {len(devices)}; "
-        f"set {_fitting(sizes, len(devices))}"
+      f"config.mesh: {' x '.join(f'{axis}={n}' for axis, n in sizes.items())} needs "
+      f"{'a multiple of ' if free else ''}{known} devices, found {len(devices)}; "
+      f"set {_fitting(sizes, len(devices))}"
     )
   for axis in free:
     sizes[axis] = len(devices) // known
@@ -117,14 +117,14 @@ def check_batch(config: Config, mesh: Mesh) -> None:
   if config.train.batch_size % (parts * ways):
     near = max(1, round(config.train.batch_size / (parts * ways))) * parts * ways
     raise ConfigError(
-        f"config.train.batch_size: {config.train.batch_size} rows in {parts} microbatch(es) do not divide over "
-        f"replica x data = {ways} devices; the nearest batch_size is {near}, or set mesh.model to use devices otherwise"
+      f"config.train.batch_size: {config.train.batch_size} rows in {parts} microbatch(es) do not divide over "
+      f"replica x data = {ways} devices; the nearest batch_size is {near}, or set mesh.model to use devices otherwise"
     )
   if config.eval.batch_size % ways:
     near = max(1, round(config.eval.batch_size / ways)) * ways
     raise ConfigError(
-        f"config.eval.batch_size: {config.eval.batch_size} rows do not divide over replica x data = {ways} devices; "
-        f"the nearest is {near}, or 0 for train.batch_size"
+      f"config.eval.batch_size: {config.eval.batch_size} rows do not divide over replica x data = {ways} devices; "
+      f"the nearest is {near}, or 0 for train.batch_size"
     )
 
 
@@ -211,9 +211,9 @@ def assert_sharded(params: Any, mesh: Mesh, tolerance: float = 0.02) -> None:
     whole = sorted((r for r in _placed(params, mesh) if r[4]), key=lambda r: -r[3])[:3]
     leaves = ", ".join(f"{name} {list(x.shape)}" for name, x, *_ in whole)
     raise ConfigError(
-        f"config.mesh: data={mesh.shape['data']} x model={mesh.shape['model']} leaves {fraction:.1%} of the parameters "
-        f"whole on every device, at most {tolerance:.0%} expected; the largest: {leaves}; choose config.mesh.data and "
-        "config.mesh.model that divide config.model.width and config.model.vocab_size, or use config.mesh.replica"
+      f"config.mesh: data={mesh.shape['data']} x model={mesh.shape['model']} leaves {fraction:.1%} of the parameters "
+      f"whole on every device, at most {tolerance:.0%} expected; the largest: {leaves}; choose config.mesh.data and "
+      "config.mesh.model that divide config.model.width and config.model.vocab_size, or use config.mesh.replica"
     )
 
 
@@ -231,8 +231,8 @@ def process_rows(batch_size: int, mesh: Mesh | None = None) -> slice:
   parts = jax.process_count() if mesh is None else mesh.shape["replica"] * mesh.shape["data"]
   if batch_size % parts:
     raise ConfigError(
-        f"config.train.batch_size: {batch_size} rows do not divide into {parts} equal parts; "
-        f"the nearest is {max(1, round(batch_size / parts)) * parts}"
+      f"config.train.batch_size: {batch_size} rows do not divide into {parts} equal parts; "
+      f"the nearest is {max(1, round(batch_size / parts)) * parts}"
     )
   if mesh is None:
     rows = batch_size // parts
@@ -242,8 +242,8 @@ def process_rows(batch_size: int, mesh: Mesh | None = None) -> slice:
   start, stop = min(a for a, _ in held), max(b for _, b in held)
   if sum(b - a for a, b in held) != stop - start:
     raise ConfigError(
-        f"config.mesh: the rows of process {jax.process_index()} do not lie together ({sorted(held)}); "
-        "make config.mesh.model divide the devices of a process"
+      f"config.mesh: the rows of process {jax.process_index()} do not lie together ({sorted(held)}); "
+      "make config.mesh.model divide the devices of a process"
     )
   return slice(start, stop)
 
@@ -268,7 +268,10 @@ def gather_tables(params: Any) -> Any:
     if "layers/" in path:
       return x
     rule = next((spec for end, spec in _RULES if end.search(path)), P())
-    fits = lambda axis, n: axis == "model" and n % mesh.shape["model"] == 0
+
+    def fits(axis, n):
+      return axis == "model" and n % mesh.shape["model"] == 0
+
     return jax.lax.with_sharding_constraint(x, P(*("model" if fits(a, n) else None for a, n in zip(rule, x.shape))))
 
   return jax.tree_util.tree_map_with_path(place, params)

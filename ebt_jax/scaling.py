@@ -11,11 +11,11 @@ comparison a paired one. Draws are spread for few points as Student's distributi
 hold the truth in 90 to 100% of cases; in some 80% where seeds differ more than anything else and there are but three.
 """
 
+from collections.abc import Callable, Hashable, Sequence
 import dataclasses
 import math
-import zlib
-from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
+import zlib
 
 import numpy as np
 from scipy import stats
@@ -71,12 +71,12 @@ def points(x, y, level: Sequence | None = None, seed: Sequence | None = None) ->
   seed = [0] * len(y) if seed is None else seed
   if not len(x) == len(y) == len(level) == len(seed):
     raise ValueError(
-        f"points: expected equal lengths, found x {len(x)}, y {len(y)}, level {len(level)}, seed {len(seed)}"
+      f"points: expected equal lengths, found x {len(x)}, y {len(y)}, level {len(level)}, seed {len(seed)}"
     )
   for name, a in (("x", x), ("y", y)):
     if not (np.isfinite(a).all() and (a > 0).all()):
       raise ValueError(
-          f"points: {name} must be finite and above 0, found {a[~(np.isfinite(a) & (a > 0))][:3].tolist()}"
+        f"points: {name} must be finite and above 0, found {a[~(np.isfinite(a) & (a > 0))][:3].tolist()}"
       )
   return Points(x, y, tuple(level), tuple(seed))
 
@@ -133,7 +133,10 @@ def line(p: Points) -> Line:
   """Ordinary least squares in log space. Raises ValueError for fewer than 3 levels."""
   _enough(p, 3, "a line")
   w, x, y = weights(p), np.log(p.x[:, 0]), np.log(p.y)
-  mean = lambda a: (w * a).sum(1, keepdims=True) / w.sum(1, keepdims=True)
+
+  def mean(a):
+    return (w * a).sum(1, keepdims=True) / w.sum(1, keepdims=True)
+
   dx, dy = x - mean(x), y - mean(y)
   slope = (w * dx * dy).sum(1) / (w * dx * dx).sum(1)
   intercept = mean(y)[:, 0] - slope * mean(x)[:, 0]
@@ -330,7 +333,7 @@ def isoflop(p: Points) -> IsoFLOP:
   inside = np.array(inside)
   if inside.sum() < 2:
     raise ValueError(
-        f"isoflop: {inside.sum()} of {len(compute)} budgets have their least loss among the sizes tried; try others"
+      f"isoflop: {inside.sum()} of {len(compute)} budgets have their least loss among the sizes tried; try others"
     )
   x, y = np.log(compute[inside]), np.log(size[:, inside])
   dx = x - x.mean()

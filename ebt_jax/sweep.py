@@ -9,6 +9,7 @@ A sweep is a list of `Variant`s, each a few config keys with their values:
 A run's name is made of its own keys and values alone, so that a study may grow without any run changing its folder.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -16,7 +17,6 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ebt_jax import config as config_lib

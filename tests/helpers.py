@@ -17,19 +17,19 @@ import typing
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 TINY = (
-    "--config.model.layers=1",
-    "--config.model.heads=2",
-    "--config.model.width=16",
-    "--config.model.head_gain=0.1",
-    "--config.data.context_length=16",
-    "--config.data.held_out=0.1",
-    "--config.train.batch_size=4",
-    "--config.train.warmup=1",
-    "--config.train.steps=6",
-    "--config.train.log_every=1",
-    "--config.checkpoint.every=2",
-    "--config.sample.tokens=6",
-    "--config.sample.prompt_tokens=6",
+  "--config.model.layers=1",
+  "--config.model.heads=2",
+  "--config.model.width=16",
+  "--config.model.head_gain=0.1",
+  "--config.data.context_length=16",
+  "--config.data.held_out=0.1",
+  "--config.train.batch_size=4",
+  "--config.train.warmup=1",
+  "--config.train.steps=6",
+  "--config.train.log_every=1",
+  "--config.checkpoint.every=2",
+  "--config.sample.tokens=6",
+  "--config.sample.prompt_tokens=6",
 )
 
 
@@ -69,13 +69,13 @@ def run(arguments, hook: str = "", cwd: pathlib.Path = REPOSITORY) -> Done:
 def environment(folder) -> dict[str, str]:
   """Of a process that runs main: one CPU device, quick compilation, a cache of programs in `folder`."""
   return os.environ | {
-      "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-      "JAX_PLATFORMS": "cpu",
-      "JAX_NUM_CPU_DEVICES": "1",
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-      "JAX_COMPILATION_CACHE_DIR": f"{folder}/programs",
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": f"{folder}/programs",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
   }
 
 
@@ -83,11 +83,11 @@ def environment(folder) -> dict[str, str]:
 def _server():
   folder = tempfile.TemporaryDirectory()
   server = subprocess.Popen(
-      [sys.executable, __file__, folder.name],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      env=environment(folder.name),
+    [sys.executable, __file__, folder.name],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    env=environment(folder.name),
   )
 
   def end():

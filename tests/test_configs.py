@@ -14,7 +14,7 @@ ARGUMENTS = {"quickstart": ["", "ebt", "transformer"], "text_ebt_s1": ["", *SIZE
              "text_ebt_s2": ["", "laptop", *SIZES]}  # fmt: skip
 LEARNING_RATES = {"xxs": 1.2e-3, "xs": 9e-4, "small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}
 TRACED = [("quickstart", "ebt"), ("quickstart", "transformer"), ("text_ebt_s2", "laptop"), ("text_ebt_s2", "xxs")] + [
-    (name, size) for name in ("text_ebt_s1", "text_transformer") for size in ("4xs", "xxs", "small", "xl")
+  (name, size) for name in ("text_ebt_s1", "text_transformer") for size in ("4xs", "xxs", "small", "xl")
 ]
 
 
@@ -72,7 +72,12 @@ def test_system_2_of_the_paper():
   assert (t.landscapes, t.steps, t.random_steps_min, t.random_step_size, t.step_size) == (1, 3, 2, 2, 5)
   assert (t.noise, t.replay_rows, t.replay_fraction, t.gradient, t.learn_step_size) == (3, 192, 0.5, "last", False)
   assert (c.train.batch_size, c.train.steps, c.train.learning_rate) == (128, 1_000_000, 1.2e-3)
-  assert (c.model.variant, c.data.context_length, c.model.vocab_size, c.data.layout) == ("time_embed", 256, 50277, "document")
+  assert (c.model.variant, c.data.context_length, c.model.vocab_size, c.data.layout) == (
+    "time_embed",
+    256,
+    50277,
+    "document",
+  )
   row_gb = 4 * (256 * 50277 + 257 + 256) / 1e9
   assert t.replay_gb > t.replay_rows * row_gb  # none is left out
 

@@ -9,9 +9,9 @@ from ebt_jax import few
 
 
 @pytest.mark.parametrize(
-    "ours, plain, wide",
-    [(few.product, lambda x, w: x @ w, 4), (few.scores, lambda x, w: x @ w.swapaxes(-1, -2), 6)],
-    ids=["product", "scores"],
+  "ours, plain, wide",
+  [(few.product, lambda x, w: x @ w, 4), (few.scores, lambda x, w: x @ w.swapaxes(-1, -2), 6)],
+  ids=["product", "scores"],
 )
 def test_values_and_gradients_are_those_of_the_plain_product(ours, plain, wide):
   rng = np.random.default_rng(0)

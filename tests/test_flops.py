@@ -42,11 +42,11 @@ def traced(config, steps=None, **options):
 
 def config_of(thinking=None, evaluation=None, **model):
   return Config(
-      model=dataclasses.replace(MODEL, **model),
-      thinking=ThinkingConfig(**(thinking or {})),
-      train=TrainConfig(batch_size=ROWS),
-      data=DataConfig(context_length=N),
-      eval=EvalConfig(**(evaluation or {})),
+    model=dataclasses.replace(MODEL, **model),
+    thinking=ThinkingConfig(**(thinking or {})),
+    train=TrainConfig(batch_size=ROWS),
+    data=DataConfig(context_length=N),
+    eval=EvalConfig(**(evaluation or {})),
   )
 
 
@@ -56,27 +56,27 @@ def counted(config, lean=False):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        dict(kind="transformer"),
-        dict(kind="transformer", remat=True),
-        dict(thinking=dict(steps=3)),
-        dict(thinking=dict(steps=3, contrastive=0.1)),
-        dict(remat=True, thinking=dict(steps=2, contrastive=0.1)),
-        dict(embedder="tied", variant="time_embed", thinking=dict(steps=2, landscapes=2)),
-        dict(variant="adaln", thinking=dict(steps=3, landscapes=2)),
-        dict(variant="adaln", remat=True, thinking=dict(steps=2, landscapes=2, contrastive=0.1)),
-        dict(variant="adaln_zero", thinking=dict(steps=3, landscapes=2, gradient="last", contrastive=0.1)),
-        dict(variant="adaln_zero", thinking=dict(steps=2, gradient="unrolled", contrastive=0.1)),
-        dict(thinking=dict(steps=1, gradient="last")),
-        dict(thinking=dict(steps=3, gradient="last")),
-        dict(thinking=dict(steps=3, gradient="last", step_size_path=False)),
-        dict(thinking=dict(steps=3, gradient="last", learn_step_size=False)),
-        dict(remat=True, thinking=dict(steps=3, gradient="last", contrastive=0.1)),
-        dict(thinking=dict(steps=3, gradient="unrolled")),
-        dict(remat=True, thinking=dict(steps=2, gradient="unrolled")),
-    ],
-    ids=str,
+  "options",
+  [
+    dict(kind="transformer"),
+    dict(kind="transformer", remat=True),
+    dict(thinking=dict(steps=3)),
+    dict(thinking=dict(steps=3, contrastive=0.1)),
+    dict(remat=True, thinking=dict(steps=2, contrastive=0.1)),
+    dict(embedder="tied", variant="time_embed", thinking=dict(steps=2, landscapes=2)),
+    dict(variant="adaln", thinking=dict(steps=3, landscapes=2)),
+    dict(variant="adaln", remat=True, thinking=dict(steps=2, landscapes=2, contrastive=0.1)),
+    dict(variant="adaln_zero", thinking=dict(steps=3, landscapes=2, gradient="last", contrastive=0.1)),
+    dict(variant="adaln_zero", thinking=dict(steps=2, gradient="unrolled", contrastive=0.1)),
+    dict(thinking=dict(steps=1, gradient="last")),
+    dict(thinking=dict(steps=3, gradient="last")),
+    dict(thinking=dict(steps=3, gradient="last", step_size_path=False)),
+    dict(thinking=dict(steps=3, gradient="last", learn_step_size=False)),
+    dict(remat=True, thinking=dict(steps=3, gradient="last", contrastive=0.1)),
+    dict(thinking=dict(steps=3, gradient="unrolled")),
+    dict(remat=True, thinking=dict(steps=2, gradient="unrolled")),
+  ],
+  ids=str,
 )
 def test_the_count_is_that_of_the_traced_gradient(options):
   """To 0.1%: what is as narrow as one energy is not counted to the last product."""
@@ -118,16 +118,16 @@ def test_training_costs_6n_for_a_transformer_and_30n_for_two_steps_of_ebt():
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        dict(kind="transformer"),
-        dict(),
-        dict(variant="time_embed", thinking=dict(steps=3, landscapes=2)),
-        dict(variant="adaln", thinking=dict(landscapes=2), evaluation=dict(steps=5)),
-        dict(evaluation=dict(candidates=4, accept="lower")),
-        dict(variant="adaln_zero", evaluation=dict(candidates=4)),
-    ],
-    ids=str,
+  "options",
+  [
+    dict(kind="transformer"),
+    dict(),
+    dict(variant="time_embed", thinking=dict(steps=3, landscapes=2)),
+    dict(variant="adaln", thinking=dict(landscapes=2), evaluation=dict(steps=5)),
+    dict(evaluation=dict(candidates=4, accept="lower")),
+    dict(variant="adaln_zero", evaluation=dict(candidates=4)),
+  ],
+  ids=str,
 )
 def test_a_written_token_is_counted_as_traced(options):
   config = config_of(**options)

@@ -10,22 +10,32 @@ REPOSITORY = pathlib.Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "ebt_jax"
 # package: where it may be imported, and whether at the top of a file
 PACKAGES = {
-    "flax": ("models/", "top"),
-    "optax": ("training/optimizer.py", "top"),
-    "orbax": ("training/checkpoint.py", "top"),
-    "etils": ("training/checkpoint.py", "top"),
-    "absl": ("main.py", "top"),
-    "grain": ("data/", "inside"),
-    "tensorflow_datasets": ("data/", "inside"),
-    "array_record": ("data/", "inside"),
-    "pyarrow": ("data/", "inside"),
-    "tokenizers": ("data/", "inside"),
-    "tensorboardX": ("metrics.py", "inside"),
-    "ml_collections": ("main.py config.py", "inside"),
-    "scipy": ("scaling.py", "top"),
+  "flax": ("models/", "top"),
+  "optax": ("training/optimizer.py", "top"),
+  "orbax": ("training/checkpoint.py", "top"),
+  "etils": ("training/checkpoint.py", "top"),
+  "absl": ("main.py", "top"),
+  "grain": ("data/", "inside"),
+  "tensorflow_datasets": ("data/", "inside"),
+  "array_record": ("data/", "inside"),
+  "pyarrow": ("data/", "inside"),
+  "tokenizers": ("data/", "inside"),
+  "tensorboardX": ("metrics.py", "inside"),
+  "ml_collections": ("main.py config.py", "inside"),
+  "scipy": ("scaling.py", "top"),
 }
 NEVER = {"configs", "experiments", "tests", "tools", "torch", "tensorflow"}
-WITHOUT_JAX = ("config.py", "chrono.py", "metrics.py", "flops.py", "sweep.py", "scaling.py", "main.py", "data/", "interop/")
+WITHOUT_JAX = (
+  "config.py",
+  "chrono.py",
+  "metrics.py",
+  "flops.py",
+  "sweep.py",
+  "scaling.py",
+  "main.py",
+  "data/",
+  "interop/",
+)
 
 
 def imports(path: pathlib.Path) -> list[tuple[str, bool]]:

@@ -100,11 +100,11 @@ def test_config_file(tmp_path):
   refused(["--config=configs/quikstart.py"], "no file 'configs/quikstart.py'", "did you mean configs/quickstart.py")
   refused([f"--workdir={tmp_path}"], "--config: give a config file", "workdir")
   for text, words in {
-      "x = 1\ndef get_config(:\n": ["bad.py, line 2: ", "invalid syntax"],
-      "import ebt_jax.config\n\ndef get_config():\n  return nothing\n": ["bad.py, line 4: NameError", "nothing"],
-      "from ebt_jax.config import defaults\ndef get_config():\n  c = defaults()\n  c.train.stesp = 3\n  return c\n": [
-          "config.train.stesp: no such key; did you mean steps"
-      ],
+    "x = 1\ndef get_config(:\n": ["bad.py, line 2: ", "invalid syntax"],
+    "import ebt_jax.config\n\ndef get_config():\n  return nothing\n": ["bad.py, line 4: NameError", "nothing"],
+    "from ebt_jax.config import defaults\ndef get_config():\n  c = defaults()\n  c.train.stesp = 3\n  return c\n": [
+      "config.train.stesp: no such key; did you mean steps"
+    ],
   }.items():
     (tmp_path / "bad.py").write_text(text, encoding="utf-8")
     refused([f"--config={tmp_path}/bad.py", f"--workdir={tmp_path}/run"], *words)
@@ -123,10 +123,10 @@ def test_config_file_imports_its_neighbour_from_anywhere(tmp_path):
 def test_data_files(tmp_path):
   flags = quickstart(f"--workdir={tmp_path}/run")
   for name, content, word in (
-      ("empty.txt", b"", "is empty"),
-      ("binary.txt", b"ab\0c", "binary content"),
-      ("latin.txt", b"caf\xe9", "not UTF-8 at byte 3"),
-      ("missing.txt", None, "no file"),
+    ("empty.txt", b"", "is empty"),
+    ("binary.txt", b"ab\0c", "binary content"),
+    ("latin.txt", b"caf\xe9", "not UTF-8 at byte 3"),
+    ("missing.txt", None, "no file"),
   ):
     if content is not None:
       (tmp_path / name).write_bytes(content)
@@ -174,15 +174,15 @@ def test_generate_mistakes(trained, tmp_path):
   before = files(folder)
   (tmp_path / "binary").write_bytes(b"\xff\xfe\n")
   for more, words in (
-      (["--temperature=0"], ["--temperature: expected more than 0, found 0.0; for greedy text use --top_k=1"]),
-      (["--prompt=" + "x" * 16], ["prompt 2 has 16 tokens, expected 1 to 15", "context_length=16", "shorten it"]),
-      (["--prompt="], ["--prompt: expected some text, found an empty prompt"]),
-      (["--candidates=-1"], ["--candidates: expected 1 or more (0: as configured), found -1"]),
-      (["--max_tokens=0"], ["--max_tokens: expected 1 or more, found 0"]),
-      ([f"--prompts_file={tmp_path}/none"], ["--prompts_file", f"{tmp_path}/none"]),
-      ([f"--prompts_file={tmp_path}/binary"], ["--prompts_file", f"{tmp_path}/binary", "UTF-8"]),
-      ([f"--out={tmp_path}/none/o.json"], ["--out", f"no folder {tmp_path}/none"]),
-      (["--checkpoint_step=3"], ["no checkpoint of step 3; found steps [2, 4]"]),
+    (["--temperature=0"], ["--temperature: expected more than 0, found 0.0; for greedy text use --top_k=1"]),
+    (["--prompt=" + "x" * 16], ["prompt 2 has 16 tokens, expected 1 to 15", "context_length=16", "shorten it"]),
+    (["--prompt="], ["--prompt: expected some text, found an empty prompt"]),
+    (["--candidates=-1"], ["--candidates: expected 1 or more (0: as configured), found -1"]),
+    (["--max_tokens=0"], ["--max_tokens: expected 1 or more, found 0"]),
+    ([f"--prompts_file={tmp_path}/none"], ["--prompts_file", f"{tmp_path}/none"]),
+    ([f"--prompts_file={tmp_path}/binary"], ["--prompts_file", f"{tmp_path}/binary", "UTF-8"]),
+    ([f"--out={tmp_path}/none/o.json"], ["--out", f"no folder {tmp_path}/none"]),
+    (["--checkpoint_step=3"], ["no checkpoint of step 3; found steps [2, 4]"]),
   ):
     refused([*flags, *more], *words)
   refused([*flags[:2], "--prompt=" + "x" * 16], "prompt 1 has 16 tokens")  # nothing is streamed before
@@ -213,7 +213,7 @@ def test_eval(trained, tmp_path, corpus):
 
 def test_shapes_and_compile_need_no_folder_and_no_text(tmp_path):
   flags = quickstart(
-      "--config.mesh.data=4", "--config.mesh.model=2", f"--config.data.source={tmp_path}/not_there", kind="transformer"
+    "--config.mesh.data=4", "--config.mesh.model=2", f"--config.data.source={tmp_path}/not_there", kind="transformer"
   )
   shapes = run([*flags, "--mode=shapes"])
   assert shapes.code == 0 and f"{7 * 16**2 + 3 * 16 + 2 * 257 * 16:,} parameters" in shapes.out

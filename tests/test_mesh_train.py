@@ -15,11 +15,11 @@ from ebt_jax.training.step import make_train_step
 
 ROWS, S, V, D = 16, 8, 64, 32
 BASE = Config(
-    model=ModelConfig(layers=2, heads=4, width=D, vocab_size=V, head_gain=0.1),
-    thinking=ThinkingConfig(steps=2, step_size=5.0, learn_step_size=True, gradient="each"),
-    # a large eps: Adam divides no rounding error by another
-    train=TrainConfig(batch_size=ROWS, microbatches=2, learning_rate=0.01, warmup=2, steps=50, eps=1e-3),
-    data=DataConfig(context_length=S),
+  model=ModelConfig(layers=2, heads=4, width=D, vocab_size=V, head_gain=0.1),
+  thinking=ThinkingConfig(steps=2, step_size=5.0, learn_step_size=True, gradient="each"),
+  # a large eps: Adam divides no rounding error by another
+  train=TrainConfig(batch_size=ROWS, microbatches=2, learning_rate=0.01, warmup=2, steps=50, eps=1e-3),
+  data=DataConfig(context_length=S),
 )
 
 
@@ -28,22 +28,31 @@ def with_model(**model):
 
 
 CONFIGS = {
-    "ebt": BASE,
-    "time_embed": dataclasses.replace(
-        with_model(variant="time_embed"), thinking=dataclasses.replace(BASE.thinking, landscapes=2)
+  "ebt": BASE,
+  "time_embed": dataclasses.replace(
+    with_model(variant="time_embed"), thinking=dataclasses.replace(BASE.thinking, landscapes=2)
+  ),
+  "transformer": with_model(kind="transformer"),
+  "replay": dataclasses.replace(
+    BASE,
+    thinking=ThinkingConfig(
+      steps=3,
+      gradient="last",
+      learn_step_size=False,
+      noise=0.5,
+      step_size=1.0,
+      replay_rows=24,
+      random_step_size=2.0,
+      random_steps_min=2,
     ),
-    "transformer": with_model(kind="transformer"),
-    "replay": dataclasses.replace(
-        BASE, thinking=ThinkingConfig(steps=3, gradient="last", learn_step_size=False, noise=0.5, step_size=1.0, replay_rows=24,
-                                      random_step_size=2.0, random_steps_min=2)
-    ),
+  ),
 }
 MESHES = {"data=8": (1, 8, 1), "data=4,model=2": (1, 4, 2), "replica=2,data=2,model=2": (2, 2, 2)}
 FAST = {("ebt", (2, 2, 2)), ("transformer", (1, 8, 1)), ("replay", (1, 4, 2))}  # each mesh once
 CASES = [
-    pytest.param(name, sizes, id=f"{name}-{mesh}", marks=() if (name, sizes) in FAST else pytest.mark.slow)
-    for name in CONFIGS
-    for mesh, sizes in MESHES.items()
+  pytest.param(name, sizes, id=f"{name}-{mesh}", marks=() if (name, sizes) in FAST else pytest.mark.slow)
+  for name in CONFIGS
+  for mesh, sizes in MESHES.items()
 ]
 
 
@@ -99,9 +108,9 @@ def assert_slices(state, replica, data, model):
   adam = state.optimizer[1].inner_states["weights"].inner_state[0]
   for tree in (state.params["model"], adam.mu["model"], adam.nu["model"]):
     for kernel, dims in (
-        (tree["layers"]["attention"]["q"]["kernel"], (2, D // data, D // model)),
-        (tree["layers"]["ffn"]["down"]["kernel"], (2, D // model, D // data)),
-        (tree["embed"]["embedding"], (V // model, D // data)),
+      (tree["layers"]["attention"]["q"]["kernel"], (2, D // data, D // model)),
+      (tree["layers"]["ffn"]["down"]["kernel"], (2, D // model, D // data)),
+      (tree["embed"]["embedding"], (V // model, D // data)),
     ):
       shards = kernel.addressable_shards
       assert len(shards) == 8 and {s.data.shape for s in shards} == {dims}

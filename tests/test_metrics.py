@@ -137,6 +137,6 @@ def test_without_tensorboardx_rows_are_written_all_the_same(tmp_path, monkeypatc
 
 def test_si():
   assert [si(x) for x in (0, 0.25, 950, 999.4, 999.6, 12345, 4.5e6, 1.23e9, -12345)] == [
-      *("0", "0.25", "950", "999", "1k", "12.3k", "4.5M", "1.23G", "-12.3k")
+    *("0", "0.25", "950", "999", "1k", "12.3k", "4.5M", "1.23G", "-12.3k")
   ]
   assert si(math.nan) == "nan" and si(math.inf) == "inf"

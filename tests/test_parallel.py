@@ -21,23 +21,23 @@ L, D, H, V, M = 2, 128, 256, 256, 4
 
 def parameters(vocab=V):
   shapes = {
-      "model": {
-          "embed": {"embedding": (vocab, D)},
-          "to_embed": {"kernel": (vocab, D)},
-          "output": {"kernel": (D, vocab)},
-          "layers": {
-              "attention": {name: {"kernel": (L, D, D)} for name in "qkvo"},
-              "ffn": {"gate": {"kernel": (L, D, H)}, "up": {"kernel": (L, D, H)}, "down": {"kernel": (L, H, D)}},
-              "attention_norm": {"scale": (L, D)},
-              "ffn_norm": {"scale": (L, D)},
-              "modulation": {"kernel": (L, D, 6 * D), "bias": (L, 6 * D)},
-          },
-          "head_modulation": {"kernel": (D, 2 * D), "bias": (2 * D,)},
-          "norm": {"scale": (D,)},
-          "head": {"kernel": (D, 1)},
-          "time": {"embedding": (M, D)},
+    "model": {
+      "embed": {"embedding": (vocab, D)},
+      "to_embed": {"kernel": (vocab, D)},
+      "output": {"kernel": (D, vocab)},
+      "layers": {
+        "attention": {name: {"kernel": (L, D, D)} for name in "qkvo"},
+        "ffn": {"gate": {"kernel": (L, D, H)}, "up": {"kernel": (L, D, H)}, "down": {"kernel": (L, H, D)}},
+        "attention_norm": {"scale": (L, D)},
+        "ffn_norm": {"scale": (L, D)},
+        "modulation": {"kernel": (L, D, 6 * D), "bias": (L, 6 * D)},
       },
-      "thinking": {"step_size": (), "noise": ()},
+      "head_modulation": {"kernel": (D, 2 * D), "bias": (2 * D,)},
+      "norm": {"scale": (D,)},
+      "head": {"kernel": (D, 1)},
+      "time": {"embedding": (M, D)},
+    },
+    "thinking": {"step_size": (), "noise": ()},
   }
   return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple))
 
@@ -54,14 +54,14 @@ def shard_shapes(tree, mesh):
   """Shape of the first device's part of every leaf, by path."""
   placed = jax.device_put(zeros(tree), parallel.shardings(tree, mesh))
   return {
-      jax.tree_util.keystr(p, simple=True, separator="/"): x.addressable_shards[0].data.shape
-      for p, x in jax.tree_util.tree_leaves_with_path(placed)
+    jax.tree_util.keystr(p, simple=True, separator="/"): x.addressable_shards[0].data.shape
+    for p, x in jax.tree_util.tree_leaves_with_path(placed)
   }
 
 
 @pytest.mark.parametrize(
-    "sizes, expected",
-    [((1, -1, 1), (1, 8, 1)), ((2, -1, 2), (2, 2, 2)), ((-1, 2, 1), (4, 2, 1)), ((1, 2, -1), (1, 2, 4))],
+  "sizes, expected",
+  [((1, -1, 1), (1, 8, 1)), ((2, -1, 2), (2, 2, 2)), ((-1, 2, 1), (4, 2, 1)), ((1, 2, -1), (1, 2, 4))],
 )
 def test_minus_one_takes_what_is_left(sizes, expected):
   mesh = mesh_of(*sizes)
@@ -74,14 +74,14 @@ def test_mesh_of_some_devices():
 
 
 @pytest.mark.parametrize(
-    "sizes, text",
-    [
-        ((1, 3, 2), "replica=1 x data=3 x model=2 needs 6 devices, found 8; set replica=1, data=4, model=2"),
-        ((1, -1, 3), "model=3 needs a multiple of 3 devices, found 8; set replica=1, data=4, model=2"),
-        ((1, -1, 16), "needs a multiple of 16 devices, found 8; set replica=1, data=1, model=8"),
-        ((1, 2, 2), "replica=1 x data=2 x model=2 needs 4 devices, found 8; set replica=1, data=4, model=2"),
-        ((2, 8, 1), "needs 16 devices, found 8; set replica=2, data=4, model=1"),
-    ],
+  "sizes, text",
+  [
+    ((1, 3, 2), "replica=1 x data=3 x model=2 needs 6 devices, found 8; set replica=1, data=4, model=2"),
+    ((1, -1, 3), "model=3 needs a multiple of 3 devices, found 8; set replica=1, data=4, model=2"),
+    ((1, -1, 16), "needs a multiple of 16 devices, found 8; set replica=1, data=1, model=8"),
+    ((1, 2, 2), "replica=1 x data=2 x model=2 needs 4 devices, found 8; set replica=1, data=4, model=2"),
+    ((2, 8, 1), "needs 16 devices, found 8; set replica=2, data=4, model=1"),
+  ],
 )
 def test_mesh_that_does_not_fit(sizes, text):
   with pytest.raises(ConfigError, match=f"^config.mesh: .*{re.escape(text)}$"):
@@ -100,31 +100,31 @@ def test_batch_must_divide():
 def test_every_parameter_has_a_rule_and_is_sliced_by_it():
   ends = [end for end, _ in parallel._RULES]
   names = [
-      jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree_util.tree_leaves_with_path(parameters())
+    jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree_util.tree_leaves_with_path(parameters())
   ]
   assert all(sum(bool(end.search(name)) for end in ends) == 1 for name in names)
   assert shard_shapes(parameters(), mesh_of(1, 4, 2)) == {
-      "model/embed/embedding": (V // 2, D // 4),
-      "model/to_embed/kernel": (V // 2, D // 4),
-      "model/output/kernel": (D // 4, V // 2),
-      "model/layers/attention/q/kernel": (L, D // 4, D // 2),
-      "model/layers/attention/k/kernel": (L, D // 4, D // 2),
-      "model/layers/attention/v/kernel": (L, D // 4, D // 2),
-      "model/layers/attention/o/kernel": (L, D // 2, D // 4),
-      "model/layers/ffn/gate/kernel": (L, D // 4, H // 2),
-      "model/layers/ffn/up/kernel": (L, D // 4, H // 2),
-      "model/layers/ffn/down/kernel": (L, H // 2, D // 4),
-      "model/layers/attention_norm/scale": (L, D),
-      "model/layers/ffn_norm/scale": (L, D),
-      "model/layers/modulation/kernel": (L, D // 4, 6 * D // 2),
-      "model/layers/modulation/bias": (L, 6 * D // 2),
-      "model/head_modulation/kernel": (D // 4, D),
-      "model/head_modulation/bias": (D,),
-      "model/norm/scale": (D,),
-      "model/head/kernel": (D // 4, 1),
-      "model/time/embedding": (M, D // 4),
-      "thinking/step_size": (),
-      "thinking/noise": (),
+    "model/embed/embedding": (V // 2, D // 4),
+    "model/to_embed/kernel": (V // 2, D // 4),
+    "model/output/kernel": (D // 4, V // 2),
+    "model/layers/attention/q/kernel": (L, D // 4, D // 2),
+    "model/layers/attention/k/kernel": (L, D // 4, D // 2),
+    "model/layers/attention/v/kernel": (L, D // 4, D // 2),
+    "model/layers/attention/o/kernel": (L, D // 2, D // 4),
+    "model/layers/ffn/gate/kernel": (L, D // 4, H // 2),
+    "model/layers/ffn/up/kernel": (L, D // 4, H // 2),
+    "model/layers/ffn/down/kernel": (L, H // 2, D // 4),
+    "model/layers/attention_norm/scale": (L, D),
+    "model/layers/ffn_norm/scale": (L, D),
+    "model/layers/modulation/kernel": (L, D // 4, 6 * D // 2),
+    "model/layers/modulation/bias": (L, 6 * D // 2),
+    "model/head_modulation/kernel": (D // 4, D),
+    "model/head_modulation/bias": (D,),
+    "model/norm/scale": (D,),
+    "model/head/kernel": (D // 4, 1),
+    "model/time/embedding": (M, D // 4),
+    "thinking/step_size": (),
+    "thinking/noise": (),
   }
 
 
@@ -138,19 +138,19 @@ def test_vocabulary_that_does_not_divide_moves_to_the_width():
 
 
 @pytest.mark.parametrize(
-    "path, shape, spec",
-    [
-        ("params/model/embed/embedding", (257, 6), P(None, "model")),  # data (4) divides neither
-        ("params/model/embed/embedding", (255, 7), P(None, None)),
-        ("params/model/layers/attention/q/kernel", (3, 6, 8), P(None, None, ("model", "data"))),  # data moves
-        ("opt/0/count", (), P()),
-        ("params/thinking/step_size", (), P()),
-        ("opt/0/mu/model/layers/ffn/up/kernel", (2, 8, 8), P(None, "data", "model")),
-        ("params/other/weird", (8, 3, 4096), P(None, None, "data")),
-        ("params/other/weird", (8, 4097), P("data", None)),
-        ("params/other/weird", (16384,), P(None)),  # small
-        ("params/model/embed/embedding", (8,), P(None)),  # of another rank than its rule's
-    ],
+  "path, shape, spec",
+  [
+    ("params/model/embed/embedding", (257, 6), P(None, "model")),  # data (4) divides neither
+    ("params/model/embed/embedding", (255, 7), P(None, None)),
+    ("params/model/layers/attention/q/kernel", (3, 6, 8), P(None, None, ("model", "data"))),  # data moves
+    ("opt/0/count", (), P()),
+    ("params/thinking/step_size", (), P()),
+    ("opt/0/mu/model/layers/ffn/up/kernel", (2, 8, 8), P(None, "data", "model")),
+    ("params/other/weird", (8, 3, 4096), P(None, None, "data")),
+    ("params/other/weird", (8, 4097), P("data", None)),
+    ("params/other/weird", (16384,), P(None)),  # small
+    ("params/model/embed/embedding", (8,), P(None)),  # of another rank than its rule's
+  ],
 )
 def test_spec(path, shape, spec):
   assert parallel.spec_for(path, shape, mesh_of(1, 4, 2)) == spec
@@ -261,11 +261,14 @@ def test_two_processes(tmp_path):
     port = str(s.getsockname()[1])
   env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
   children = [
-      subprocess.Popen(
-          [sys.executable, "-c", TWO, port, str(i), str(tmp_path / "run")],
-          env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-      )  # fmt: skip
-      for i in range(2)
+    subprocess.Popen(
+      [sys.executable, "-c", TWO, port, str(i), str(tmp_path / "run")],
+      env=env,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )  # fmt: skip
+    for i in range(2)
   ]
   try:
     outputs = [child.communicate(timeout=60)[0] for child in children]

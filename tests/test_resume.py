@@ -126,11 +126,11 @@ def left_by(folder: pathlib.Path) -> dict:
   assert result["wall_seconds"] > result["train_seconds"] > 0  # of all its parts: the last one may have no step
   rows = metrics.read_rows(folder / "metrics.jsonl")
   return {
-      "step": step,
-      "state": {jax.tree_util.keystr(p): np.asarray(a).tobytes() for p, a in jax.tree.leaves_with_path(state)},
-      "rows": [{k: v for k, v in r.items() if not k.startswith("time/")} for r in rows],
-      "result": {k: v for k, v in result.items() if not k.endswith("_seconds")},
-      "sample": (folder / "sample.json").read_text(encoding="utf-8"),
+    "step": step,
+    "state": {jax.tree_util.keystr(p): np.asarray(a).tobytes() for p, a in jax.tree.leaves_with_path(state)},
+    "rows": [{k: v for k, v in r.items() if not k.startswith("time/")} for r in rows],
+    "result": {k: v for k, v in result.items() if not k.endswith("_seconds")},
+    "sample": (folder / "sample.json").read_text(encoding="utf-8"),
   }
 
 
@@ -147,15 +147,15 @@ def assert_same(found: dict, wanted: dict):
 
 
 INTERRUPTIONS = {
-    "kill in a step": (SIGNAL.format(step=6, name="SIGKILL"), -signal.SIGKILL, [3]),
-    "kill while sealing": (SEALING, -signal.SIGKILL, [6]),  # whole, though nobody says so
-    "kill while writing": (WRITING, -signal.SIGKILL, [3, 6]),
-    "kill at the end": (ENDING, -signal.SIGKILL, [7]),
-    "terminate": (SIGNAL.format(step=5, name="SIGTERM"), 128 + signal.SIGTERM, [5]),
+  "kill in a step": (SIGNAL.format(step=6, name="SIGKILL"), -signal.SIGKILL, [3]),
+  "kill while sealing": (SEALING, -signal.SIGKILL, [6]),  # whole, though nobody says so
+  "kill while writing": (WRITING, -signal.SIGKILL, [3, 6]),
+  "kill at the end": (ENDING, -signal.SIGKILL, [7]),
+  "terminate": (SIGNAL.format(step=5, name="SIGTERM"), 128 + signal.SIGTERM, [5]),
 }
 CASES = [("transformer", name) for name in INTERRUPTIONS] + [
-    ("ebt", "kill in a step"),
-    pytest.param("ebt", "terminate", marks=pytest.mark.slow),
+  ("ebt", "kill in a step"),
+  pytest.param("ebt", "terminate", marks=pytest.mark.slow),
 ]
 
 

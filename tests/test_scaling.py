@@ -19,9 +19,9 @@ def noisy(f, x, seeds=3, noise=0.003, rng=0):
   rng = np.random.default_rng(rng)
   x = [np.atleast_1d(v) for v in x]
   rows = [
-      (v, f(*v) * math.exp(u + noise * rng.normal()), s)
-      for s, u in enumerate(noise / 2 * rng.normal(size=seeds))
-      for v in x
+    (v, f(*v) * math.exp(u + noise * rng.normal()), s)
+    for s, u in enumerate(noise / 2 * rng.normal(size=seeds))
+    for v in x
   ]
   x, y, seed = zip(*rows)
   return points(np.array(x), y, seed=seed)
@@ -129,12 +129,12 @@ def test_comparisons_are_paired():
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (([1, 2], [1.0]), "expected equal lengths, found x 2, y 1"),
-        (([1, 2], [1.0, math.nan]), r"y must be finite and above 0, found \[nan\]"),
-        (([0, 2], [1.0, 1.0]), r"x must be finite and above 0, found \[0.0\]"),
-    ],
+  "arguments, message",
+  [
+    (([1, 2], [1.0]), "expected equal lengths, found x 2, y 1"),
+    (([1, 2], [1.0, math.nan]), r"y must be finite and above 0, found \[nan\]"),
+    (([0, 2], [1.0, 1.0]), r"x must be finite and above 0, found \[0.0\]"),
+  ],
 )
 def test_bad_points_are_named(arguments, message):
   with pytest.raises(ValueError, match=message):

@@ -21,7 +21,7 @@ def test_algebra():
   assert product() == [Variant({}, "")] and product(SEEDS, product()) == SEEDS and product(SEEDS, []) == []
   assert chain(SEEDS, SEEDS, WIDTHS) == SEEDS + WIDTHS  # each once
   assert product(chain(SEEDS, grid({"seed": [5]})), WIDTHS) == product(SEEDS, WIDTHS) + product(
-      grid({"seed": [5]}), WIDTHS
+    grid({"seed": [5]}), WIDTHS
   )
   assert prefix("model", grid({"width": [64, 128]})) == WIDTHS
   with pytest.raises(ConfigError, match="two factors set seed"):
@@ -44,7 +44,7 @@ def test_names_are_stable_and_safe():
 def test_one_name_for_two_runs_is_an_error():
   small = named({"small": {"model.width": 64, "model.heads": 1}})
   assert runs(QUICK, product(small, SEEDS))[0] == Run(
-      "small,seed=0", QUICK, {"model.width": 64, "model.heads": 1, "seed": 0}
+    "small,seed=0", QUICK, {"model.width": 64, "model.heads": 1, "seed": 0}
   )
   with pytest.raises(ConfigError, match="'small,seed=0' differ in model.heads, train.steps"):
     other = named({"small": {"model.width": 64, "model.heads": 2}})
@@ -63,20 +63,20 @@ def test_a_run_resolves_to_what_its_flags_say():
 def test_a_config_file_from_anywhere(tmp_path):
   path = tmp_path / "mine.py"
   path.write_text(
-      "from configs import quickstart\ndef get_config():\n  c = quickstart.get_config()\n  c.seed = 7\n  return c\n"
+    "from configs import quickstart\ndef get_config():\n  c = quickstart.get_config()\n  c.seed = 7\n  return c\n"
   )
   assert Run("r", str(path), {"train.steps": 90}).resolve().seed == 7
 
 
 @pytest.mark.parametrize(
-    "config, overrides, message",
-    [
-        (QUICK, {"model.widht": 64}, r"run r: config.model.widht: no such key; did you mean config.model.width"),
-        (QUICK, {"seed.x": 1}, r"config.seed.x: no such key"),
-        (QUICK, {"train.steps": "many"}, r"run r: config.train.steps: expected int, found 'many'"),
-        ("nowhere.py:a", {}, r"no file 'nowhere.py' in .*; expected FILE.py or FILE.py:arg"),
-        ("configs/text_transformer.py:big", {}, r"text_transformer.py:big: ValueError: no recipe for size 'big'"),
-    ],
+  "config, overrides, message",
+  [
+    (QUICK, {"model.widht": 64}, r"run r: config.model.widht: no such key; did you mean config.model.width"),
+    (QUICK, {"seed.x": 1}, r"config.seed.x: no such key"),
+    (QUICK, {"train.steps": "many"}, r"run r: config.train.steps: expected int, found 'many'"),
+    ("nowhere.py:a", {}, r"no file 'nowhere.py' in .*; expected FILE.py or FILE.py:arg"),
+    ("configs/text_transformer.py:big", {}, r"text_transformer.py:big: ValueError: no recipe for size 'big'"),
+  ],
 )
 def test_mistakes_are_named(config, overrides, message):
   with pytest.raises(ConfigError, match=message):

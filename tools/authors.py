@@ -6,7 +6,6 @@ held whole; slopes are differentiated by plain autodiff, and the graphs of all s
 computes the whole prefix, and a candidate for each of its positions, anew for each token.
 """
 
-
 import dataclasses
 
 import jax
@@ -102,8 +101,13 @@ class AuthorsText(EBTText):
   def _attention(self, w, x, rotary, seen):
     c = self.config.model
     dtype = layers.compute_dtype(c)
-    product = lambda spec, a, b: layers.einsum(spec, a, b, dtype)
-    heads = lambda y: y.reshape(*y.shape[:2], c.heads, c.head_dim).transpose(0, 2, 1, 3)
+
+    def product(spec, a, b):
+      return layers.einsum(spec, a, b, dtype)
+
+    def heads(y):
+      return y.reshape(*y.shape[:2], c.heads, c.head_dim).transpose(0, 2, 1, 3)
+
     q, k, v = (heads(self._product(x, w[name])) for name in "qkv")
     q, k = layers.rotate(q, rotary) * c.head_dim**-0.5, layers.rotate(k, rotary)
     (q, own_q), (k, own_k), (v, own_v) = ((a[:, :, :seen], a[:, :, seen:]) for a in (q, k, v))

@@ -48,13 +48,15 @@ class Rival:
 
 def configured(shape, kind="ebt", model=None, thinking=None, evaluation=None):
   sizes = {k: shape[k] for k in ("layers", "heads", "width")}
-  return resolve({
+  return resolve(
+    {
       "model": {**sizes, "kind": kind, "vocab_size": shape["vocab"], "dtype": shape["dtype"], **(model or {})},
       "thinking": thinking or {},
       "data": {"context_length": shape["context"]},
       "train": {"batch_size": shape["batch"]},
       "eval": evaluation or {},
-  })
+    }
+  )
 
 
 def transformer(shape, name=BASE, **model):
@@ -113,14 +115,14 @@ class Steps:
     program, seconds = timing.compiled(step, *arguments)
     print(f"  compiled in {seconds:6.1f} s: {rival.name}", file=sys.stderr, flush=True)
     row = {
-        "name": rival.name,
-        "family": rival.family,
-        "steps": rival.steps,
-        "flops": counted(rival),
-        "progress_flops": flops.train_step(config),  # what the method needs, whoever computes it
-        "temp_mb": timing.memory_mb(program),
-        "result_mb": program.memory_analysis().output_size_in_bytes / 1e6,
-        "compile_s": seconds,
+      "name": rival.name,
+      "family": rival.family,
+      "steps": rival.steps,
+      "flops": counted(rival),
+      "progress_flops": flops.train_step(config),  # what the method needs, whoever computes it
+      "temp_mb": timing.memory_mb(program),
+      "result_mb": program.memory_analysis().output_size_in_bytes / 1e6,
+      "compile_s": seconds,
     }
     return program, arguments, row
 
@@ -194,9 +196,9 @@ def vocab(args):
   lean = descent.second_order(lean=True)  # rules differ by rounding, which untrained thinking magnifies
   pairs = []
   for make in (
-      lambda how, model: transformer(shape, f"{BASE}, {how}", **model),
-      lambda how, model: ebt(shape, 2, model=model, slope=lean, note=f", {how}"),
-      lambda how, model: ebt(shape, 3, "last", model=model, slope=lean, note=f", {how}"),
+    lambda how, model: transformer(shape, f"{BASE}, {how}", **model),
+    lambda how, model: ebt(shape, 2, model=model, slope=lean, note=f", {how}"),
+    lambda how, model: ebt(shape, 3, "last", model=model, slope=lean, note=f", {how}"),
   ):
     pairs.append(chosen(args, [make(how, model) for how, model in ways]))
   default = {"model": ways[0][1], "note": ", whole, as by default"}
@@ -256,9 +258,9 @@ def decode(args):
   base = make_task(configured(shape, "transformer"))
   texts = np.random.default_rng(0).integers(0, 256, (shape["batch"], shape["context"]))
   write = {
-      "EBT": Generator(ours, params, end_of_text=-1),
-      "authors'": authors.Generator(authors.AuthorsText(ours.config), params),
-      BASE: Generator(base, base.init(jax.random.key(0)), end_of_text=-1),
+    "EBT": Generator(ours, params, end_of_text=-1),
+    "authors'": authors.Generator(authors.AuthorsText(ours.config), params),
+    BASE: Generator(base, base.init(jax.random.key(0)), end_of_text=-1),
   }
   # the authors' token is measured at exactly its prefix, which favours them
   exact = authors.Generator(authors.AuthorsText(ours.config), params, multiple=1)
@@ -298,7 +300,10 @@ def decode(args):
     if (name, prefixes[-1], "one") in times:  # what best of N costs where the prefix is not encoded yet
       row = {"name": f"{name}: {prefixes[-1]} encoded and a token", "family": name, "encoded": prefixes[-1]}
       rows.append({**row, **timing.summary([t / REPEATS for t in times[name, prefixes[-1], "one"]])})
-  what = lambda row: (row.get("prefix"), row.get("encoded"))
+
+  def what(row):
+    return (row.get("prefix"), row.get("encoded"))
+
   seconds = {what(row): row["seconds"] for row in rows if row["family"] == "EBT"}
   for row in rows:
     row["ratio"] = row["seconds"] / seconds[what(row)]
@@ -388,7 +393,7 @@ def main():
   parser.add_argument("--mesh_sizes", default="medium,xl", help="of suite mesh")
   parser.add_argument("--max_gb", type=float, default=0.0, help="programs that need more are compiled and not run")
   parser.add_argument(
-      "--torch", nargs="?", const=sys.executable, default="", help="train, decode: PyTorch too; optionally its python"
+    "--torch", nargs="?", const=sys.executable, default="", help="train, decode: PyTorch too; optionally its python"
   )
   args = parser.parse_args()
   unknown = set(args.suite.split(",")) - set(SUITES)

@@ -21,7 +21,7 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (\(.*)?\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\(")
 _CALLED = re.compile(r"\b(?:body|condition|to_apply|calls|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
 _SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
-_TRIPS = re.compile(r'known_trip_count\D+(\d+)')
+_TRIPS = re.compile(r"known_trip_count\D+(\d+)")
 
 
 def collectives(program: str) -> tuple[dict[str, tuple[int, int]], int]:
@@ -106,18 +106,18 @@ def measure(kind: str, size: str, devices: int) -> dict:
   memory = program.memory_analysis()
   found, step_bytes = collectives(program.as_text())
   return {
-      "name": f"{size}, {devices} devices, {kind}",
-      "kind": kind,
-      "size": size,
-      "devices": devices,
-      "rows": rows,
-      "arguments_gb": memory.argument_size_in_bytes / 1e9,
-      "temporary_gb": memory.temp_size_in_bytes / 1e9,
-      "collectives": ", ".join(f"{n} {kind}" for kind, (n, _) in sorted(found.items())) or "none",
-      "bytes_of": {kind: size for kind, (_, size) in found.items()},
-      "once_gb": sum(size for _, size in found.values()) / 1e9,
-      "step_gb": step_bytes / 1e9,
-      "compile_s": seconds,
+    "name": f"{size}, {devices} devices, {kind}",
+    "kind": kind,
+    "size": size,
+    "devices": devices,
+    "rows": rows,
+    "arguments_gb": memory.argument_size_in_bytes / 1e9,
+    "temporary_gb": memory.temp_size_in_bytes / 1e9,
+    "collectives": ", ".join(f"{n} {kind}" for kind, (n, _) in sorted(found.items())) or "none",
+    "bytes_of": {kind: size for kind, (_, size) in found.items()},
+    "once_gb": sum(size for _, size in found.values()) / 1e9,
+    "step_gb": step_bytes / 1e9,
+    "compile_s": seconds,
   }
 
 

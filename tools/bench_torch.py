@@ -25,16 +25,18 @@ def init(shape, ebt: bool, seed: int = 0):
     std = (2 / (size[-1] + size[-2])) ** 0.5 if std is None else std
     return torch.randn(size, generator=generator) * std
 
-  linear = lambda: {"kernel": normal(n, d, d)}
+  def linear():
+    return {"kernel": normal(n, d, d)}
+
   params = {
-      "embed": {"embedding": normal(v, d, std=1.0)},
-      "layers": {
-          "attention_norm": {"scale": torch.ones(n, d)},
-          "attention": {name: linear() for name in "qkvo"},
-          "ffn_norm": {"scale": torch.ones(n, d)},
-          "ffn": {name: linear() for name in ("gate", "up", "down")},
-      },
-      "norm": {"scale": torch.ones(d)},
+    "embed": {"embedding": normal(v, d, std=1.0)},
+    "layers": {
+      "attention_norm": {"scale": torch.ones(n, d)},
+      "attention": {name: linear() for name in "qkvo"},
+      "ffn_norm": {"scale": torch.ones(n, d)},
+      "ffn": {name: linear() for name in ("gate", "up", "down")},
+    },
+    "norm": {"scale": torch.ones(d)},
   }
   if ebt:
     params |= {"to_embed": {"kernel": normal(v, d)}, "head": {"kernel": normal(d, 1)}}
@@ -68,7 +70,10 @@ def stack(params, x, heads, positions, attend):
   """All blocks; `attend(q, k, v)` is the attention between projections, on `[b, h, s, k]`."""
   b, s, d = x.shape
   table = rotary(positions, d // heads, x.dtype)
-  split = lambda y: y.view(b, s, heads, d // heads).transpose(1, 2)
+
+  def split(y):
+    return y.view(b, s, heads, d // heads).transpose(1, 2)
+
   layers = params["layers"]
   for i in range(len(layers["attention_norm"]["scale"])):
     w = {name: layers["attention"][name]["kernel"][i] for name in "qkvo"}
@@ -83,7 +88,10 @@ def stack(params, x, heads, positions, attend):
 
 def transformer(params, tokens, heads):
   """Logits `[b, s, v]` of Transformer++."""
-  attend = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+  def attend(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
   x = stack(params, params["embed"]["embedding"][tokens], heads, torch.arange(tokens.shape[1]), attend)
   return x @ params["output"]["kernel"]
 
@@ -185,7 +193,10 @@ def decoding_calls(shape):
   calls = {}
   for name, steps in (("EBT, authors'", 2), ("Transformer++", 0)):
     params = init(shape, ebt=steps > 0)
-    call = lambda params=params, steps=steps: write(params, texts, count, shape["heads"], steps)
+
+    def call(params=params, steps=steps):
+      return write(params, texts, count, shape["heads"], steps)
+
     calls[f"{name}: {count} tokens after {prompt}"] = call
   return calls, count
 
@@ -215,7 +226,10 @@ def main():
   args = parser.parse_args()
   torch.set_num_threads(args.threads)
   shape = {name: getattr(args, name) for name in shape}
-  picked = lambda calls: {n: c for n, c in calls.items() if any(part in n for part in args.only.split(";"))}
+
+  def picked(calls):
+    return {n: c for n, c in calls.items() if any(part in n for part in args.only.split(";"))}
+
   rows = []
   for suite in args.suite.split(","):
     if suite == "train":

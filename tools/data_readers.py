@@ -5,6 +5,7 @@ a text. Rows of a downstream set hold `context` and `continuation` too (`text` i
 examples), and `choices` where the answer is one of several.
 """
 
+from collections.abc import Iterable, Iterator
 import email
 import gzip
 import hashlib
@@ -12,7 +13,6 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
 
 Files = dict[str, bytes]
 SHORTEST = 200  # characters; a shorter document of a text is dropped
@@ -78,13 +78,13 @@ def wiki(files: Files) -> Iterator[dict]:
 def brown(files: Files) -> Iterator[dict]:
   """`word/tag` -> words, set as running text: Brown writes every token apart and some marks twice."""
   tight = [
-      (r"(\S+)/[^\s/]+", r"\1"),
-      (r"\s+", " "),
-      (r"([?!;:]) \1", r"\1"),
-      (r"`` ?", '"'),
-      (r" ?''", '"'),
-      (r" ([,.;:?!)\]])", r"\1"),
-      (r"([(\[]) ", r"\1"),
+    (r"(\S+)/[^\s/]+", r"\1"),
+    (r"\s+", " "),
+    (r"([?!;:]) \1", r"\1"),
+    (r"`` ?", '"'),
+    (r" ?''", '"'),
+    (r" ([,.;:?!)\]])", r"\1"),
+    (r"([(\[]) ", r"\1"),
   ]
 
   def running(paragraph: str) -> str:
@@ -93,8 +93,7 @@ def brown(files: Files) -> Iterator[dict]:
     return paragraph.strip()
 
   return cleaned(
-      (stem(path), "\n\n".join(filter(None, map(running, re.split(r"\n\s*\n", text)))))
-      for path, text in unpacked(files)
+    (stem(path), "\n\n".join(filter(None, map(running, re.split(r"\n\s*\n", text))))) for path, text in unpacked(files)
   )
 
 

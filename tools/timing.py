@@ -75,6 +75,9 @@ def table(rows, columns, name: str = "") -> str:
   lines = [[name, *(header for header, _, _ in columns)]]
   lines += [[str(row["name"]), *(cell(row, key, form) for _, key, form in columns)] for row in rows]
   widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-  aligned = lambda line: [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))]
+
+  def aligned(line):
+    return [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))]
+
   notes = [f"  {row['name']}: {row['note']}" for row in rows if row.get("note")]
   return "\n".join(["  ".join(aligned(line)).rstrip() for line in lines] + notes)

@@ -7,9 +7,9 @@ with the same files.
 """
 
 import argparse
+from collections.abc import Sequence
 import itertools
 import sys
-from collections.abc import Sequence
 
 from ebt_jax.config import ConfigError, DataConfig
 from ebt_jax.data.progress import Progress
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> None:
   tokenizer = load_tokenizer(args.tokenizer)
   source = Source(args.source, args.text_key, args.max_documents)
   arguments = {
-      name: getattr(args, name)
-      for name in ("source", "text_key", "context_length", "layout", "held_out", "max_documents")
+    name: getattr(args, name)
+    for name in ("source", "text_key", "context_length", "layout", "held_out", "max_documents")
   }
   arguments |= {"tokenizer": tokenizer.fingerprint, "input bytes": source.size}
   with Writer(args.out, arguments, tokenizer) as writer:

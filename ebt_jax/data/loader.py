@@ -64,8 +64,8 @@ class TextLoader:
     top = batch["tokens"].max(initial=0)
     if top >= self._vocab_size:
       raise ConfigError(
-          f"config.model.vocab_size: the data holds token id {top}, expected ids below {self._vocab_size}; "
-          "set model.vocab_size to 0 or to the tokenizer's size"
+        f"config.model.vocab_size: the data holds token id {top}, expected ids below {self._vocab_size}; "
+        "set model.vocab_size to 0 or to the tokenizer's size"
       )
     return batch
 

@@ -1,5 +1,6 @@
 """Text sources: embedded text, local files and prepared TFDS data sets, as a stream of documents."""
 
+from collections.abc import Iterator
 import dataclasses
 import difflib
 import glob
@@ -10,9 +11,8 @@ import json
 import lzma
 import os
 import re
-import zlib
-from collections.abc import Iterator
 from typing import IO, Any
+import zlib
 
 from ebt_jax.config import ConfigError
 
@@ -275,15 +275,15 @@ def _utf8(content: bytes, where: str, offset: int) -> str:
   """Decodes bytes that start at byte `offset` of a file."""
   if b"\0" in content:
     raise ConfigError(
-        f"{_KEY}: {where}: binary content (a NUL at byte {offset + content.index(0)}); expected UTF-8 text; "
-        "convert UTF-16 with `iconv -f UTF-16 -t UTF-8`"
+      f"{_KEY}: {where}: binary content (a NUL at byte {offset + content.index(0)}); expected UTF-8 text; "
+      "convert UTF-16 with `iconv -f UTF-16 -t UTF-8`"
     )
   try:
     return content.decode("utf-8")
   except UnicodeDecodeError as e:
     raise ConfigError(
-        f"{_KEY}: {where}: not UTF-8 at byte {offset + e.start} (0x{content[e.start]:02x}); "
-        "convert the file, for example with `iconv -f LATIN1 -t UTF-8`"
+      f"{_KEY}: {where}: not UTF-8 at byte {offset + e.start} (0x{content[e.start]:02x}); "
+      "convert the file, for example with `iconv -f LATIN1 -t UTF-8`"
     ) from e
 
 
@@ -293,7 +293,7 @@ def _open_tfds(source: str) -> tuple[str, Any]:
     import tensorflow_datasets as tfds
   except ImportError as e:
     raise ConfigError(
-        f"{_KEY}: {source} needs the package `tensorflow-datasets`; run `pip install tensorflow-datasets`"
+      f"{_KEY}: {source} needs the package `tensorflow-datasets`; run `pip install tensorflow-datasets`"
     ) from e
   match = re.fullmatch(r"tfds:([^:]+(?::\d+\.\d+\.\d+)?)(?::(.+))?", source)
   if not match:
@@ -305,15 +305,15 @@ def _open_tfds(source: str) -> tuple[str, Any]:
     known = tfds.list_builders(with_community_datasets=False)  # the community's need the network and TensorFlow
     near = difflib.get_close_matches(name.partition("/")[0], known, n=3, cutoff=0.5)
     raise ConfigError(
-        f"{_KEY}: no TFDS data set {name!r} is known or prepared in {tfds.core.constants.DATA_DIR}; "
-        + (f"did you mean {' or '.join(near)}?" if near else "set TFDS_DATA_DIR to the folder it was prepared in")
+      f"{_KEY}: no TFDS data set {name!r} is known or prepared in {tfds.core.constants.DATA_DIR}; "
+      + (f"did you mean {' or '.join(near)}?" if near else "set TFDS_DATA_DIR to the folder it was prepared in")
     ) from e
   except Exception as e:  # builders raise all sorts: bad configs, versions, imports
     raise ConfigError(f"{_KEY}: {source} cannot be opened ({str(e)[:300]})") from e
   if not builder.info.splits:
     raise ConfigError(
-        f"{_KEY}: {name} is not prepared in {builder.data_dir}; prepare it once with "
-        f"`tfds build {name.partition(':')[0]} --file_format=array_record`, or set TFDS_DATA_DIR"
+      f"{_KEY}: {name} is not prepared in {builder.data_dir}; prepare it once with "
+      f"`tfds build {name.partition(':')[0]} --file_format=array_record`, or set TFDS_DATA_DIR"
     )
   if re.match(r"\w+", split)[0] not in builder.info.splits:
     raise ConfigError(f"{_KEY}: {name} has no split {split!r}; found {', '.join(sorted(builder.info.splits))}")
@@ -321,7 +321,7 @@ def _open_tfds(source: str) -> tuple[str, Any]:
     data = builder.as_data_source(split=split)
   except NotImplementedError as e:
     raise ConfigError(
-        f"{_KEY}: {name} is prepared as {builder.info.file_format}, which has no random access without TensorFlow; "
-        "prepare it again with file_format=array_record"
+      f"{_KEY}: {name} is prepared as {builder.info.file_format}, which has no random access without TensorFlow; "
+      "prepare it again with file_format=array_record"
     ) from e
   return f"{match[1]}:{split}", data

@@ -1,9 +1,9 @@
 """Text data: documents are split, tokenised and cut into windows."""
 
+from collections.abc import Iterator
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -76,8 +76,8 @@ def build(config: DataConfig, tokenizer: Tokenizer) -> TextData:
     return token_folder.load(config, tokenizer)
   dtype = token_dtype(tokenizer.vocab_size)
   splits = {
-      name: Assembler(config.layout, config.context_length, tokenizer.end_of_text, dtype)
-      for name in ("train", "held_out")
+    name: Assembler(config.layout, config.context_length, tokenizer.end_of_text, dtype)
+    for name in ("train", "held_out")
   }
   source = Source(config.source, config.text_key, config.max_documents)
   progress = Progress(f"tokenising {os.path.basename(config.source)}", quiet_s=5.0)
@@ -105,8 +105,8 @@ def whole(config: DataConfig, tokenizer: Tokenizer) -> Windows:
   """
   if token_folder.is_folder(config.source):
     raise ConfigError(
-        f"--source: {config.source} holds tokens that are split already; give text files, or set config.data.source "
-        "and evaluate its held-out split"
+      f"--source: {config.source} holds tokens that are split already; give text files, or set config.data.source "
+      "and evaluate its held-out split"
     )
   assembler = Assembler(config.layout, config.context_length, tokenizer.end_of_text, token_dtype(tokenizer.vocab_size))
   for document in Source(config.source, config.text_key, config.max_documents):

@@ -42,8 +42,8 @@ def load(config: DataConfig, tokenizer: Tokenizer) -> TextData:
   made = meta["arguments"]
   if made["tokenizer"] != tokenizer.fingerprint:
     raise ConfigError(
-        f"config.data.tokenizer: {config.source} was made with {meta['tokenizer_name']} ({made['tokenizer'][:12]}), "
-        f"found {tokenizer.name} ({tokenizer.fingerprint[:12]}); set data.tokenizer, or make the folder again"
+      f"config.data.tokenizer: {config.source} was made with {meta['tokenizer_name']} ({made['tokenizer'][:12]}), "
+      f"found {tokenizer.name} ({tokenizer.fingerprint[:12]}); set data.tokenizer, or make the folder again"
     )
   wanted = {"context_length": config.context_length, "layout": config.layout, "held_out": config.held_out}
   if config.max_documents:
@@ -51,8 +51,8 @@ def load(config: DataConfig, tokenizer: Tokenizer) -> TextData:
   for name, value in wanted.items():
     if made[name] != value:
       raise ConfigError(
-          f"config.data.{name}: {config.source} was made with {made[name]!r}, found {value!r}; "
-          f"set data.{name} to {made[name]!r}, or make the folder again"
+        f"config.data.{name}: {config.source} was made with {made[name]!r}, found {value!r}; "
+        f"set data.{name} to {made[name]!r}, or make the folder again"
       )
   windows = []
   for split in _SPLITS:
@@ -112,8 +112,8 @@ class Writer:
       for name, value in arguments.items():
         if meta["arguments"].get(name) != value:
           raise ConfigError(
-              f"--out: {folder} was begun with {name} {meta['arguments'].get(name)!r}, found {value!r}; "
-              "give the same value, or choose another folder"
+            f"--out: {folder} was begun with {name} {meta['arguments'].get(name)!r}, found {value!r}; "
+            "give the same value, or choose another folder"
           )
       counts = meta["counts"]
     shape = (arguments["layout"], arguments["context_length"], tokenizer.end_of_text)
@@ -168,13 +168,16 @@ class Writer:
       lengths = _map(self._folder, f"{split}.lengths", np.dtype("<i4"), counts[split]["rows"])
       windows.append(from_flat(tokens, lengths, config.layout, config.context_length))
     summary = summarize(*windows, config.layout, self._tokenizer)
-    self._write(WINDOWS, {
+    self._write(
+      WINDOWS,
+      {
         "arguments": self._arguments,
         "tokenizer_name": self._tokenizer.name,
         "vocab_size": self._tokenizer.vocab_size,
         "counts": counts,
         "summary": summary,
-    })
+      },
+    )
     os.unlink(os.path.join(self._folder, MANIFEST))
     self.finished = True
     return summary
@@ -200,8 +203,8 @@ class Writer:
     except OSError as e:
       reason = "no space left" if e.errno in _NO_SPACE else f"cannot be written: {e.strerror}"
       raise ConfigError(
-          f"--out: {self._folder}: {reason}; the first {self.documents} documents are finished and kept; "
-          "free some space and run the same command again to go on"
+        f"--out: {self._folder}: {reason}; the first {self.documents} documents are finished and kept; "
+        "free some space and run the same command again to go on"
       ) from e
 
 
@@ -212,7 +215,7 @@ def _append(path: str, offset: int, content: bytes) -> None:
     f.seek(offset)
     view = memoryview(content)
     while view:
-      view = view[f.write(view):]
+      view = view[f.write(view) :]
     os.fsync(f.fileno())
 
 
@@ -230,7 +233,7 @@ def _map(folder: str, name: str, dtype: np.dtype, count: int) -> np.ndarray:
   size = os.path.getsize(path) if os.path.isfile(path) else -1
   if size != count * dtype.itemsize:
     raise ConfigError(
-        f"{path}: expected {count * dtype.itemsize} bytes, found {'no file' if size < 0 else size}; "
-        "copy the folder again or make it again with tools/tokenize_text.py"
+      f"{path}: expected {count * dtype.itemsize} bytes, found {'no file' if size < 0 else size}; "
+      "copy the folder again or make it again with tools/tokenize_text.py"
     )
   return np.memmap(path, dtype, "r") if count else np.empty(0, dtype)

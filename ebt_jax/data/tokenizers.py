@@ -1,10 +1,10 @@
 """Tokenizers: raw bytes, or any Hugging Face `tokenizer.json`, behind one small protocol."""
 
 import codecs
+from collections.abc import Iterable, Sequence
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,7 +56,7 @@ def load_tokenizer(spec: str) -> Tokenizer:
     raise ConfigError(f"config.data.tokenizer: {spec} is a folder; give the tokenizer.json in it")
   if not os.path.isfile(path):
     raise ConfigError(
-        f"config.data.tokenizer: no file {spec!r}; expected `bytes` or the path of a Hugging Face tokenizer.json"
+      f"config.data.tokenizer: no file {spec!r}; expected `bytes` or the path of a Hugging Face tokenizer.json"
     )
   return HuggingFaceTokenizer(path)
 
@@ -95,8 +95,8 @@ class HuggingFaceTokenizer:
       import tokenizers
     except ImportError as e:
       raise ConfigError(
-          f"config.data.tokenizer: {path} needs the package `tokenizers`; run `pip install tokenizers`, "
-          "or set data.tokenizer to bytes"
+        f"config.data.tokenizer: {path} needs the package `tokenizers`; run `pip install tokenizers`, "
+        "or set data.tokenizer to bytes"
       ) from e
     with open(path, "rb") as f:
       content = f.read()
@@ -105,8 +105,8 @@ class HuggingFaceTokenizer:
       backend = tokenizers.Tokenizer.from_buffer(content)
     except Exception as e:  # the library raises bare Exception
       raise ConfigError(
-          f"config.data.tokenizer: {path} is not a Hugging Face tokenizer.json ({str(e)[:200]}); "
-          "give the file that `tokenizers.Tokenizer.save` or `save_pretrained` writes"
+        f"config.data.tokenizer: {path} is not a Hugging Face tokenizer.json ({str(e)[:200]}); "
+        "give the file that `tokenizers.Tokenizer.save` or `save_pretrained` writes"
       ) from e
     backend.no_truncation()
     backend.no_padding()
@@ -117,8 +117,8 @@ class HuggingFaceTokenizer:
     found = [t for t in END_OF_TEXT if t in vocab]
     if not found:
       raise ConfigError(
-          f"config.data.tokenizer: {path} has no end-of-text token; looked for {', '.join(END_OF_TEXT)}; "
-          "add one of them to the file as a special token"
+        f"config.data.tokenizer: {path} has no end-of-text token; looked for {', '.join(END_OF_TEXT)}; "
+        "add one of them to the file as a special token"
       )
     self._backend = backend
     self.name = os.path.basename(path)
@@ -134,8 +134,9 @@ class HuggingFaceTokenizer:
     self.pieces = None
     if "ByteLevel" in _types(spec.get("decoder")) | _types(spec.get("pre_tokenizer")):
       alphabet = _byte_alphabet()
-      self.pieces = [literal[i] if i in literal else _byte_piece(tokens.get(i, ""), alphabet)
-                     for i in range(self.vocab_size)]
+      self.pieces = [
+        literal[i] if i in literal else _byte_piece(tokens.get(i, ""), alphabet) for i in range(self.vocab_size)
+      ]
       lengths = [len(p) for p in self.pieces]
     else:
       lengths = self._decoded_lengths(tokens, literal)
@@ -208,7 +209,7 @@ class StreamDecoder:
 
   def _pending_text(self) -> str:
     context = self._tokenizer.decode(self._shown)
-    return self._tokenizer.decode(self._shown + self._pending)[len(context):]
+    return self._tokenizer.decode(self._shown + self._pending)[len(context) :]
 
 
 def _piece(pieces: list[bytes], token_id: int) -> bytes:

@@ -1,7 +1,7 @@
 """Windows of tokens: how the documents of a split become rows of `context_length` + 1 tokens."""
 
-import dataclasses
 from collections.abc import Iterator
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -142,7 +142,7 @@ def from_flat(tokens: np.ndarray, lengths: np.ndarray, layout: str, context_leng
 
 
 def finish(
-    config: DataConfig, tokenizer: Tokenizer, train: Windows, held_out: Windows, counts: dict[str, dict[str, int]]
+  config: DataConfig, tokenizer: Tokenizer, train: Windows, held_out: Windows, counts: dict[str, dict[str, int]]
 ) -> TextData:
   """Checks both splits, limits the training tokens and measures what is left.
 
@@ -167,17 +167,17 @@ def check(config: DataConfig, counts: dict[str, dict[str, int]]) -> None:
   n_train, n_held = counts["train"]["documents"], counts["held_out"]["documents"]
   if not counts["train"]["rows"] or not counts["held_out"]["rows"]:
     raise ConfigError(
-        f"config.data.held_out: {config.held_out} of {n_train + n_held} documents leaves {n_train} for training and "
-        f"{n_held} for evaluation, of which {counts['train']['rows']} and {counts['held_out']['rows']} windows; "
-        "expected at least one each; change data.held_out, or give more documents (data.source, data.max_documents)"
+      f"config.data.held_out: {config.held_out} of {n_train + n_held} documents leaves {n_train} for training and "
+      f"{n_held} for evaluation, of which {counts['train']['rows']} and {counts['held_out']['rows']} windows; "
+      "expected at least one each; change data.held_out, or give more documents (data.source, data.max_documents)"
     )
   packed = config.layout == "packed"
   longest = counts["train"]["longest"] if packed else max(c["longest"] for c in counts.values())
   if longest < config.context_length:
     what = "the training text has" if packed else "the longest document has"
     raise ConfigError(
-        f"config.data.context_length: {config.context_length} is more than {what} ({longest} targets); "
-        f"set data.context_length to {longest} or less, or give more text"
+      f"config.data.context_length: {config.context_length} is more than {what} ({longest} targets); "
+      f"set data.context_length to {longest} or less, or give more text"
     )
 
 

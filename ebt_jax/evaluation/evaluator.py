@@ -1,7 +1,8 @@
 """The held-out loss: token-weighted exact means over every window of a split."""
 
+from collections.abc import Callable
 import math
-from typing import Any, Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -54,14 +55,14 @@ class Evaluator:
     by_step = {f"{name}_by_step": [float(x) for x in mean] for name, mean in means.items()}
     loss = by_step["loss_by_step"][-1]
     return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": loss * tokens / (math.log(2) * n_bytes),
-        **by_step,
-        **used,
-        "tokens": int(tokens),
-        "bytes": int(n_bytes),
-        "windows": count,
+      "loss": loss,
+      "perplexity": math.exp(min(loss, 700.0)),
+      "bits_per_byte": loss * tokens / (math.log(2) * n_bytes),
+      **by_step,
+      **used,
+      "tokens": int(tokens),
+      "bytes": int(n_bytes),
+      "windows": count,
     }
 
 

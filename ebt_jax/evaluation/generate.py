@@ -3,9 +3,10 @@
 Tokens are written by a loop on the device; the host sees them when a bunch is done, or the window is full.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,18 +75,20 @@ class Generator:
       seen = [whole.at[i].set(now) for whole, now in zip(seen, (token, energy, steps))]
       return i + 1, ended | (token == self._end), state, *seen
 
-    zeros = lambda dtype: jnp.zeros((self._capacity, ended.shape[0]), dtype)
+    def zeros(dtype):
+      return jnp.zeros((self._capacity, ended.shape[0]), dtype)
+
     carry = (jnp.int32(0), ended, state, zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.int32))
     written, _, *rest = jax.lax.while_loop(going, one, carry)
     return *rest, written
 
   def __call__(
-      self,
-      prompts: Sequence[Sequence[int]],
-      max_tokens: int,
-      how: Sampling,
-      seed: int = 0,
-      on_token: Callable[[int, int, float], None] | None = None,
+    self,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    how: Sampling,
+    seed: int = 0,
+    on_token: Callable[[int, int, float], None] | None = None,
   ) -> list[Written]:
     """Continues every prompt.
 
@@ -100,8 +103,8 @@ class Generator:
     for i, prompt in enumerate(prompts):
       if not 0 < len(prompt) < self._capacity:
         raise ConfigError(
-            f"--prompt: prompt {i + 1} has {len(prompt)} tokens, expected 1 to {self._capacity - 1} "
-            f"(config.data.context_length={self._capacity}); shorten it"
+          f"--prompt: prompt {i + 1} has {len(prompt)} tokens, expected 1 to {self._capacity - 1} "
+          f"(config.data.context_length={self._capacity}); shorten it"
         )
     rows = [Written(list(map(int, p))) for p in prompts]
     key = jax.random.key(seed)

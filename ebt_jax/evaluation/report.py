@@ -28,12 +28,12 @@ def write_sample(task: Any, params: Any, held_out: Any, tokenizer: Any, folder: 
 
 def as_json(written: Written, tokenizer: Any) -> dict[str, Any]:
   return {
-      "prompt": tokenizer.decode(written.prompt),
-      "text": tokenizer.decode(written.tokens),
-      "tokens": [
-          {"id": t, "text": tokenizer.decode([t]), "energy": e, "steps": n}
-          for t, e, n in zip(written.tokens, written.energies, written.steps)
-      ],
+    "prompt": tokenizer.decode(written.prompt),
+    "text": tokenizer.decode(written.tokens),
+    "tokens": [
+      {"id": t, "text": tokenizer.decode([t]), "energy": e, "steps": n}
+      for t, e, n in zip(written.tokens, written.energies, written.steps)
+    ],
   }
 
 

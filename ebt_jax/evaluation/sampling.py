@@ -32,7 +32,7 @@ class Sampling:
       raise ConfigError(f"--top_p: expected 0 < p <= 1, found {self.top_p}")
 
 
-def sample(logits: Float[Array, "b v"], key: PRNGKeyArray, how: Sampling) -> Int[Array, "b"]:
+def sample(logits: Float[Array, "b v"], key: PRNGKeyArray, how: Sampling) -> Int[Array, " b"]:
   """One token a row."""
   if how.top_k == 1:
     return jnp.argmax(logits, -1)

@@ -6,9 +6,9 @@ context; `adaln` and `adaln_zero`, whose landscape modulates every block.
 
 import dataclasses
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from ebt_jax.config import ModelConfig
@@ -44,9 +44,9 @@ class AutoregressiveEBT:
     keys = iter(jax.random.split(key, 8))
     unit = nn.initializers.normal(1.0)  # tables start at N(0, 1); only linear weights follow `config.init`
     params = {
-        "embed": {"embedding": unit(next(keys), (c.vocab_size, c.width))},
-        "layers": trunk.init(c, next(keys)),
-        "norm": self._norm.init(next(keys), jnp.zeros((1, c.width))).get("params", {}),
+      "embed": {"embedding": unit(next(keys), (c.vocab_size, c.width))},
+      "layers": trunk.init(c, next(keys)),
+      "norm": self._norm.init(next(keys), jnp.zeros((1, c.width))).get("params", {}),
     }
     if c.embedder == "linear":
       params["to_embed"] = {"kernel": layers.initializer(c)(next(keys), (c.vocab_size, c.width))}
@@ -73,7 +73,7 @@ class AutoregressiveEBT:
     return params["embed"]["embedding"] if self.config.embedder == "tied" else params["to_embed"]["kernel"]
 
   def energy(
-      self, params: dict, context: Context, candidate: Float[Array, "b s d"], landscape: Int[Array, ""] | int = 0
+    self, params: dict, context: Context, candidate: Float[Array, "b s d"], landscape: Int[Array, ""] | int = 0
   ) -> Float[Array, "b s"]:
     """Energy of each embedded candidate given what stands before it; candidates do not see each other."""
     condition = self._condition(params, landscape)
@@ -87,7 +87,7 @@ class AutoregressiveEBT:
     return jnp.einsum("bsd,do->bs", layers.wide(x), params["head"]["kernel"])
 
   def energies(
-      self, params: dict, context: Context, candidates: Float[Array, "n b s d"], landscape: Int[Array, ""] | int = 0
+    self, params: dict, context: Context, candidates: Float[Array, "n b s d"], landscape: Int[Array, ""] | int = 0
   ) -> Float[Array, "n b s"]:
     """`energy` of several candidates for each position, as more positions of one context."""
     n, b, s, d = candidates.shape
@@ -112,14 +112,14 @@ class AutoregressiveEBT:
     return Context(keys, values, context.positions)
 
   def extend(
-      self, params: dict, context: Context, tokens: Int[Array, "b s"], lengths: Int[Array, "b"], landscape: int = 0
+    self, params: dict, context: Context, tokens: Int[Array, "b s"], lengths: Int[Array, " b"], landscape: int = 0
   ) -> Context:
     """Appends the first `lengths` tokens of each row; what is padded is overwritten by the next call."""
     positions = context.positions[:, :1] + jnp.arange(tokens.shape[1])
     x = params["embed"]["embedding"][tokens]
     condition = self._condition(params, landscape)
     _, (keys, values) = trunk.cached(
-        self.config, params["layers"], x, positions, context.keys, context.values, condition
+      self.config, params["layers"], x, positions, context.keys, context.values, condition
     )
     return Context(keys, values, context.positions + lengths[:, None])
 

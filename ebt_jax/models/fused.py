@@ -105,7 +105,7 @@ def _once(x):
 @_once.defjvp
 def _once_again(primals, tangents):
   raise TypeError(
-      "config.model.attention: fused attention has a first derivative only, and a second was asked for; set it to plain"
+    "config.model.attention: fused attention has a first derivative only, and a second was asked for; set it to plain"
   )
 
 
@@ -125,15 +125,18 @@ def _cudnn(q, k, v, lse, interpret):
   """cuDNN's flash attention; its log-sum-exp comes in the type of the arrays."""
   if not interpret and q.dtype != jnp.bfloat16:
     raise ConfigError(
-        f"config.model.dtype: fused attention on GPUs takes bfloat16, found {q.dtype}; set it to bfloat16, or "
-        "config.model.attention to plain"
+      f"config.model.dtype: fused attention on GPUs takes bfloat16, found {q.dtype}; set it to bfloat16, or "
+      "config.model.attention to plain"
     )
   if q.shape[-1] % 8 or q.shape[-1] > 128:
     raise ConfigError(
-        f"config.model.heads: fused attention on GPUs takes heads of a multiple of 8 up to 128, found {q.shape[-1]}; "
-        "change width or heads, or set config.model.attention to plain"
+      f"config.model.heads: fused attention on GPUs takes heads of a multiple of 8 up to 128, found {q.shape[-1]}; "
+      "change width or heads, or set config.model.attention to plain"
     )
-  swap = lambda a: a.swapaxes(1, 2)  # [b, h, t, ...] <-> [b, t, h, ...]
+
+  def swap(a):
+    return a.swapaxes(1, 2)  # [b, h, t, ...] <-> [b, t, h, ...]
+
   found = jax.nn.dot_product_attention(
       swap(q), swap(k), swap(v),
       scale=1.0, is_causal=True, return_residual=lse, implementation="xla" if interpret else "cudnn",
@@ -148,12 +151,12 @@ def _splash(q, k, v, lse, interpret):
   t = q.shape[2]
   block = math.gcd(t, 512)
   kernel = splash.make_splash_mha_single_device(
-      splash.MultiHeadMask([splash.CausalMask((t, t))] * q.shape[1]),
-      block_sizes=splash.BlockSizes(
-          block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
-      ),
-      save_residuals=lse,
-      interpret=interpret,
+    splash.MultiHeadMask([splash.CausalMask((t, t))] * q.shape[1]),
+    block_sizes=splash.BlockSizes(
+      block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
+    ),
+    save_residuals=lse,
+    interpret=interpret,
   )
   found = jax.vmap(kernel)(q, k, v)
   return (found[0], found[1][0]) if lse else found

@@ -3,9 +3,9 @@
 Shape suffixes: B rows, S queries, T context entries, H heads, K head width, D width.
 """
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from ebt_jax import few
 from ebt_jax.config import ModelConfig
@@ -50,7 +50,9 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, x):
     kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-    rows = x.reshape(-1, x.shape[-1])  # the kernel's gradient sums over one dimension: CPUs need no transposed copy of x
+    rows = x.reshape(
+      -1, x.shape[-1]
+    )  # the kernel's gradient sums over one dimension: CPUs need no transposed copy of x
     if self.decoding and self.dtype is None and few.applies(len(rows)):
       y = few.product(rows, kernel)
     else:
@@ -185,7 +187,10 @@ def _in_blocks(attend, queries, entries, last, block):
   parts = []
   for start, stop in zip([0, *stops], stops):
     seen = [a[:, :, : t - s + stop] if last.ndim == 1 else a for a in entries]
-    cut = lambda a: a[:, :, start:stop].reshape(*a.shape[:2], -1, min(size, stop - start), a.shape[3])
+
+    def cut(a):
+      return a[:, :, start:stop].reshape(*a.shape[:2], -1, min(size, stop - start), a.shape[3])
+
     out = jax.lax.map(jax.checkpoint(lambda part: attend(part, seen)), [jnp.moveaxis(cut(a), 2, 0) for a in queries])
     parts.append([jnp.moveaxis(a, 0, 2).reshape(*a.shape[1:3], stop - start, -1) for a in out])
   # kept by the layer's own checkpoint, so that its backward pass computes each block once more and not twice
@@ -207,7 +212,10 @@ def is_kept(primitive, *args, **params) -> bool:
 def joined(layer: dict) -> dict:
   """Parameters of one layer with the kernels that read the same input in one, which writing text is faster with."""
   attention, ffn = dict(layer["attention"]), dict(layer["ffn"])
-  join = lambda tree, *names: {"kernel": jnp.concatenate([tree.pop(n)["kernel"] for n in names], axis=1)}
+
+  def join(tree, *names):
+    return {"kernel": jnp.concatenate([tree.pop(n)["kernel"] for n in names], axis=1)}
+
   attention["qkv"], ffn["gate_up"] = join(attention, "q", "k", "v"), join(ffn, "gate", "up")
   return {**layer, "attention": attention, "ffn": ffn}
 
@@ -218,14 +226,20 @@ class Attention(nn.Module):
 
   def setup(self):
     c = self.config
-    make = lambda n=1: Linear(n * c.width, initializer(c), dtype=compute_dtype(c), decoding=self.decoding)
+
+    def make(n=1):
+      return Linear(n * c.width, initializer(c), dtype=compute_dtype(c), decoding=self.decoding)
+
     self.q, self.k, self.v, self.o = make(), make(), make(), make()
     self.qkv = make(3)  # in place of the three where parameters are `joined`
 
   def heads(self, x_BxSxD, table):
     """Queries (scaled), keys (both rotated) and values, each `[b, h, s, k]`."""
     c = self.config
-    split = lambda y: y.reshape(*y.shape[:2], c.heads, c.head_dim).transpose(0, 2, 1, 3)
+
+    def split(y):
+      return y.reshape(*y.shape[:2], c.heads, c.head_dim).transpose(0, 2, 1, 3)
+
     if self.has_variable("params", "qkv"):
       q, k, v = jnp.split(self.qkv(x_BxSxD), 3, axis=-1)
     else:
@@ -249,7 +263,10 @@ class GatedFFN(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    make = lambda n, name: Linear(n, initializer(c), dtype=compute_dtype(c), decoding=self.decoding, name=name)
+
+    def make(n, name):
+      return Linear(n, initializer(c), dtype=compute_dtype(c), decoding=self.decoding, name=name)
+
     if self.has_variable("params", "gate_up"):
       gate, up = jnp.split(make(2 * c.hidden, "gate_up")(x), 2, axis=-1)
     else:

@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from ebt_jax.config import ModelConfig
@@ -22,10 +22,10 @@ class Transformer:
     c = self.config
     k_embed, k_layers, k_norm, k_output = jax.random.split(key, 4)
     return {
-        "embed": {"embedding": nn.initializers.normal(1.0)(k_embed, (c.vocab_size, c.width))},
-        "layers": trunk.init(c, k_layers),
-        "norm": self._norm.init(k_norm, jnp.zeros((1, c.width))).get("params", {}),
-        "output": {"kernel": layers.initializer(c)(k_output, (c.width, c.vocab_size))},
+      "embed": {"embedding": nn.initializers.normal(1.0)(k_embed, (c.vocab_size, c.width))},
+      "layers": trunk.init(c, k_layers),
+      "norm": self._norm.init(k_norm, jnp.zeros((1, c.width))).get("params", {}),
+      "output": {"kernel": layers.initializer(c)(k_output, (c.width, c.vocab_size))},
     }
 
   def hidden(self, params: dict, tokens: Int[Array, "b s"]) -> Float[Array, "b s d"]:
@@ -46,7 +46,7 @@ class Transformer:
     return Context(keys, values, jnp.zeros((rows, 1), jnp.int32))
 
   def extend(
-      self, params: dict, context: Context, tokens: Int[Array, "b s"], lengths: Int[Array, "b"]
+    self, params: dict, context: Context, tokens: Int[Array, "b s"], lengths: Int[Array, " b"]
   ) -> tuple[Context, Float[Array, "b v"]]:
     """Appends the first `lengths` tokens of each row; returns the logits after the last of them too."""
     positions = context.positions[:, :1] + jnp.arange(tokens.shape[1])

@@ -6,16 +6,18 @@ already encoded) and `candidate` (against context entries and itself). All use t
 
 from typing import NamedTuple
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from ebt_jax import parallel
 from ebt_jax.config import ModelConfig
 from ebt_jax.models import fused, layers
 
-WRITTEN_OUT = 12  # so many layers at most; a loop over them stacks and slices what each keeps (measured: tools/README.md)
+WRITTEN_OUT = (
+  12  # so many layers at most; a loop over them stacks and slices what each keeps (measured: tools/README.md)
+)
 
 
 class Context(NamedTuple):
@@ -41,7 +43,10 @@ class Block(nn.Module):
 
   def setup(self):
     c = self.config
-    norm = lambda: layers.Norm(c.norm, c.dyt_scale)
+
+    def norm():
+      return layers.Norm(c.norm, c.dyt_scale)
+
     self.attention_norm, self.ffn_norm = norm(), norm()
     self.attention, self.ffn = layers.Attention(c, self.decoding), layers.GatedFFN(c, self.decoding)
     if c.kind == "ebt" and c.variant.startswith("adaln"):
@@ -97,7 +102,10 @@ def modulation(config: ModelConfig, parts: int) -> layers.Linear:
     init = nn.initializers.zeros
   else:
     bound = config.width**-0.5
-    init = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    def init(key, shape, dtype=jnp.float32):
+      return jax.random.uniform(key, shape, dtype, -bound, bound)
+
   return layers.Linear(parts * config.width, init, init)
 
 
@@ -107,7 +115,10 @@ def init(config: ModelConfig, key: jax.Array) -> dict:
   positions = jnp.zeros((1,), jnp.int32)
   condition = jnp.zeros(config.width) if config.kind == "ebt" and config.variant.startswith("adaln") else None
   block = Block(config)
-  one = lambda key: block.init(key, x, layers.rope(positions, config.head_dim), positions, condition, method="context")
+
+  def one(key):
+    return block.init(key, x, layers.rope(positions, config.head_dim), positions, condition, method="context")
+
   return jax.vmap(one)(jax.random.split(key, config.layers))["params"]
 
 
@@ -155,7 +166,7 @@ def cached(config, params, x_BxSxD, positions_BxS, keys, values, condition=None)
   return x, tuple(zip(*cache))
 
 
-def write(old: Float[Array, "b h t k"], new: Float[Array, "b h s k"], at: Int[Array, "b"]) -> Float[Array, "b h t k"]:
+def write(old: Float[Array, "b h t k"], new: Float[Array, "b h s k"], at: Int[Array, " b"]) -> Float[Array, "b h t k"]:
   """Row i of `old` with that of `new` from entry `at[i]` on.
 
   As a scatter with one index for each row and head XLA does this in place. One index alone becomes a
@@ -174,5 +185,8 @@ def candidates(config, params, x_BxSxD, where: Context, condition=None, written_
 def empty(config: ModelConfig, rows: int, capacity: int, dtype=jnp.float32) -> tuple[tuple, tuple]:
   """Keys and values of a cache with room for `capacity` entries, for each layer."""
   shape = (rows, config.heads, capacity, config.head_dim)
-  make = lambda: tuple(jnp.zeros(shape, dtype) for _ in range(config.layers))
+
+  def make():
+    return tuple(jnp.zeros(shape, dtype) for _ in range(config.layers))
+
   return make(), make()

@@ -34,8 +34,8 @@ class Proposal(NamedTuple):
   """The next token of each row: logits, the energy of the finished thought, and the thinking steps it took."""
 
   logits: Float[Array, "b v"]
-  energy: Float[Array, "b"]
-  steps: Int[Array, "b"]
+  energy: Float[Array, " b"]
+  steps: Int[Array, " b"]
 
 
 def with_tokenizer(config: Config) -> tuple[Config, tokenizers.Tokenizer]:
@@ -44,8 +44,8 @@ def with_tokenizer(config: Config) -> tuple[Config, tokenizers.Tokenizer]:
   size = config.model.vocab_size or tokenizer.vocab_size
   if tokenizer.vocab_size > size:
     raise ConfigError(
-        f"config.model.vocab_size: {size} is less than the {tokenizer.vocab_size} tokens of "
-        f"config.data.tokenizer={config.data.tokenizer!r}; set it to 0 or to at least that"
+      f"config.model.vocab_size: {size} is less than the {tokenizer.vocab_size} tokens of "
+      f"config.data.tokenizer={config.data.tokenizer!r}; set it to 0 or to at least that"
     )
   return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size)), tokenizer
 
@@ -121,7 +121,7 @@ class TransformerText:
     logits = self.model.logits(params["model"], batch["tokens"][:, :-1])
     return {"loss": losses.token_losses(logits, batch["tokens"][:, 1:])[None]}
 
-  def prefill(self, params: Any, tokens: Int[Array, "b s"], lengths: Int[Array, "b"], capacity: int) -> Decoding:
+  def prefill(self, params: Any, tokens: Int[Array, "b s"], lengths: Int[Array, " b"], capacity: int) -> Decoding:
     """Encodes the first `lengths` tokens of each prompt into a cache with room for `capacity`."""
     cache = self.model.empty_cache(params["model"], tokens.shape[0], capacity)
     return Decoding(*self.model.extend(params["model"], cache, tokens, lengths))
@@ -132,7 +132,7 @@ class TransformerText:
     entropy = -jnp.sum(jnp.exp(log_p) * log_p, -1)
     return Proposal(state.logits, entropy, jnp.ones(entropy.shape, jnp.int32))
 
-  def append(self, params: Any, state: Decoding, tokens: Int[Array, "b"]) -> Decoding:
+  def append(self, params: Any, state: Decoding, tokens: Int[Array, " b"]) -> Decoding:
     return Decoding(*self.model.extend(params["model"], state.context, tokens[:, None], jnp.ones_like(tokens)))
 
 
@@ -151,11 +151,11 @@ class EBTText:
     """Candidates held whole, `[b, s, v]`."""
     t = self.config.thinking
     return thinking.Simplex(
-        table=lambda model: self.model.table(parallel.gather_tables(model)),
-        start_scale=t.start_scale if t.start == "noise" else 0.0,
-        normalize=t.normalize,
-        clip=t.clip_candidate,
-        sharpen=t.sharpen,
+      table=lambda model: self.model.table(parallel.gather_tables(model)),
+      start_scale=t.start_scale if t.start == "noise" else 0.0,
+      normalize=t.normalize,
+      clip=t.clip_candidate,
+      sharpen=t.sharpen,
     )
 
   def training_space(self, rows: int, length: int) -> thinking.Simplex:
@@ -169,11 +169,11 @@ class EBTText:
     if not t.soften_targets:  # which shares out some of each target over the vocabulary, padding included
       settings["table"] = lambda model: parallel.slice_vocabulary(self.model.table(model), 0)
     return thinking.ChunkedSimplex(
-        **settings,
-        vocabulary=m.vocab_size,
-        chunk=size,
-        noisy=t.noise > 0,
-        history="live" if t.gradient == "unrolled" else "path" if path else "constant",
+      **settings,
+      vocabulary=m.vocab_size,
+      chunk=size,
+      noisy=t.noise > 0,
+      history="live" if t.gradient == "unrolled" else "path" if path else "constant",
     )
 
   def lean(self, space: thinking.Simplex) -> bool:
@@ -196,7 +196,7 @@ class EBTText:
     return jax.tree.map(lambda *a: jnp.stack(a), *contexts)
 
   def loss(
-      self, params: Any, batch: Batch, key: PRNGKeyArray, *, training=True, start=None, **options
+    self, params: Any, batch: Batch, key: PRNGKeyArray, *, training=True, start=None, **options
   ) -> tuple[Float[Array, ""], dict]:
     """Sum of token losses in nats as `thinking.gradient` says, and sums to log.
 
@@ -222,17 +222,17 @@ class EBTText:
     slope = options.setdefault("slope", thinking.second_order(self.lean(space)))
     model = dataclasses.replace(self.model, written_out=slope is thinking.double_reverse)  # the other rule saves memory
     loss, aux = thinking.thinking_loss(
-        model.energy,
-        space,
-        functools.partial(self._measure, space),
-        params,
-        contexts,
-        batch,
-        start,
-        think_key,
-        self.config.thinking,
-        training=training,
-        **options,
+      model.energy,
+      space,
+      functools.partial(self._measure, space),
+      params,
+      contexts,
+      batch,
+      start,
+      think_key,
+      self.config.thinking,
+      training=training,
+      **options,
     )
     log = self._log(aux, batch["weights"])
     if replayed:
@@ -269,13 +269,16 @@ class EBTText:
     """What is known of every token: `loss` in nats after each step and `energy` before it `[t, b, s]`, `final_energy`
     `[b, s]`, thinking `steps` used `[b, s]`; all of the candidate that is kept."""
     targets = batch["tokens"][:, 1:]
-    observe = lambda x: losses.token_losses(x, jnp.broadcast_to(targets, x.shape[:-1]))
+
+    def observe(x):
+      return losses.token_losses(x, jnp.broadcast_to(targets, x.shape[:-1]))
+
     found = self.verified(params, batch["tokens"][:, :-1], key, observe)
     return {
-        "loss": found.best(found.observed, 1),
-        "energy": found.best(found.energies, 1),
-        "final_energy": found.best(found.final),
-        "steps": found.best(found.steps_used),
+      "loss": found.best(found.observed, 1),
+      "energy": found.best(found.energies, 1),
+      "final_energy": found.best(found.final),
+      "steps": found.best(found.steps_used),
     }
 
   def evaluate(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
@@ -291,7 +294,10 @@ class EBTText:
   def _evaluate(self, params, batch, key):
     found, weights = self.scores(params, batch, key), batch["weights"]
     energies = jnp.concatenate([found["energy"], found["final_energy"][None]])
-    total = lambda a: jnp.einsum("nbs,bs->n", a, weights)
+
+    def total(a):
+      return jnp.einsum("nbs,bs->n", a, weights)
+
     return {"loss": total(found["loss"]), "energy": total(energies), "steps": total(found["steps"][None])}
 
   def health(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
@@ -302,13 +308,16 @@ class EBTText:
     start_key, think_key = jax.random.split(key)
     tokens = batch["tokens"][:, :-1]
     start = self.space.start(start_key, (*tokens.shape, self.config.model.vocab_size))
-    entropy = lambda x: {"entropy": -jnp.sum(jax.nn.softmax(x) * jax.nn.log_softmax(x), -1)}
+
+    def entropy(x):
+      return {"entropy": -jnp.sum(jax.nn.softmax(x) * jax.nn.log_softmax(x), -1)}
+
     return thinking.look(
         self.model.energy, self.space, params, self.contexts(params, tokens), start, batch["weights"], think_key,
         self.config.thinking, entropy,
     )  # fmt: skip
 
-  def prefill(self, params: Any, tokens: Int[Array, "b s"], lengths: Int[Array, "b"], capacity: int) -> Decoding:
+  def prefill(self, params: Any, tokens: Int[Array, "b s"], lengths: Int[Array, " b"], capacity: int) -> Decoding:
     """Encodes the first `lengths` tokens of each prompt into a cache with room for `capacity`."""
 
     def one(landscape):
@@ -328,7 +337,7 @@ class EBTText:
     found = self._think(params, state.context, start, think_key)
     return Proposal(*(found.best(a)[:, 0] for a in (found.candidates, found.final, found.steps_used)))
 
-  def append(self, params: Any, state: Decoding, tokens: Int[Array, "b"]) -> Decoding:
+  def append(self, params: Any, state: Decoding, tokens: Int[Array, " b"]) -> Decoding:
     def one(context, landscape):
       return self.model.extend(params["model"], context, tokens[:, None], jnp.ones_like(tokens), landscape)
 
@@ -369,9 +378,9 @@ class EBTText:
     last = aux["steps"] - 1 if aux["seen"]["loss"].shape[0] > 1 else 0
     first_energy = jnp.sum(weights * aux["first_energies"]) if "first_energies" in aux else aux["seen"]["energy"][0]
     log = {
-        "final_loss": aux["seen"]["loss"][last],
-        "first_energy": first_energy,
-        "last_energy": aux["seen"]["energy"][last],
+      "final_loss": aux["seen"]["loss"][last],
+      "first_energy": first_energy,
+      "last_energy": aux["seen"]["energy"][last],
     }
     if "first_energies" not in aux:
       log["first_loss"] = aux["seen"]["loss"][0]

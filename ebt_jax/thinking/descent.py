@@ -6,7 +6,8 @@ the slope is the gradient of the scalar v . dE/dy, and that scalar is one `jax.j
 forward, storing nothing but the inputs. `second_order` chooses.
 """
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,14 +68,14 @@ def constant(energy: Energy):
 
 
 def step(
-    slope: Callable,
-    space: Any,
-    params: Any,
-    context: Any,
-    x: Any,
-    landscape: Any,
-    step_size: Callable[[jax.Array], jax.Array],
-    bound: Float[Array, ""] | None = None,
+  slope: Callable,
+  space: Any,
+  params: Any,
+  context: Any,
+  x: Any,
+  landscape: Any,
+  step_size: Callable[[jax.Array], jax.Array],
+  bound: Float[Array, ""] | None = None,
 ) -> tuple[Any, Float[Array, "..."]]:
   """x_new = settle(p - step_size * dE/dp) with p = perceive(x), as `space` does it.
 

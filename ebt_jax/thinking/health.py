@@ -1,6 +1,7 @@
 """Signals that tell whether thinking is healthy: energies and slopes on the way, and the curvature at its end."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +13,16 @@ from ebt_jax.thinking.think import Draws, at_landscape, schedule, stepper
 
 
 def look(
-    energy: descent.Energy,
-    space: Any,
-    params: Any,
-    contexts: Any,
-    candidate0: jax.Array,
-    weights: Float[Array, "*p"],
-    key: PRNGKeyArray,
-    config: ThinkingConfig,
-    observe: Callable[[jax.Array], dict[str, jax.Array]] = lambda x: {},
-    iterations: int = 8,
+  energy: descent.Energy,
+  space: Any,
+  params: Any,
+  contexts: Any,
+  candidate0: jax.Array,
+  weights: Float[Array, "*p"],
+  key: PRNGKeyArray,
+  config: ThinkingConfig,
+  observe: Callable[[jax.Array], dict[str, jax.Array]] = lambda x: {},
+  iterations: int = 8,
 ) -> dict[str, jax.Array]:
   """Thinks as in training, with all of `config.steps`, and looks at every step.
 
@@ -39,9 +40,14 @@ def look(
   plan = schedule(config)
   step = stepper(energy, space, config, True, descent.double_reverse)
   model, landscapes = params["model"], jnp.asarray(plan.landscapes)
-  mean = lambda a: jnp.sum(a * weights) / jnp.sum(weights)
+
+  def mean(a):
+    return jnp.sum(a * weights) / jnp.sum(weights)
+
   inner = tuple(range(weights.ndim, candidate0.ndim))  # axes of one candidate
-  norm = lambda g: jnp.sqrt(jnp.sum(g * g, inner, keepdims=True))
+
+  def norm(g):
+    return jnp.sqrt(jnp.sum(g * g, inner, keepdims=True))
 
   def total(p, landscape):
     energies = energy(model, at_landscape(contexts, landscape), space.embed(model, p), landscape)
@@ -83,10 +89,10 @@ def look(
   growth = largest(another_step, x)
   out = {f"{name}_{i + 1}": values[i] for name, values in by_step.items() for i in range(values.shape[0])}
   return {
-      **out,
-      "curvature": mean(size * largest(slope, space.perceive(x, last))),
-      "growth": mean(growth),
-      "unsettled": mean((growth > 1).astype(weights.dtype)),
+    **out,
+    "curvature": mean(size * largest(slope, space.perceive(x, last))),
+    "growth": mean(growth),
+    "unsettled": mean((growth > 1).astype(weights.dtype)),
   }
 
 
@@ -96,13 +102,13 @@ def advice(values: dict[str, float], steps: int) -> list[str]:
   first, last = values["energy_1"], values[f"energy_{steps + 1}"]
   if not last < first:
     out.append(
-        f"thinking raises the energy ({first:.3g} before, {last:.3g} after {steps} steps): it climbs instead of "
-        "descending; lower config.thinking.step_size, or config.thinking.noise where there is some"
+      f"thinking raises the energy ({first:.3g} before, {last:.3g} after {steps} steps): it climbs instead of "
+      "descending; lower config.thinking.step_size, or config.thinking.noise where there is some"
     )
   if values["unsettled"] > 0.5:
     out.append(
-        f"thinking does not settle (one more step magnifies a change of the candidate {values['growth']:.3g} times, above "
-        f"1 for {values['unsettled']:.0%} of candidates): lower config.thinking.step_size, or train with "
-        "config.thinking.random_step_size=2 and random_steps_min"
+      f"thinking does not settle (one more step magnifies a change of the candidate {values['growth']:.3g} times, above "
+      f"1 for {values['unsettled']:.0%} of candidates): lower config.thinking.step_size, or train with "
+      "config.thinking.random_step_size=2 and random_steps_min"
     )
   return out

@@ -39,11 +39,14 @@ def add(replay: Replay, rows: Any, wanted: Bool[Array, ""] | bool = True) -> Rep
   kept = min(n, size)
   index = (replay.added + n - kept + jnp.arange(kept)) % size
   index = jnp.where(wanted, index, size)  # out of range: dropped
-  put = lambda old, new: old.at[index].set(new[n - kept :].astype(old.dtype), mode="drop")
+
+  def put(old, new):
+    return old.at[index].set(new[n - kept :].astype(old.dtype), mode="drop")
+
   return Replay(jax.tree.map(put, replay.rows, rows), replay.added + n * jnp.asarray(wanted, jnp.int32))
 
 
-def draw(replay: Replay, key: PRNGKeyArray, count: int) -> tuple[Any, Bool[Array, "count"]]:
+def draw(replay: Replay, key: PRNGKeyArray, count: int) -> tuple[Any, Bool[Array, " count"]]:
   """`count` rows without replacement, and which of them are there: fewer than asked may have come in so far."""
   size = _length(replay.rows)
   lots = jnp.where(jnp.arange(size) < replay.added, jax.random.uniform(key, (size,)), -1.0)

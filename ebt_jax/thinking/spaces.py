@@ -4,8 +4,9 @@
 `perceive` (before the gradient), `embed` (what the energy is given) and `settle` (after a step).
 """
 
+from collections.abc import Callable
 import dataclasses
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import random as jex_random
@@ -151,7 +152,7 @@ class Trail(NamedTuple):
   slopes: Float[Array, "b s n d"]
   sizes: Float[Array, "b s n 1"]
   noise: PRNGKeyArray  # [b, s, n]; Langevin noise before each step
-  scales: Float[Array, "n"]  # of that noise
+  scales: Float[Array, " n"]  # of that noise
   count: Int[Array, ""]  # steps made
 
 
@@ -174,7 +175,10 @@ class ChunkedSimplex(Simplex):
 
   def prepare(self, params: Any, x: PRNGKeyArray, steps: int) -> Trail:
     width, dtype = self.table(params).shape[1], self.table(params).dtype
-    steps_of = lambda *shape: jnp.zeros((*x.shape, steps, *shape), dtype)
+
+    def steps_of(*shape):
+      return jnp.zeros((*x.shape, steps, *shape), dtype)
+
     noise = jnp.broadcast_to(x[..., None], (*x.shape, steps)) if self.noisy else x[..., None]
     return Trail(x, steps_of(width), steps_of(1), noise, jnp.zeros(steps, dtype), jnp.zeros((), jnp.int32))
 
@@ -197,7 +201,7 @@ class ChunkedSimplex(Simplex):
   def step(self, params: Any, x: Trail, landscape: Any, slope: jax.Array, size: jax.Array, bound=None) -> Trail:
     size = jnp.broadcast_to(size, (*slope.shape[:-1], 1))
     return x._replace(
-        slopes=x.slopes.at[:, :, x.count].set(slope), sizes=x.sizes.at[:, :, x.count].set(size), count=x.count + 1
+      slopes=x.slopes.at[:, :, x.count].set(slope), sizes=x.sizes.at[:, :, x.count].set(size), count=x.count + 1
     )
 
   def summed(self, params: Any, x: Trail, f: Callable, arrays: Any) -> tuple[jax.Array, Any]:
@@ -237,7 +241,10 @@ class ChunkedSimplex(Simplex):
       fixed = (fixed[0], {**trail, **fixed[1]})
       x = jax.lax.fori_loop(0, earlier, lambda j, x: one(j, x, old, *fixed), x)
     else:  # a loop of known length has a reverse derivative
-      body = lambda x, j: (jnp.where(j < earlier, one(j, x, old, scales, trail), x), None)
+
+      def body(x, j):
+        return (jnp.where(j < earlier, one(j, x, old, scales, trail), x), None)
+
       x, _ = jax.lax.scan(body, x, jnp.arange(scales.shape[0]))
     return one(count - 1, x, table, scales, trail) if fresh else x
 

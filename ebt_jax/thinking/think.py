@@ -7,12 +7,13 @@ Gradient modes of `thinking_loss` (facts 2.1):
 The first two need the memory of one step whatever the number of steps.
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
 
 from ebt_jax import chunks
 from ebt_jax.config import EvalConfig, ThinkingConfig
@@ -26,7 +27,7 @@ class Draws(NamedTuple):
 
   step_size: Float[Array, "*p 1"] | None = None  # uniform in [0, 1)
   noise: Float[Array, "n *x"] | None = None  # standard normal, one for each step
-  repeats: Int[Array, "m"] | None = None  # how often each landscape is descended
+  repeats: Int[Array, " m"] | None = None  # how often each landscape is descended
 
 
 class Schedule(NamedTuple):
@@ -80,7 +81,9 @@ def stepper(energy, space, config: ThinkingConfig, training: bool, slope, how: E
   slope = slope(energy)
   how = EvalConfig() if training else how
   trained_noise = config.noise > 0 and (training or config.eval_noise)
-  adjusted = lambda landscape, new, old: jnp.where(landscape == config.landscapes - 1, new, old) if how.adjust == "final" else new
+
+  def adjusted(landscape, new, old):
+    return jnp.where(landscape == config.landscapes - 1, new, old) if how.adjust == "final" else new
 
   def sigma(thinking, landscape):
     trained = jnp.maximum(thinking["noise"], NOISE_MIN) if trained_noise else 0.0
@@ -115,18 +118,18 @@ def stepper(energy, space, config: ThinkingConfig, training: bool, slope, how: E
 
 
 def think(
-    energy: descent.Energy,
-    space: Any,
-    params: Any,
-    contexts: Any,
-    candidate0: Any,
-    key: PRNGKeyArray,
-    config: ThinkingConfig,
-    *,
-    training: bool = False,
-    plan: Schedule | None = None,
-    draws: Draws = Draws(),
-    observe: Callable[[jax.Array], Any] | None = None,
+  energy: descent.Energy,
+  space: Any,
+  params: Any,
+  contexts: Any,
+  candidate0: Any,
+  key: PRNGKeyArray,
+  config: ThinkingConfig,
+  *,
+  training: bool = False,
+  plan: Schedule | None = None,
+  draws: Draws = Draws(),
+  observe: Callable[[jax.Array], Any] | None = None,
 ) -> Thoughts:
   """Descends the energy from `candidate0`. Works for any energy and space; first order, not for training.
 
@@ -156,7 +159,10 @@ def think(
   def body(i, carry):
     x, energies, observed = carry
     x, energy_now = step(params, contexts, x, i, randomness)
-    put = lambda whole, part: whole.at[i].set(part)
+
+    def put(whole, part):
+      return whole.at[i].set(part)
+
     return x, put(energies, energy_now), jax.tree.map(put, observed, see(x))
 
   shapes = jax.eval_shape(lambda x: (step(params, contexts, x, 0, randomness)[1], see(x)), candidate0)
@@ -166,19 +172,19 @@ def think(
 
 
 def thinking_loss(
-    energy: descent.Energy,
-    space: Any,
-    measure: Callable,
-    params: Any,
-    contexts: Any,
-    batch: Any,
-    candidate0: Any,
-    key: PRNGKeyArray,
-    config: ThinkingConfig,
-    *,
-    training: bool = True,
-    draws: Draws = Draws(),
-    slope: Callable | None = None,
+  energy: descent.Energy,
+  space: Any,
+  measure: Callable,
+  params: Any,
+  contexts: Any,
+  batch: Any,
+  candidate0: Any,
+  key: PRNGKeyArray,
+  config: ThinkingConfig,
+  *,
+  training: bool = True,
+  draws: Draws = Draws(),
+  slope: Callable | None = None,
 ) -> tuple[jax.Array, Any]:
   """The loss of thinking, differentiable in `params` and `contexts` as `config.gradient` says.
 
@@ -263,7 +269,9 @@ def _last(step, measure, config, params, contexts, batch, x0, randomness, free_s
   frozen, frozen_contexts = jax.lax.stop_gradient((params, contexts))
   learnt = [n for n, on in (("step_size", config.learn_step_size), ("noise", config.learn_noise)) if on]
   values = {n: frozen["thinking"][n] for n in learnt} if config.step_size_path else {}
-  unit = lambda name: {n: jnp.ones_like(v) if n == name else jnp.zeros_like(v) for n, v in values.items()}
+
+  def unit(name):
+    return {n: jnp.ones_like(v) if n == name else jnp.zeros_like(v) for n, v in values.items()}
 
   floats, others, join = chunks.split(x0)  # of the candidate; a change of the step size moves its floats
 
@@ -277,7 +285,7 @@ def _last(step, measure, config, params, contexts, batch, x0, randomness, free_s
   def body(i, carry):
     floats, others, tangents, first = carry
     floats, linear, (others, energies) = jax.linearize(
-        lambda v, floats: walk(v, floats, others, i), values, floats, has_aux=True
+      lambda v, floats: walk(v, floats, others, i), values, floats, has_aux=True
     )
     tangents = {n: linear(unit(n), t) for n, t in tangents.items()}
     return floats, others, tangents, jnp.where(i == 0, energies, first)

@@ -3,7 +3,8 @@
 Every position decides for itself how long it thinks, which steps it keeps and which candidate it trusts.
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,18 +42,18 @@ def plan_for(config: ThinkingConfig, how: EvalConfig) -> Schedule:
 
 
 def think_and_verify(
-    energy: descent.Energy,
-    space: Any,
-    params: Any,
-    contexts: Any,
-    candidates0: Float[Array, "n *p v"],
-    key: PRNGKeyArray,
-    config: ThinkingConfig,
-    how: EvalConfig = EvalConfig(),
-    *,
-    draws: Draws = Draws(),
-    observe: Callable[[jax.Array], Any] | None = None,
-    several: descent.Energy | None = None,
+  energy: descent.Energy,
+  space: Any,
+  params: Any,
+  contexts: Any,
+  candidates0: Float[Array, "n *p v"],
+  key: PRNGKeyArray,
+  config: ThinkingConfig,
+  how: EvalConfig = EvalConfig(),
+  *,
+  draws: Draws = Draws(),
+  observe: Callable[[jax.Array], Any] | None = None,
+  several: descent.Energy | None = None,
 ) -> Verified:
   """Thinks with several candidates over one context, and verifies them by their energy.
 
@@ -72,12 +73,16 @@ def think_and_verify(
   plan = plan_for(config, how)
   if draws.repeats is not None:
     plan = schedule(config, repeats=draws.repeats)._replace(longest=int(sum(draws.repeats)))
-  several = several or (lambda params, context, y, landscape: jax.vmap(lambda y: energy(params, context, y, landscape))(y))
+  several = several or (
+    lambda params, context, y, landscape: jax.vmap(lambda y: energy(params, context, y, landscape))(y)
+  )
   step = stepper(several, space, config, False, descent.double_reverse, how)
   see = observe or (lambda x: ())
   landscapes = jnp.asarray(plan.landscapes)
   model = params["model"]
-  wide = lambda mask: mask.reshape(*mask.shape, *[1] * (candidates0.ndim - mask.ndim))
+
+  def wide(mask):
+    return mask.reshape(*mask.shape, *[1] * (candidates0.ndim - mask.ndim))
 
   def verdict(x, landscape):
     return several(model, at_landscape(contexts, landscape), space.read(model, x, landscape), landscape)
@@ -94,7 +99,10 @@ def think_and_verify(
       lower = verdict(stepped, landscapes[i]) < now
       stepped = jnp.where(wide(lower), stepped, rejected)
     x = jnp.where(wide(finished), x, stepped) if how.tolerance else stepped
-    put = lambda whole, part: whole.at[i].set(part)
+
+    def put(whole, part):
+      return whole.at[i].set(part)
+
     return i + 1, x, now, finished, used + ~finished, put(energies, now), jax.tree.map(put, observed, see(x))
 
   def going(carry):
@@ -106,7 +114,7 @@ def think_and_verify(
     return jax.tree.map(lambda s: jnp.zeros((plan.longest, *s.shape), s.dtype), shapes)
 
   energies, observed = room(candidates0)
-  finished: Bool[Array, "n *p"] = jnp.zeros(energies.shape[1:], bool)
+  finished: Bool[Array, n * p] = jnp.zeros(energies.shape[1:], bool)
   carry = (jnp.int32(0), candidates0, energies[0], finished, jnp.zeros(finished.shape, jnp.int32), energies, observed)
   if how.tolerance:
     carry = jax.lax.while_loop(going, body, carry)
@@ -114,7 +122,10 @@ def think_and_verify(
     carry = jax.lax.fori_loop(0, plan.count, lambda _, carry: body(carry), carry)
   count, x, _, _, used, energies, observed = carry
   rest = jnp.arange(plan.longest) >= count
-  fill = lambda a: jnp.where(rest.reshape(-1, *[1] * (a.ndim - 1)), a[count - 1], a)
+
+  def fill(a):
+    return jnp.where(rest.reshape(-1, *[1] * (a.ndim - 1)), a[count - 1], a)
+
   energies, observed = jax.tree.map(fill, (energies, observed))
   final = verdict(x, last)
   kept = jnp.argmin(final, 0) if how.choose == "energy" else jnp.argmax(energies[0] - final, 0)

@@ -11,7 +11,6 @@ from ebt_jax.training import loop
 from ebt_jax.training import state as state_lib
 from ebt_jax.training.step import make_train_step
 
-
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -34,11 +33,15 @@ def shapes(config: Config) -> str:
   jax.eval_shape(task.evaluate, state.params, batch, key)
   prompt = jax.ShapeDtypeStruct((1, config.data.context_length), jnp.int32)
   length = jax.ShapeDtypeStruct((1,), jnp.int32)
-  cache = jax.eval_shape(lambda p, t, n: task.prefill(p, t, n, config.data.context_length), state.params, prompt, length)
-  jax.eval_shape(lambda p, c, n, k: task.append(p, c, task.propose(p, c, k).logits.argmax(-1)), state.params, cache, length, key)
+  cache = jax.eval_shape(
+    lambda p, t, n: task.prefill(p, t, n, config.data.context_length), state.params, prompt, length
+  )
+  jax.eval_shape(
+    lambda p, c, n, k: task.append(p, c, task.propose(p, c, k).logits.argmax(-1)), state.params, cache, length, key
+  )
   rows = [
-      f"{jax.tree_util.keystr(path, simple=True, separator='/'):<44} {str(tuple(a.shape)):<24} {a.dtype} {a.size:>13,}"
-      for path, a in jax.tree_util.tree_leaves_with_path(state.params)
+    f"{jax.tree_util.keystr(path, simple=True, separator='/'):<44} {str(tuple(a.shape)):<24} {a.dtype} {a.size:>13,}"
+    for path, a in jax.tree_util.tree_leaves_with_path(state.params)
   ]
   total, inner = loop.count_parameters(state.params)
   rows.append(f"{total:,} parameters, {inner:,} of them in no vocabulary table")
@@ -63,18 +66,25 @@ def compile_report(config: Config) -> str:
   memory = compiled.memory_analysis()
   program = compiled.as_text()
   counts = {name: program.count(f" {name}(") + program.count(f" {name}-start(") for name in COLLECTIVES}
-  megabytes = lambda n: f"{n / 1e6:,.1f} MB"
-  return "\n".join([
+
+  def megabytes(n):
+    return f"{n / 1e6:,.1f} MB"
+
+  return "\n".join(
+    [
       table,
       f"left whole on every device: {whole:.2%} of parameter bytes",
       f"mesh {dict(mesh.shape)}, {mesh.size} devices of {jax.devices()[0].device_kind}",
       f"memory of each device: arguments {megabytes(memory.argument_size_in_bytes)}, of which "
       f"{megabytes(memory.alias_size_in_bytes)} updated in place; temporary {megabytes(memory.temp_size_in_bytes)}; "
       f"code {megabytes(memory.generated_code_size_in_bytes)}",
-      *([f"replay buffer, in the arguments: {parallel.describe_rows(state.replay.rows, mesh)}"] if state.replay else []),
+      *(
+        [f"replay buffer, in the arguments: {parallel.describe_rows(state.replay.rows, mesh)}"] if state.replay else []
+      ),
       *_flops_lines(config, task, mesh.size),
       f"collectives in the program: {', '.join(f'{k} {v}' for k, v in counts.items() if v) or 'none'}",
-  ])
+    ]
+  )
 
 
 def _flops_lines(config: Config, task, devices: int) -> list[str]:
@@ -83,11 +93,11 @@ def _flops_lines(config: Config, task, devices: int) -> list[str]:
   tokens = config.train.batch_size * config.data.context_length
   parts = ", ".join(f"{name} {value / row['total']:.0%}" for name, value in row.items() if name in flops.PARTS)
   lines = [
-      f"FLOPs of a training step: {si(total)} ({si(total / tokens)} for each token; {parts}); recomputation adds "
-      f"{row['recomputation'] / row['total']:.0%}",
-      f"least that the method needs: {flops.least(config):g}N for each token, N the weights in blocks (Transformer++: 6N), "
-      "and attention and vocabulary",
-      f"FLOPs of a written token: {si(flops.token(config)['total'])}",
+    f"FLOPs of a training step: {si(total)} ({si(total / tokens)} for each token; {parts}); recomputation adds "
+    f"{row['recomputation'] / row['total']:.0%}",
+    f"least that the method needs: {flops.least(config):g}N for each token, N the weights in blocks (Transformer++: 6N), "
+    "and attention and vocabulary",
+    f"FLOPs of a written token: {si(flops.token(config)['total'])}",
   ]
   if top := flops.peak(jax.devices()[0].device_kind):
     lines.append(f"a step takes at least {total / (top * devices):.3g} s at {si(top)}FLOP/s bfloat16 a device")

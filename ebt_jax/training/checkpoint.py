@@ -148,9 +148,9 @@ class Checkpoints:
     if not problems:
       return None
     raise CheckpointError(
-        "no intact checkpoint:\n  "
-        + "\n  ".join(problems)
-        + "\nrestore the files from a copy, or start in an empty folder"
+      "no intact checkpoint:\n  "
+      + "\n  ".join(problems)
+      + "\nrestore the files from a copy, or start in an empty folder"
     )
 
   def close(self) -> None:
@@ -169,10 +169,10 @@ class Checkpoints:
       if self._config.keep_every:
         keep.append(policies.EveryNSteps(self._config.keep_every))
       self._writer = ocp.training.Checkpointer(
-          self.directory, preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
+        self.directory, preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
       )
     response = self._writer.save_checkpointables_async(
-        step, {_STATE: state}, force=True, custom_metadata={"leaves": _leaves(state), "extra": extra}
+      step, {_STATE: state}, force=True, custom_metadata={"leaves": _leaves(state), "extra": extra}
     )
     self._pending = step, self._pool.submit(_finish, response, self.directory / str(step))
 
@@ -221,9 +221,9 @@ class Checkpoints:
     except OSError:
       kept = []
     return CheckpointError(
-        f"{self.directory}: the checkpoint of step {step} could not be written: {_brief(cause)}; "
-        f"earlier checkpoints are untouched (steps {kept}); free space or make the folder writable, "
-        "the next save tries again"
+      f"{self.directory}: the checkpoint of step {step} could not be written: {_brief(cause)}; "
+      f"earlier checkpoints are untouched (steps {kept}); free space or make the folder writable, "
+      "the next save tries again"
     )
 
 
@@ -298,9 +298,9 @@ def _load(folder: epath.Path, abstract_state: Any) -> tuple[Any, dict[str, Any]]
   if wrong:
     lines = [f"{k}: found {_shape(found.get(k))}, expected {_shape(expected.get(k))}" for k in wrong[:5]]
     raise CheckpointError(
-        f"{folder}: holds another model or optimiser; {len(wrong)} of {len(expected)} leaves differ:\n  "
-        + "\n  ".join(lines)
-        + "\nuse the config.json of the run that wrote it, or another folder"
+      f"{folder}: holds another model or optimiser; {len(wrong)} of {len(expected)} leaves differ:\n  "
+      + "\n  ".join(lines)
+      + "\nuse the config.json of the run that wrote it, or another folder"
     )
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or here), abstract_state)

@@ -17,10 +17,10 @@ from ebt_jax import config as config_lib
 from ebt_jax import flops, metrics, parallel, thinking
 from ebt_jax.chrono import Chrono
 from ebt_jax.config import Config, ConfigError
+from ebt_jax.data.loader import TextLoader
 from ebt_jax.evaluation import report
 from ebt_jax.evaluation.evaluator import Evaluator
 from ebt_jax.tasks import text
-from ebt_jax.data.loader import TextLoader
 from ebt_jax.training import state as state_lib
 from ebt_jax.training.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.training.step import make_train_step
@@ -79,7 +79,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
 
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
     step_fn = jax.jit(
-        make_train_step(task, config), donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh))
+      make_train_step(task, config), donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh))
     )
     evaluator = Evaluator(task, config, mesh, data.held_out, tokenizer.token_bytes)
     bytes_per_token = data.summary["train_bytes"] / max(1, data.summary["train_tokens"])
@@ -97,8 +97,8 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
       chrono.tick(step, int(values.pop("tokens")))
       if values["skipped_in_row"] >= config.train.max_bad_steps:
         raise TrainingStopped(
-            f"step {step}: the loss or the gradient was not finite for {int(values['skipped_in_row'])} steps in a row "
-            "(config.train.max_bad_steps); lower config.train.learning_rate or config.thinking.step_size"
+          f"step {step}: the loss or the gradient was not finite for {int(values['skipped_in_row'])} steps in a row "
+          "(config.train.max_bad_steps); lower config.train.learning_rate or config.thinking.step_size"
         )
       if step % config.train.log_every and step not in (1, config.train.steps):
         return
@@ -204,8 +204,8 @@ def claim(folder: pathlib.Path, config: Config) -> None:
     differ = config_lib.differences(found, config)
     if differ:
       raise ConfigError(
-          f"--workdir: {folder} holds a run of another config; give another folder. It differs in (there -> here):\n  "
-          + "\n  ".join(differ)
+        f"--workdir: {folder} holds a run of another config; give another folder. It differs in (there -> here):\n  "
+        + "\n  ".join(differ)
       )
 
 
@@ -244,11 +244,13 @@ def _announce(config, data, abstract, mesh):
   m = config.model
   name = f"{m.kind} {m.variant}" if m.kind == "ebt" else m.kind
   shape = ", ".join(f"{k} {v}" for k, v in mesh.shape.items())
-  print(f"model: {name}, {m.layers} layers, width {m.width}, {metrics.si(total)} parameters ({metrics.si(inner)} in blocks)")
   print(
-      f"data: {metrics.si(data['train_tokens'])} training tokens, {metrics.si(data['held_out_tokens'])} held out "
-      f"({data['held_out_documents']} documents); unigram entropy {data['unigram_nats_per_token']:.4f} nats/token, "
-      f"{data['unigram_bits_per_byte']:.4f} bits/byte"
+    f"model: {name}, {m.layers} layers, width {m.width}, {metrics.si(total)} parameters ({metrics.si(inner)} in blocks)"
+  )
+  print(
+    f"data: {metrics.si(data['train_tokens'])} training tokens, {metrics.si(data['held_out_tokens'])} held out "
+    f"({data['held_out_documents']} documents); unigram entropy {data['unigram_nats_per_token']:.4f} nats/token, "
+    f"{data['unigram_bits_per_byte']:.4f} bits/byte"
   )
   if abstract.replay:
     print(f"replay buffer: {parallel.describe_rows(abstract.replay.rows, mesh)}")
@@ -259,7 +261,11 @@ def _announce(config, data, abstract, mesh):
 
 
 def _line(step, config, values, chrono, used):
-  parts = [f"step {step}/{config.train.steps}", f"loss {values['loss']:.4f}", f"bits/byte {values['bits_per_byte']:.4f}"]
+  parts = [
+    f"step {step}/{config.train.steps}",
+    f"loss {values['loss']:.4f}",
+    f"bits/byte {values['bits_per_byte']:.4f}",
+  ]
   if "energy_gap" in values:
     parts.append(f"energy gap {values['energy_gap']:+.4f}")
   speed = chrono.tokens_per_second
@@ -276,21 +282,21 @@ def _summary(config, state, data, chrono, result):
   total, inner = count_parameters(state.params)
   steps = config.train.steps
   return {
-      "task": config.task,
-      "model": config.to_dict()["model"],
-      "params": total,
-      "params_non_embedding": inner,
-      "steps": steps,
-      "tokens": steps * config.train.batch_size * config.data.context_length,
-      "flops": float(steps * flops.train_step(config)),
-      "wall_seconds": chrono.wall_seconds,
-      "train_seconds": chrono.train_seconds,
-      "skipped_steps": int(state.skipped),
-      "eval": result,
-      "data": data,
-      "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
-      "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-      "git": _git(),
+    "task": config.task,
+    "model": config.to_dict()["model"],
+    "params": total,
+    "params_non_embedding": inner,
+    "steps": steps,
+    "tokens": steps * config.train.batch_size * config.data.context_length,
+    "flops": float(steps * flops.train_step(config)),
+    "wall_seconds": chrono.wall_seconds,
+    "train_seconds": chrono.train_seconds,
+    "skipped_steps": int(state.skipped),
+    "eval": result,
+    "data": data,
+    "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
+    "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    "git": _git(),
   }
 
 

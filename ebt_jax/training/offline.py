@@ -70,14 +70,14 @@ def read_prompts(prompts: list[str], file: str) -> list[str]:
 
 
 def generate(
-    config: Config,
-    workdir: str,
-    step: int | None,
-    prompts: list[str],
-    max_tokens: int,
-    how: Sampling,
-    seed: int = 0,
-    out: str = "",
+  config: Config,
+  workdir: str,
+  step: int | None,
+  prompts: list[str],
+  max_tokens: int,
+  how: Sampling,
+  seed: int = 0,
+  out: str = "",
 ) -> list[dict[str, Any]]:
   """Continues prompts; one prompt is streamed to the terminal as it is written."""
   if max_tokens < 1:

@@ -9,7 +9,10 @@ from ebt_jax.config import Config
 
 def gradient_norm(config: Config, gradient) -> jax.Array:
   """Norm over everything that is learnt."""
-  learnt = lambda g, group: jnp.zeros_like(g) if group == "fixed" else g
+
+  def learnt(g, group):
+    return jnp.zeros_like(g) if group == "fixed" else g
+
   return optax.tree.norm(jax.tree.map(learnt, gradient, labels(config, gradient)))
 
 
@@ -44,11 +47,14 @@ def make(config: Config) -> optax.GradientTransformation:
   """Global clip over everything that is learnt, then AdamW for each group. What is not learnt gets no update."""
   r = config.train
   rate = rates(config)
-  adam = lambda group, decay: optax.adamw(rate[group], r.beta1, r.beta2, r.eps, weight_decay=decay)
+
+  def adam(group, decay):
+    return optax.adamw(rate[group], r.beta1, r.beta2, r.eps, weight_decay=decay)
+
   groups = {
-      "weights": adam("weights", r.weight_decay),
-      "step_size": adam("step_size", 0.0),
-      "fixed": optax.set_to_zero(),
+    "weights": adam("weights", r.weight_decay),
+    "step_size": adam("step_size", 0.0),
+    "fixed": optax.set_to_zero(),
   }
   return optax.chain(_clip(config), optax.partition(groups, lambda p: labels(config, p)))
 
@@ -57,8 +63,8 @@ def labels(config: Config, params) -> dict:
   """The optimiser group of every parameter."""
   t = config.thinking
   thinking = {
-      "step_size": "step_size" if t.learn_step_size else "fixed",
-      "noise": "weights" if t.learn_noise else "fixed",
+    "step_size": "step_size" if t.learn_step_size else "fixed",
+    "noise": "weights" if t.learn_noise else "fixed",
   }
   out = {"model": jax.tree.map(lambda _: "weights", params["model"])}
   if "thinking" in params:

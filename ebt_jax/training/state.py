@@ -37,8 +37,8 @@ def empty_replay(task: Any, config: Config) -> Any:
   rows = thinking.replay_capacity(t.replay_rows, task.replay_row(), t.replay_gb)
   if rows < drawn:
     raise ConfigError(
-        f"config.thinking.replay_gb: {t.replay_gb} holds {rows} rows, and each batch draws {drawn}; raise it, or lower "
-        "config.thinking.replay_fraction or config.train.batch_size"
+      f"config.thinking.replay_gb: {t.replay_gb} holds {rows} rows, and each batch draws {drawn}; raise it, or lower "
+      "config.thinking.replay_fraction or config.train.batch_size"
     )
   return thinking.empty_replay(rows, task.replay_row())
 
@@ -46,7 +46,10 @@ def empty_replay(task: Any, config: Config) -> Any:
 def abstract(task: Any, config: Config, mesh: jax.sharding.Mesh) -> TrainState:
   """Shapes, types and shardings; computes nothing."""
   shapes = jax.eval_shape(lambda: fresh(task, config))
-  add = lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding)
+
+  def add(s, sharding):
+    return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding)
+
   return jax.tree.map(add, shapes, parallel.shardings(shapes, mesh))
 
 

@@ -1,6 +1,7 @@
 """One update: gradient over microbatches weighted by tokens, clip, AdamW, and the guard against non-finite steps."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,15 +59,18 @@ def make_train_step(task: Any, config: Config) -> Callable[[TrainState, dict], t
     new_params = jax.tree.map(jnp.add, state.params, updates)
 
     ok = jnp.isfinite(sums["loss"]) & jnp.isfinite(norm)
-    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
+
+    def keep(new, old):
+      return jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
+
     bad = 1 - ok.astype(jnp.int32)
     new_state = TrainState(
-        step=state.step + 1,
-        params=keep(new_params, state.params),
-        optimizer=keep(new_optimizer, state.optimizer),
-        skipped=state.skipped + bad,
-        skipped_in_row=(state.skipped_in_row + 1) * bad,
-        replay=thinking.add_replay(state.replay, finished, ok) if replays else (),
+      step=state.step + 1,
+      params=keep(new_params, state.params),
+      optimizer=keep(new_optimizer, state.optimizer),
+      skipped=state.skipped + bad,
+      skipped_in_row=(state.skipped_in_row + 1) * bad,
+      replay=thinking.add_replay(state.replay, finished, ok) if replays else (),
     )
     metrics = dict(sums, gradient_norm=norm, learning_rate=rates["weights"](state.step), tokens=fresh)
     if replays:

@@ -3,9 +3,9 @@
 The first series is the one that others are compared with (a and b of `ebt_jax/scaling.py`).
 """
 
+from collections.abc import Sequence
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from ebt_jax.scaling import Crossing, Interval, IsoFLOP, Law, Line, Points
 
 Row = dict[str, Any]
 COSTS = {
-    "tokens": "training tokens",
-    "flops": "FLOPs counted here",
-    "flops_paper": "FLOPs as the paper counts",
-    "device_seconds": "device seconds",
+  "tokens": "training tokens",
+  "flops": "FLOPs counted here",
+  "flops_paper": "FLOPs as the paper counts",
+  "device_seconds": "device seconds",
 }
 WARMUPS = 2  # points of a curve begin after so many warm-ups
 
@@ -207,7 +207,10 @@ def isoflop_points(rows: Sequence[Row]) -> Points:
     raise ValueError("isoFLOP parabolas need runs of 3 or more sizes, found none")
   spans = {k: (min(r["flops"] for r in c), max(r["flops"] for r in c)) for k, c in curves.items()}
   budgets = np.geomspace(*(f(v for s in spans.values() for v in s) for f in (min, max)), 40)
-  reach = lambda c: len({n for (_, _, n), (low, high) in spans.items() if low <= c <= high})
+
+  def reach(c):
+    return len({n for (_, _, n), (low, high) in spans.items() if low <= c <= high})
+
   good = [c for c in budgets if reach(c) >= 3]
   if len(good) < 4:
     raise ValueError("isoFLOP parabolas need budgets that 3 or more sizes reach, found hardly any")

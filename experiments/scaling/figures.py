@@ -5,9 +5,9 @@ import math
 import re
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+import numpy as np
 
 from ebt_jax.metrics import si
 from experiments.scaling.analysis import AxisResult, Fit

@@ -4,6 +4,7 @@ Both give a run the same command, folder and log, and hold a lock while it train
 process itself: a sweep that is killed and started again waits for runs that are still going, and starts none twice.
 """
 
+from collections.abc import Mapping, Sequence
 import ctypes
 import dataclasses
 import fcntl
@@ -13,7 +14,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from ebt_jax.config import ConfigError
@@ -36,7 +36,10 @@ def slots(jobs: int, gpus: int = 0) -> list[Slot]:
   """`jobs` slots that share the cores and the GPUs of this machine equally."""
   cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
   each = max(1, len(cores) // jobs)
-  share = lambda i: tuple(cores[(i * each) % len(cores) :][:each]) if cores else ()
+
+  def share(i):
+    return tuple(cores[(i * each) % len(cores) :][:each]) if cores else ()
+
   return [Slot(share(i), i % gpus if gpus else None) for i in range(jobs)]
 
 
@@ -103,14 +106,14 @@ class Task:
       log.write(f"$ {self.shown(slot)}\n")
       log.flush()
       return subprocess.Popen(
-          self.command(),
-          stdin=subprocess.DEVNULL,
-          stdout=log,
-          stderr=subprocess.STDOUT,
-          env={**self._programs, **os.environ, **slot.environment},
-          pass_fds=[lock.fileno()],
-          start_new_session=True,  # Ctrl-C is for the sweep, which asks its runs to end
-          preexec_fn=lambda: _settle(slot),
+        self.command(),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**self._programs, **os.environ, **slot.environment},
+        pass_fds=[lock.fileno()],
+        start_new_session=True,  # Ctrl-C is for the sweep, which asks its runs to end
+        preexec_fn=lambda: _settle(slot),
       )
 
   def why(self) -> str:
@@ -157,7 +160,7 @@ class SlurmTask:
 
 
 def slurm(
-    tasks: Sequence[Task], folder: pathlib.Path, jobs: int, parameters: Mapping[str, Any], cluster: str | None = None
+  tasks: Sequence[Task], folder: pathlib.Path, jobs: int, parameters: Mapping[str, Any], cluster: str | None = None
 ):
   """Submits one array and returns its jobs.
 

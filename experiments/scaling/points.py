@@ -46,18 +46,18 @@ def of_run(folder: pathlib.Path) -> list[dict[str, Any]]:
   result = json.loads((folder / "final_result.json").read_text(encoding="utf-8"))
   m, t = config.model, config.train
   fixed = {
-      "kind": m.kind,
-      "seed": config.seed,
-      "params": result["params"],
-      "params_non_embedding": result["params_non_embedding"],
-      "layers": m.layers,
-      "width": m.width,
-      "batch_tokens": t.batch_size * config.data.context_length,
-      "thinking_steps": config.thinking.steps if m.kind == "ebt" else 0,
-      "learning_rate": t.learning_rate,
-      "warmup_tokens": t.warmup * t.batch_size * config.data.context_length,
-      "device": result["device"],
-      "git": result["git"],
+    "kind": m.kind,
+    "seed": config.seed,
+    "params": result["params"],
+    "params_non_embedding": result["params_non_embedding"],
+    "layers": m.layers,
+    "width": m.width,
+    "batch_tokens": t.batch_size * config.data.context_length,
+    "thinking_steps": config.thinking.steps if m.kind == "ebt" else 0,
+    "learning_rate": t.learning_rate,
+    "warmup_tokens": t.warmup * t.batch_size * config.data.context_length,
+    "device": result["device"],
+    "git": result["git"],
   }
   seconds = result["train_seconds"] * int(result["device"].split()[0]) / t.steps
   rows = {}
@@ -66,16 +66,16 @@ def of_run(folder: pathlib.Path) -> list[dict[str, Any]]:
       step, loss = int(row["step"]), row["eval/loss"]
       tokens = step * fixed["batch_tokens"]
       rows[step] = {
-          **fixed,
-          "step": step,
-          "end": step == t.steps,
-          "tokens": tokens,
-          "flops": float(step * flops.train_step(config)),
-          "flops_paper": tokens * flops_paper(config, result["params_non_embedding"]),
-          "device_seconds": step * seconds,
-          "loss": loss,
-          "perplexity": math.exp(min(loss, 700.0)),
-          "bits_per_byte": row["eval/bits_per_byte"],
+        **fixed,
+        "step": step,
+        "end": step == t.steps,
+        "tokens": tokens,
+        "flops": float(step * flops.train_step(config)),
+        "flops_paper": tokens * flops_paper(config, result["params_non_embedding"]),
+        "device_seconds": step * seconds,
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": row["eval/bits_per_byte"],
       }
   return [rows[step] for step in sorted(rows)]
 
@@ -86,7 +86,7 @@ def read_study(folder: pathlib.Path) -> dict[str, Any]:
     return json.loads((folder / STUDY).read_text(encoding="utf-8"))
   except (OSError, json.JSONDecodeError) as e:
     raise ConfigError(
-        f"{folder / STUDY}: cannot be read ({e}); expected the --workdir of experiments.scaling.run"
+      f"{folder / STUDY}: cannot be read ({e}); expected the --workdir of experiments.scaling.run"
     ) from e
 
 
@@ -108,7 +108,7 @@ def collect(folder: pathlib.Path) -> list[dict[str, Any]]:
   rows += [row for of in before.values() for row in of]  # of series that joined an earlier command
   part = folder / (FILE + ".part")
   part.write_text(
-      "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows if math.isfinite(row["loss"])), "utf-8"
+    "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows if math.isfinite(row["loss"])), "utf-8"
   )
   os.replace(part, folder / FILE)
   return rows
@@ -121,7 +121,7 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
   except (OSError, json.JSONDecodeError) as e:
     raise ConfigError(
-        f"{path}: cannot be read ({e}); delete it, then make it with `python -m experiments.scaling.points {folder}`"
+      f"{path}: cannot be read ({e}); delete it, then make it with `python -m experiments.scaling.points {folder}`"
     ) from e
 
 

@@ -23,12 +23,12 @@ def get_config(arg=""):
       config.model.update(kind="ebt", variant="time_embed", head_gain=0.1)
       # the paper's step size of 500 starts at a loss in the thousands, and ends no lower at this scale
       config.thinking.update(
-          steps=2, landscapes=2, gradient="each", step_size=5.0, learn_step_size=True, step_size_lr_multiplier=15.0
+        steps=2, landscapes=2, gradient="each", step_size=5.0, learn_step_size=True, step_size_lr_multiplier=15.0
       )
     case "ebt_s2":
       config.model.update(kind="ebt", head_gain=0.1)
       config.thinking.update(
-          steps=3, random_steps_min=2, random_step_size=2.0, gradient="last", step_size=5.0, learn_step_size=False
+        steps=3, random_steps_min=2, random_step_size=2.0, gradient="last", step_size=5.0, learn_step_size=False
       )
     case _:
       raise ValueError(f"no recipe {arg!r}; known: transformer, ebt, ebt_s2")

@@ -7,13 +7,13 @@ paper's figures in `paper_points.json`). Figures are also written to `DIR/figure
 """
 
 import collections
+from collections.abc import Callable, Iterable, Sequence
 import html
 import json
 import math
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   rows = list(rows)
   shown = [i for i in range(len(head)) if not rows or any(r[i] for r in rows)]
   head, rows = [head[i] for i in shown], [[r[i] for i in shown] for r in rows]
-  line = lambda tag, cells: "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells) + "</tr>"
+
+  def line(tag, cells):
+    return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells) + "</tr>"
+
   return f'<div class="table"><table>{line("th", head)}{"".join(line("td", r) for r in rows)}</table></div>'
 
 
@@ -152,14 +155,14 @@ def axis_section(result: AxisResult, figure: str) -> str:
   if axis["name"] in CHECKS:
     rows = []
     notes.append(
-        "No law is looked for: the figure shows whether the rule's rate, the middle one of a size, is near the best."
+      "No law is looked for: the figure shows whether the rule's rate, the middle one of a size, is near the best."
     )
   return (
-      f"<h2>{html.escape(axis['title'])}</h2><figure>{figure}<figcaption>Each mark is one evaluation of one "
-      f"seed. Lines: the law with an irreducible loss where it could be fitted, else the straight line of perplexity; "
-      f"bands hold {scaling.CONFIDENCE:.0%} of the draws.</figcaption></figure>"
-      + (table(head, rows) if rows else "")
-      + "".join(f'<p class="note">{n}</p>' for n in notes)
+    f"<h2>{html.escape(axis['title'])}</h2><figure>{figure}<figcaption>Each mark is one evaluation of one "
+    f"seed. Lines: the law with an irreducible loss where it could be fitted, else the straight line of perplexity; "
+    f"bands hold {scaling.CONFIDENCE:.0%} of the draws.</figcaption></figure>"
+    + (table(head, rows) if rows else "")
+    + "".join(f'<p class="note">{n}</p>' for n in notes)
   )
 
 
@@ -183,9 +186,17 @@ def cost_section(study: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         if not found:
           body.append([words, html.escape(series), "", "no common range"])
         for at, gap in found:
-          low = "of one seed" if math.isinf(gap.high) else "higher" if gap.low > 0 else "lower" if gap.high < 0 else "not told apart"
+          low = (
+            "of one seed"
+            if math.isinf(gap.high)
+            else "higher"
+            if gap.low > 0
+            else "lower"
+            if gap.high < 0
+            else "not told apart"
+          )
           body.append(
-              [f"{si(at)} {words}", html.escape(series), f"{gap.value:+.3f}<small>{_bounds(gap, _signed)}</small>", low]
+            [f"{si(at)} {words}", html.escape(series), f"{gap.value:+.3f}<small>{_bounds(gap, _signed)}</small>", low]
           )
     if body:
       best = " (each series at its best size)" if axis["x"] != "tokens" else ""
@@ -206,7 +217,7 @@ def surface_section(study: dict[str, Any], rows: list[dict[str, Any]], draw) -> 
     laws = [floor(s.law), *map(exponent, s.law.exponent.T)] if s.law else ["", "", ""]
     grows = number(scaling.interval(s.law.exponent[:, 1] / s.law.exponent.sum(1))) if s.law else ""
     body.append(
-        [html.escape(name), *laws, grows, number(scaling.interval(s.isoflop.growth.slope)) if s.isoflop else ""]
+      [html.escape(name), *laws, grows, number(scaling.interval(s.isoflop.growth.slope)) if s.isoflop else ""]
     )
   notes = [n for s in found.values() for n in s.notes]
   for name, s in found.items():
@@ -214,12 +225,12 @@ def surface_section(study: dict[str, Any], rows: list[dict[str, Any]], draw) -> 
       inside = s.isoflop.inside
       notes.append(f"{name}: {(~inside).sum()} of {len(inside)} budgets have their least loss beyond the sizes tried")
   head = [
-      "series",
-      "irreducible loss",
-      "exponent of parameters",
-      "exponent of tokens",
-      "best size grows with FLOPs, by the law",
-      "by isoFLOP parabolas",
+    "series",
+    "irreducible loss",
+    "exponent of parameters",
+    "exponent of tokens",
+    "best size grows with FLOPs, by the law",
+    "by isoFLOP parabolas",
   ]
   figure = draw({n: s.isoflop for n, s in found.items()}) if any(s.isoflop for s in found.values()) else ""
   caption = "Where the parabola of loss over size is least at each budget."
@@ -238,24 +249,24 @@ def paper_section(results: Sequence[AxisResult]) -> str:
   for panel in known["panels"]:
     x = panel["x"]
     fits = [
-        scaling.line(scaling.points([v * f for v in x], panel[m], level=x))
-        for m, f in (("transformer", 1), ("ebt", panel.get("x_ebt_factor", 1)))
+      scaling.line(scaling.points([v * f for v in x], panel[m], level=x))
+      for m, f in (("transformer", 1), ("ebt", panel.get("x_ebt_factor", 1)))
     ]
     here = [f"{html.escape(s)} {percent(p.rate)}" for s, p in ours.get(panel["name"], {}).items()]
     body.append(
-        [
-            f"{panel['name']} (Fig. {panel['figure']})",
-            f"{panel['printed']:+.2f}%",
-            percent(scaling.faster(*fits)),
-            "<br>".join(here),
-        ]
+      [
+        f"{panel['name']} (Fig. {panel['figure']})",
+        f"{panel['printed']:+.2f}%",
+        percent(scaling.faster(*fits)),
+        "<br>".join(here),
+      ]
     )
   return (
-      "<h2>Beside the paper</h2><p>The paper prints rates without saying how they come about or how sure they are. The "
-      "ratio of slopes of ln perplexity (video: ln loss) over ln axis gives every one of them. Its intervals below are "
-      "those of one seed, from the few points of its figures.</p>"
-      + table(["panel", "printed", "from its points", "here"], body)
-      + f'<p class="note">{html.escape(known["source"])}</p>'
+    "<h2>Beside the paper</h2><p>The paper prints rates without saying how they come about or how sure they are. The "
+    "ratio of slopes of ln perplexity (video: ln loss) over ln axis gives every one of them. Its intervals below are "
+    "those of one seed, from the few points of its figures.</p>"
+    + table(["panel", "printed", "from its points", "here"], body)
+    + f'<p class="note">{html.escape(known["source"])}</p>'
   )
 
 
@@ -281,36 +292,36 @@ def page(study: dict[str, Any], rows: list[dict[str, Any]], draw: tuple) -> tupl
     return svgs["isoflop"]
 
   sections = [
-      f"<h1>Scaling study {html.escape(study['study'])}</h1><p>{html.escape(study['about'])}</p>",
-      f"<p>{len(runs)} of {len(study['runs'])} runs, {len(rows)} evaluations; series "
-      + ", ".join(f"<b>{html.escape(s)}</b> <code>{html.escape(c)}</code>" for s, c in study["series"].items())
-      + f"; {html.escape(', '.join(devices))}; program {html.escape(', '.join(commits)) or 'not in a repository'}.</p>",
-      "<h2>What is and is not supported</h2>",
-      f'<div class="verdict"><ul>{"".join(words)}</ul></div>'
-      if words
-      else "<p>Nothing yet: too few runs have finished.</p>",
-      '<p class="note">Of the sizes, data and recipe measured here, and no others. Intervals are '
-      f"{scaling.CONFIDENCE:.0%}, over levels and seeds ({seeds} at least); with three seeds or fewer they are "
-      "rough. Losses are on the same held-out text.</p>",
-      cost_section(study, rows),
-      *(axis_section(r, svgs[r.axis["name"]]) for r in results if r.fits),
-      surface_section(study, rows, surface_draw),
-      paper_section(results),
-      "<h2>How it is measured</h2><p>The rate is the paper's: straight lines of ln perplexity over ln axis by least "
-      "squares, and the ratio of their slopes less 1. It takes off no irreducible loss, so it belongs to the range it "
-      "was measured in. The law is loss = E + A x<sup>−a</sup>, fitted to the logarithm by Huber's loss from many "
-      f"starts. Both are done anew on {scaling.DRAWS} draws of random weights of levels and seeds, shared by the "
-      "series. FLOPs are counted from the architecture; the paper's count is 6N a token for Transformer++ and 20N for "
-      "a thinking step, N the parameters outside the vocabulary. Device seconds are measured, of training steps alone. "
-      "Gaps at equal cost are means over seeds, with Student bounds. Points of a curve begin after two warm-ups.</p>",
+    f"<h1>Scaling study {html.escape(study['study'])}</h1><p>{html.escape(study['about'])}</p>",
+    f"<p>{len(runs)} of {len(study['runs'])} runs, {len(rows)} evaluations; series "
+    + ", ".join(f"<b>{html.escape(s)}</b> <code>{html.escape(c)}</code>" for s, c in study["series"].items())
+    + f"; {html.escape(', '.join(devices))}; program {html.escape(', '.join(commits)) or 'not in a repository'}.</p>",
+    "<h2>What is and is not supported</h2>",
+    f'<div class="verdict"><ul>{"".join(words)}</ul></div>'
+    if words
+    else "<p>Nothing yet: too few runs have finished.</p>",
+    '<p class="note">Of the sizes, data and recipe measured here, and no others. Intervals are '
+    f"{scaling.CONFIDENCE:.0%}, over levels and seeds ({seeds} at least); with three seeds or fewer they are "
+    "rough. Losses are on the same held-out text.</p>",
+    cost_section(study, rows),
+    *(axis_section(r, svgs[r.axis["name"]]) for r in results if r.fits),
+    surface_section(study, rows, surface_draw),
+    paper_section(results),
+    "<h2>How it is measured</h2><p>The rate is the paper's: straight lines of ln perplexity over ln axis by least "
+    "squares, and the ratio of their slopes less 1. It takes off no irreducible loss, so it belongs to the range it "
+    "was measured in. The law is loss = E + A x<sup>−a</sup>, fitted to the logarithm by Huber's loss from many "
+    f"starts. Both are done anew on {scaling.DRAWS} draws of random weights of levels and seeds, shared by the "
+    "series. FLOPs are counted from the architecture; the paper's count is 6N a token for Transformer++ and 20N for "
+    "a thinking step, N the parameters outside the vocabulary. Device seconds are measured, of training steps alone. "
+    "Gaps at equal cost are means over seeds, with Student bounds. Points of a curve begin after two warm-ups.</p>",
   ]
   title = f"Scaling study {html.escape(study['study'])}"
   return (
-      '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-      '<meta name="viewport" content="width=device-width, initial-scale=1">'
-      f"<title>{title}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head><body>\n"
-      + "\n".join(sections)
-      + "\n</body></html>\n"
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    f"<title>{title}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head><body>\n"
+    + "\n".join(sections)
+    + "\n</body></html>\n"
   ), svgs
 
 

@@ -187,7 +187,7 @@ def _end(all_: list[Progress]) -> None:
 
 
 def describe(
-    study: studies.Study, series: dict[str, str], plan: dict[str, dict[str, list[sweep.Run]]]
+  study: studies.Study, series: dict[str, str], plan: dict[str, dict[str, list[sweep.Run]]]
 ) -> dict[str, Any]:
   """What `study.json` holds: enough for the report, and to notice a study that has changed."""
   by_name = {}
@@ -211,8 +211,8 @@ def claim(folder: pathlib.Path, described: dict[str, Any]) -> None:
         there, here = ({"config": r["config"], **r["overrides"]} for r in (run, now))
         differ = sorted(k for k in {**there, **here} if there.get(k) != here.get(k))
         raise ConfigError(
-            f"--workdir: {folder} holds run {name} with other values of {', '.join(differ)}; "
-            f"give another folder, or delete {folder / 'runs' / name} and its rows in {points.FILE}"
+          f"--workdir: {folder} holds run {name} with other values of {', '.join(differ)}; "
+          f"give another folder, or delete {folder / 'runs' / name} and its rows in {points.FILE}"
         )
   folder.mkdir(parents=True, exist_ok=True)
   metrics.write_json(path, described)
@@ -243,11 +243,11 @@ def arguments(argv: list[str]) -> argparse.Namespace:
   parser.add_argument("--gpus", type=int, default=0, help="GPUs that the jobs share")
   parser.add_argument("--axes", default="", help="train these axes alone, comma-separated; default: all")
   parser.add_argument(
-      "--join", action="append", default=[], metavar="LABEL=FILE[:ARG]", help="a config file joins as a series"
+    "--join", action="append", default=[], metavar="LABEL=FILE[:ARG]", help="a config file joins as a series"
   )
   parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config key of all runs")
   parser.add_argument(
-      "--launcher", default="", help="words before each command, e.g. tools/launch/tpu_pod.sh NAME ZONE"
+    "--launcher", default="", help="words before each command, e.g. tools/launch/tpu_pod.sh NAME ZONE"
   )
   parser.add_argument("--slurm", nargs="*", metavar="KEY=VALUE", help="submit an array; parameters of submitit")
   parser.add_argument("--dry_run", action="store_true", help="print what would be started, start nothing")
@@ -282,9 +282,7 @@ def main(argv: list[str]) -> int:
   slots = launch.slots(args.jobs, args.gpus)
   if args.dry_run:
     where = (
-        f"Slurm array, {args.jobs} at once: {' '.join(args.slurm)}"
-        if args.slurm is not None
-        else f"{args.jobs} at once"
+      f"Slurm array, {args.jobs} at once: {' '.join(args.slurm)}" if args.slurm is not None else f"{args.jobs} at once"
     )
     left = metrics.si(sum(p.cost for p in missing))
     print(f"# {len(runs) - len(missing)} of {len(runs)} runs are done; {left}FLOPs to go; {where}")
@@ -310,7 +308,7 @@ def main(argv: list[str]) -> int:
   for p in failed:
     print(f"failed: {p.task.run.name}: {p.why}\n  {p.task.log}")
   print(
-      f"{len(found)} points in {args.workdir / points.FILE}; next: python -m experiments.scaling.report {args.workdir}"
+    f"{len(found)} points in {args.workdir / points.FILE}; next: python -m experiments.scaling.report {args.workdir}"
   )
   return 128 + signal.SIGTERM if stopped else int(bool(failed))
 

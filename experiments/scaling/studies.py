@@ -3,8 +3,8 @@
 Every run of a study is named by its size, batch, steps and seed, so that axes share runs.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any
 
 from ebt_jax import sweep
@@ -58,8 +58,8 @@ class Study:
     kinds = {label: sweep.load(config).model.kind for label, config in series.items()}
     base = {**self.base, **(extra or {})}
     out = {
-        a.name: {s: sweep.runs(c, a.sweep, base, s) for s, c in series.items() if not a.kinds or kinds[s] in a.kinds}
-        for a in self.axes
+      a.name: {s: sweep.runs(c, a.sweep, base, s) for s, c in series.items() if not a.kinds or kinds[s] in a.kinds}
+      for a in self.axes
     }
     sweep.unique(r for of_axis in out.values() for runs in of_axis.values() for r in runs)
     return out
@@ -72,18 +72,18 @@ def at(layers: int, width: int, batch: int, steps: int, rate: float = 1.0, **mor
   it. As in the paper, it does not depend on depth or batch. `more`: other keys, with `__` for dots.
   """
   values = {
-      "model.layers": layers,
-      "model.width": width,
-      "model.heads": 2 if width <= 128 else width // 64,
-      "train.batch_size": batch,
-      "train.steps": steps,
-      "train.learning_rate": float(f"{rate * 2.4e-3 * (128 / width) ** 0.5:.3g}"),
-      "eval.every": max(1, steps // 16),
-      **{key.replace("__", "."): value for key, value in more.items()},
+    "model.layers": layers,
+    "model.width": width,
+    "model.heads": 2 if width <= 128 else width // 64,
+    "train.batch_size": batch,
+    "train.steps": steps,
+    "train.learning_rate": float(f"{rate * 2.4e-3 * (128 / width) ** 0.5:.3g}"),
+    "eval.every": max(1, steps // 16),
+    **{key.replace("__", "."): value for key, value in more.items()},
   }
   extra = [f"{key.replace('__', '.')}={value}" for key, value in more.items()]
   label = ",".join(
-      [f"{layers}x{width}", f"batch{batch}", f"steps{steps}", *([f"rate{rate:g}"] if rate != 1 else []), *extra]
+    [f"{layers}x{width}", f"batch{batch}", f"steps{steps}", *([f"rate{rate:g}"] if rate != 1 else []), *extra]
   )
   return named({label: values})
 
@@ -95,15 +95,15 @@ def _seeds(n: int) -> list[Variant]:
 def _quick() -> Study:
   sizes = [at(2, width, 16, 256) for width in (48, 64, 96, 128)]
   return Study(
-      "quick",
-      "Fifteen minutes on two cores: the data, width, parameter and FLOP axes of small models, three seeds.",
-      {"train.warmup": 32, "eval.max_windows": 256},
-      [
-          Axis("data", "Data", "tokens", product(at(2, 128, 16, 256), _seeds(3)), way=True),
-          Axis("width", "Width", "width", product(chain(*sizes), _seeds(3))),
-          Axis("params", "Parameters", "params_non_embedding", product(chain(*sizes), _seeds(3)), way=True),
-          Axis("flops", "FLOPs", "flops", product(chain(*sizes), _seeds(3))),
-      ],
+    "quick",
+    "Fifteen minutes on two cores: the data, width, parameter and FLOP axes of small models, three seeds.",
+    {"train.warmup": 32, "eval.max_windows": 256},
+    [
+      Axis("data", "Data", "tokens", product(at(2, 128, 16, 256), _seeds(3)), way=True),
+      Axis("width", "Width", "width", product(chain(*sizes), _seeds(3))),
+      Axis("params", "Parameters", "params_non_embedding", product(chain(*sizes), _seeds(3)), way=True),
+      Axis("flops", "FLOPs", "flops", product(chain(*sizes), _seeds(3))),
+    ],
   )
 
 
@@ -114,43 +114,46 @@ def _laptop() -> Study:
   decayed = [at(2, 128, 16, 3 * steps // part, train__schedule="cosine") for part in (8, 4, 2, 1)]
   rates = [at(n, w, 16, steps, rate) for n, w in ((2, 64), (2, 128), (2, 192)) for rate in (0.5, 1, 2)]
   thinking = [at(2, 128, 16, steps, thinking__steps=k, thinking__landscapes=k) for k in (1, 3, 4)]
-  seeds = lambda variants, n=3: product(chain(*variants), _seeds(n))
+
+  def seeds(variants, n=3):
+    return product(chain(*variants), _seeds(n))
+
   return Study(
-      "laptop",
-      "All axes of the paper between 4xs/7 and 3xs on bytes, half a million to four million tokens a run.",
-      {"eval.max_windows": 256},
-      [
-          Axis("data", "Data", "tokens", seeds([at(2, 128, 16, 3 * steps)]), way=True),
-          Axis("long", "Data, further", "tokens", seeds([at(2, 128, 16, 8 * steps)]), way=True),
-          Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (2, 4, 8, 16)])),
-          Axis("depth", "Depth", "layers", seeds([at(n, 128, 16, steps) for n in (1, 2, 3, 4, 6)])),
-          Axis("width", "Width", "width", seeds([at(2, w, 16, steps) for w in (48, 64, 96, 128, 192, 256)])),
-          Axis("params", "Parameters", "params_non_embedding", seeds(sizes), way=True),
-          Axis("flops", "FLOPs", "flops", seeds(sizes)),
-          Axis("decay", "Data, cosine to each budget", "tokens", seeds(decayed)),
-          Axis("thinking", "Thinking steps in training", "thinking_steps", seeds([base, *thinking]), kinds=("ebt",)),
-          Axis("rates", "Check of the learning rate", "learning_rate", seeds(rates, 1)),
-      ],
+    "laptop",
+    "All axes of the paper between 4xs/7 and 3xs on bytes, half a million to four million tokens a run.",
+    {"eval.max_windows": 256},
+    [
+      Axis("data", "Data", "tokens", seeds([at(2, 128, 16, 3 * steps)]), way=True),
+      Axis("long", "Data, further", "tokens", seeds([at(2, 128, 16, 8 * steps)]), way=True),
+      Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (2, 4, 8, 16)])),
+      Axis("depth", "Depth", "layers", seeds([at(n, 128, 16, steps) for n in (1, 2, 3, 4, 6)])),
+      Axis("width", "Width", "width", seeds([at(2, w, 16, steps) for w in (48, 64, 96, 128, 192, 256)])),
+      Axis("params", "Parameters", "params_non_embedding", seeds(sizes), way=True),
+      Axis("flops", "FLOPs", "flops", seeds(sizes)),
+      Axis("decay", "Data, cosine to each budget", "tokens", seeds(decayed)),
+      Axis("thinking", "Thinking steps in training", "thinking_steps", seeds([base, *thinking]), kinds=("ebt",)),
+      Axis("rates", "Check of the learning rate", "learning_rate", seeds(rates, 1)),
+    ],
   )
 
 
 def _tiny() -> Study:
   sizes = [at(1, width, 4, 8) for width in (16, 24, 32)]
   return Study(
-      "tiny",
-      "A minute: shows that everything runs; its numbers mean nothing.",
-      {
-          "train.warmup": 1,
-          "train.log_every": 1,
-          "data.context_length": 16,
-          "eval.max_windows": 8,
-          "checkpoint.every": 2,
-      },
-      [
-          Axis("data", "Data", "tokens", product(sizes[1], _seeds(2)), way=True),
-          Axis("width", "Width", "width", product(chain(*sizes), _seeds(2))),
-          Axis("params", "Parameters", "params_non_embedding", product(chain(*sizes), _seeds(2)), way=True),
-      ],
+    "tiny",
+    "A minute: shows that everything runs; its numbers mean nothing.",
+    {
+      "train.warmup": 1,
+      "train.log_every": 1,
+      "data.context_length": 16,
+      "eval.max_windows": 8,
+      "checkpoint.every": 2,
+    },
+    [
+      Axis("data", "Data", "tokens", product(sizes[1], _seeds(2)), way=True),
+      Axis("width", "Width", "width", product(chain(*sizes), _seeds(2))),
+      Axis("params", "Parameters", "params_non_embedding", product(chain(*sizes), _seeds(2)), way=True),
+    ],
   )
 
 

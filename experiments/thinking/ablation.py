@@ -40,11 +40,13 @@ def show(args, result) -> None:
                                                               (less, ".3f"), (of["verified"], ".3f"))]  # fmt: skip
     rows.append("".join([f"{label:<28}", *(f"{c:>24}" for c in cells)]))
     for what, name, offset, color in (
-        ("longer", f"{args.first} to {args.last} steps", -0.18, "#1b6ca8"),
-        ("verified", f"and the best of {args.candidates}", 0.18, "#edae49"),
+      ("longer", f"{args.first} to {args.last} steps", -0.18, "#1b6ca8"),
+      ("verified", f"and the best of {args.candidates}", 0.18, "#edae49"),
     ):
       mean, half = common.interval(of[what])
-      axes.barh(i + offset, mean, 0.34, xerr=half, color=color, capsize=2, label=None if i else name, error_kw={"lw": 1})
+      axes.barh(
+        i + offset, mean, 0.34, xerr=half, color=color, capsize=2, label=None if i else name, error_kw={"lw": 1}
+      )
   axes.set(yticks=range(len(result)), yticklabels=list(result), xlabel="fall of perplexity, %")
   axes.invert_yaxis()
   axes.axvline(0, color="k", lw=0.6)

@@ -1,10 +1,11 @@
 """What the studies of thinking share: opening runs, scores of every token, intervals over seeds, results on disk."""
 
 import argparse
+from collections.abc import Iterator
 import dataclasses
 import math
 import pathlib
-from typing import Any, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -51,8 +52,8 @@ def find(workdir: pathlib.Path, kind: str, among: str = "models") -> list[pathli
   found = sorted(p.parent for p in (workdir / among / "runs").glob(f"{kind}*/final_result.json"))
   if not found:
     raise ConfigError(
-        f"--workdir: {workdir / among} holds no finished run {kind}*; train first: "
-        f"python -m experiments.thinking.train --set={among} --workdir={workdir}"
+      f"--workdir: {workdir / among} holds no finished run {kind}*; train first: "
+      f"python -m experiments.thinking.train --set={among} --workdir={workdir}"
     )
   return found
 
@@ -73,7 +74,9 @@ def held_out(model: Model) -> Any:
 def batches(windows: Any, count: int, rows: int = 32) -> Iterator[dict[str, np.ndarray]]:
   """At most `count` windows, spread evenly over all of them."""
   every = max(1, len(windows) // count)
-  picked = dataclasses.replace(windows, tokens=windows.tokens[::every][:count], lengths=windows.lengths[::every][:count])
+  picked = dataclasses.replace(
+    windows, tokens=windows.tokens[::every][:count], lengths=windows.lengths[::every][:count]
+  )
   return eval_batches(picked, min(rows, count))
 
 

@@ -9,6 +9,7 @@ that was not fetched has a small stand-in that needs no download where one exist
   paths = ladder.write(rungs, "runs/ladder")    # each for --mode=eval --source=PATH
 """
 
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import hashlib
 import json
@@ -17,7 +18,6 @@ import os
 import pathlib
 import random
 import sysconfig
-from collections.abc import Callable, Iterable, Sequence
 
 from ebt_jax.config import ConfigError
 from ebt_jax.data.sources import Document, Source, documents
@@ -48,7 +48,7 @@ class Rung:
 
 
 def rungs(
-    data_dir: str = "data", trained_on: str = "embedded", held_out: float = 0.02, max_bytes: int = 2**18
+  data_dir: str = "data", trained_on: str = "embedded", held_out: float = 0.02, max_bytes: int = 2**18
 ) -> list[Rung]:
   """The ladder, from the training distribution to noise.
 
@@ -65,7 +65,7 @@ def rungs(
   kept = [d for d in split_documents(prose, trained_on, "text") if is_held_out(d.id, held_out)]
   if not kept:
     raise ConfigError(
-        f"config.data.held_out: found {held_out}, at which {trained_on!r} holds out no document; give a larger fraction"
+      f"config.data.held_out: found {held_out}, at which {trained_on!r} holds out no document; give a larger fraction"
     )
   out = [Rung("prose", "the training distribution, held out", trained_on, True, _drawn(kept, max_bytes))]
   for name, why, fetched, stand_in, origin in _KINDS:
@@ -138,7 +138,9 @@ def _code() -> Iterable[Document]:
 def _derivations() -> Iterable[Document]:
   """Sums and products of integers, worked out a step at a time."""
   rng = random.Random(0)
-  below = lambda n: int(rng.random() * n)  # random() alone is the same in every version of Python
+
+  def below(n):
+    return int(rng.random() * n)  # random() alone is the same in every version of Python
 
   def term(depth: int):
     if not depth or below(4) == 0:
@@ -177,10 +179,10 @@ def _noise(length: int) -> str:
 
 # name, why, set of tools/fetch_data.py, stand-in and what it is
 _KINDS: tuple[tuple[str, str, str, Callable[[], Iterable[Document]] | None, str], ...] = (
-    ("encyclopedia", "edited English, other subjects", "wiki", None, ""),
-    ("e-mail", "English as people type it, with quotes and addresses", "email", None, ""),
-    ("legal", "English under other rules", "licences", _legal, "licences of Python and of this repository"),
-    ("technical", "English between names and markup", "kernel-docs", _technical, "pydoc_data.topics"),
-    ("code", "another language, English in its names", "python-code", _code, "standard library"),
-    ("formal", "proofs, hardly a word of English", "set.mm", _derivations, "generated arithmetic, seed 0"),
+  ("encyclopedia", "edited English, other subjects", "wiki", None, ""),
+  ("e-mail", "English as people type it, with quotes and addresses", "email", None, ""),
+  ("legal", "English under other rules", "licences", _legal, "licences of Python and of this repository"),
+  ("technical", "English between names and markup", "kernel-docs", _technical, "pydoc_data.topics"),
+  ("code", "another language, English in its names", "python-code", _code, "standard library"),
+  ("formal", "proofs, hardly a word of English", "set.mm", _derivations, "generated arithmetic, seed 0"),
 )

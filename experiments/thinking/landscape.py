@@ -19,7 +19,9 @@ def energies_at(model, contexts, row: int, position: int, points: np.ndarray) ->
   task = model.task()
   one = thinking.at_landscape(contexts, 0)
   one = one._replace(
-      keys=one.keys[:, row : row + 1], values=one.values[:, row : row + 1], positions=one.positions[position : position + 1]
+    keys=one.keys[:, row : row + 1],
+    values=one.values[:, row : row + 1],
+    positions=one.positions[position : position + 1],
   )
   y = task.space.embed(model.params["model"], jnp.asarray(points))[:, None, None]
   return np.asarray(task.model.energies(model.params["model"], one, y, 0)[:, 0, 0])
@@ -52,7 +54,10 @@ def main():
   for column, row in enumerate(chosen):
     p0, p1 = path[0, row, middle], path[-1, row, middle]
     truth = np.eye(len(p0), dtype=np.float32)[targets[row, middle]]
-    line = lambda a, b: energies_at(model, contexts, row, middle, a + t[:, None] * (b - a))
+
+    def line(a, b):
+      return energies_at(model, contexts, row, middle, a + t[:, None] * (b - a))
+
     to_thought, to_truth = line(p0, p1), line(p1, truth)
     top, bottom = axes[0, column], axes[1, column]
     top.plot(t, to_thought, color=common.COLORS["s2"], label="start (0) to thought (1)")
@@ -78,7 +83,10 @@ def main():
       bottom.annotate(mark, at, color="w", fontsize=7, xytext=(3, 3), textcoords="offset points")
     bottom.set(xlabel="towards the thought", ylabel="across, to the truth" if not column else "")
     bottom.grid(False)
-    at = {k: float(energies_at(model, contexts, row, middle, p[None])[0]) for k, p in (("start", p0), ("thought", p1), ("truth", truth))}
+    at = {
+      k: float(energies_at(model, contexts, row, middle, p[None])[0])
+      for k, p in (("start", p0), ("thought", p1), ("truth", truth))
+    }
     rows.append(f"{before!r} -> {target!r}: " + ", ".join(f"energy of the {k} {e:.3f}" for k, e in at.items()))
     result.append({"before": before, "target": target, "energies": at, "t": t.tolist(),
                    "to_thought": to_thought.tolist(), "to_truth": to_truth.tolist()})  # fmt: skip

@@ -55,7 +55,10 @@ def main():
     gain = found[:, args.first - 1] - found[:, args.last - 1]  # of the same seed
     result[kind] = {"bits_per_byte": found.tolist(), "gain": common.interval(gain), "trained_steps": trained}
     rows.append(f"{common.LABELS[kind]}, trained with {trained} steps at most, {len(folders)} seeds:")
-    rows += [f"  {k:>3} steps  {common.show(common.interval(found[:, k - 1]))} bits/byte" for k in (1, 2, 3, 4, 6, 10, args.steps)]
+    rows += [
+      f"  {k:>3} steps  {common.show(common.interval(found[:, k - 1]))} bits/byte"
+      for k in (1, 2, 3, 4, 6, 10, args.steps)
+    ]
     rows.append(f"  {args.first} -> {args.last} steps lowers it by {common.show(common.interval(gain), '.5f')}")
     passes, mean = np.arange(1, args.steps + 1), found.mean(0)
     half = [common.interval(v)[1] for v in found.T]
@@ -74,7 +77,9 @@ def main():
   rows += [f"Transformer++, average of {k} models ({k} passes): {v:.4f} bits/byte" for k, v in enumerate(together, 1)]
   color = common.COLORS["transformer"]
   axes.axhline(alone.mean(), color=color, ls="--", lw=1, label="Transformer++, one pass")
-  axes.plot(np.arange(1, len(together) + 1), together, "s", ms=4, color=color, label="Transformer++, average of k models")
+  axes.plot(
+    np.arange(1, len(together) + 1), together, "s", ms=4, color=color, label="Transformer++, average of k models"
+  )
   best = min(together.min(), *(min(result[k]["bits_per_byte"][0]) for k in ("s1", "s2")))
   axes.set(xlabel="passes for each prediction", ylabel="held-out bits per byte", ylim=(best - 0.05, best + 0.6))
   axes.legend(frameon=False, fontsize=8)

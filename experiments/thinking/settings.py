@@ -17,7 +17,11 @@ def label(config: config_lib.ThinkingConfig) -> str:
 def main():
   args = common.arguments(__doc__, steps=16, first=3, last=10)
   shown = sorted({1, 2, args.first, 6, args.last, args.steps} & set(range(1, args.steps + 1)))
-  rows = [f"{'bits/byte after so many thinking steps':<46}" + "".join(f"{k:>9}" for k in shown) + f"{f'{args.first} -> {args.last}':>12}"]
+  rows = [
+    f"{'bits/byte after so many thinking steps':<46}"
+    + "".join(f"{k:>9}" for k in shown)
+    + f"{f'{args.first} -> {args.last}':>12}"
+  ]
   result = {}
   fig, axes = common.figure(5.6, 3.6)
   for i, run in enumerate(train.settings()):

@@ -14,7 +14,6 @@ import numpy as np
 from ebt_jax.tasks import text
 from experiments.thinking import common, ladder
 
-
 CONTROLS = ("shuffled", "noise")  # no text that anybody wrote: in the table, not in the slope
 
 
@@ -52,7 +51,9 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
   for r in rungs:
     mark = "" if r.fetched else "  (stand-in)"
     nats = loss[r.name][:, args.last - 1].mean()
-    rows.append(f"  {r.name:<14}{nats:>10.4f}{shift[r.name].mean():>10.3f}   {common.show(common.interval(gain[r.name]), '.2f')}{mark}")
+    rows.append(
+      f"  {r.name:<14}{nats:>10.4f}{shift[r.name].mean():>10.3f}   {common.show(common.interval(gain[r.name]), '.2f')}{mark}"
+    )
   rows.append(f"without {' and '.join(CONTROLS)}:")
   rows.append(f"slope {common.show(common.interval(slopes), '.3f')} percent for each unit of shift")
   rows.append(f"correlation {common.show(common.interval(correlations), '.3f')}")
@@ -62,7 +63,11 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
     axes.errorbar(x, mean, half, fmt="o", ms=4, capsize=3, color=common.COLORS["s2"])
     axes.annotate(r.name, (x, mean), xytext=(5, -9 if i % 2 else 4), textcoords="offset points", fontsize=7)
   axes.axhline(0, color="k", lw=0.6)
-  axes.set(xlabel="distribution shift (perplexity over held-out perplexity)", ylabel="fall of perplexity by thinking, %", xscale="log")
+  axes.set(
+    xlabel="distribution shift (perplexity over held-out perplexity)",
+    ylabel="fall of perplexity by thinking, %",
+    xscale="log",
+  )
   axes.set_xticks([1, 2, 5, 10, 20], [1, 2, 5, 10, 20])
   axes.minorticks_off()
   axes.margins(x=0.15)

@@ -19,25 +19,28 @@ S2 = "configs/text_ebt_s2.py:laptop"
 SEEDS = sweep.grid({"seed": [0, 1, 2]})
 SHORT = {"eval.max_windows": 512, "sample.tokens": 0}
 LEFT_OUT = {
-    "full": {},
-    "no_random_step_size": {"thinking.random_step_size": 1.0},
-    "no_random_number_of_steps": {"thinking.random_steps_min": 0},
-    "no_Langevin_noise": {"thinking.noise": 0.0},
-    "no_replay_buffer": {"thinking.replay_rows": 0},
+  "full": {},
+  "no_random_step_size": {"thinking.random_step_size": 1.0},
+  "no_random_number_of_steps": {"thinking.random_steps_min": 0},
+  "no_Langevin_noise": {"thinking.noise": 0.0},
+  "no_replay_buffer": {"thinking.replay_rows": 0},
 }
 
 
 def settings(steps: int = 300) -> list[sweep.Run]:
   """Which step size, noise and numbers of steps make longer thinking pay; one seed."""
   one = {"thinking.steps": 3, "thinking.random_steps_min": 2, "thinking.step_size": 5.0, "thinking.noise": 1.0}
-  vary = lambda **changed: sweep.grid({k: [v] for k, v in {**one, **{f"thinking.{n}": v for n, v in changed.items()}}.items()})
+
+  def vary(**changed):
+    return sweep.grid({k: [v] for k, v in {**one, **{f"thinking.{n}": v for n, v in changed.items()}}.items()})
+
   several = sweep.chain(
-      vary(),
-      vary(step_size=1.0),
-      vary(step_size=20.0),
-      vary(noise=0.0),
-      vary(steps=10),
-      vary(steps=10, step_size=1.0),
+    vary(),
+    vary(step_size=1.0),
+    vary(step_size=20.0),
+    vary(noise=0.0),
+    vary(steps=10),
+    vary(steps=10, step_size=1.0),
   )
   wide = {"train.batch_size": 32, "thinking.replay_rows": 192}
   return sweep.runs(S2, several, {**SHORT, **wide, "train.steps": steps})
@@ -51,9 +54,9 @@ def models(steps: int = 1000) -> list[sweep.Run]:
       "thinking.learn_step_size": True, "thinking.noise": 0.0, "thinking.replay_rows": 0,
   }  # fmt: skip
   return [
-      *sweep.runs(S2, SEEDS, keep, "s2"),
-      *sweep.runs(S2, SEEDS, {**keep, **s1}, "s1"),
-      *sweep.runs(S2, SEEDS, {**keep, **s1, "model.kind": "transformer"}, "transformer"),
+    *sweep.runs(S2, SEEDS, keep, "s2"),
+    *sweep.runs(S2, SEEDS, {**keep, **s1}, "s1"),
+    *sweep.runs(S2, SEEDS, {**keep, **s1, "model.kind": "transformer"}, "transformer"),
   ]
 
 

@@ -45,7 +45,9 @@ def main():
     energy, loss = found["final_energy"], found["loss"][-1]
     pearson.append(np.corrcoef(energy, loss)[0, 1])
     spearman.append(stats.spearmanr(energy, loss)[0])
-    noise = common.scores(model, random_windows(windows, model.config.model.vocab_size), args.windows // 4, steps=args.steps)
+    noise = common.scores(
+      model, random_windows(windows, model.config.model.vocab_size), args.windows // 4, steps=args.steps
+    )
     contrast.append([energy.mean(), noise["final_energy"].mean(), loss.mean(), noise["loss"][-1].mean()])
     order = np.argsort(energy)
     calibration.append([(energy[part].mean(), loss[part].mean()) for part in np.array_split(order, args.bins)])
@@ -53,18 +55,21 @@ def main():
   found = common.scores(model, common.held_out(model), args.windows, steps=args.steps)
   tokens, counts = np.unique(found["target"], return_counts=True)
   mean = {int(t): found["final_energy"][found["target"] == t].mean() for t, n in zip(tokens, counts) if n >= 50}
-  name = lambda t: repr(model.tokenizer.decode([t]))
+
+  def name(t):
+    return repr(model.tokenizer.decode([t]))
+
   ordered = sorted(mean, key=mean.get)
   contrast, calibration = np.array(contrast), np.array(calibration)
   rows = [
-      f"energy after {args.steps} steps against the model's own loss, {len(found['target'])} held-out tokens, {len(folders)} seeds:",
-      f"  Pearson {common.show(common.interval(pearson), '.3f')}, Spearman {common.show(common.interval(spearman), '.3f')}",
-      f"  easiest tokens (least energy): {' '.join(map(name, ordered[:12]))}",
-      f"  hardest tokens: {' '.join(map(name, ordered[::-1][:12]))}",
-      f"  mean energy of real text {common.show(common.interval(contrast[:, 0]), '.3f')}, of random strings "
-      f"{common.show(common.interval(contrast[:, 1]), '.3f')}; difference {common.show(common.interval(contrast[:, 1] - contrast[:, 0]), '.3f')}",
-      "  loss in nats of each tenth of tokens, from least to most energy:",
-      "    " + " ".join(f"{v:.2f}" for v in calibration[:, :, 1].mean(0)),
+    f"energy after {args.steps} steps against the model's own loss, {len(found['target'])} held-out tokens, {len(folders)} seeds:",
+    f"  Pearson {common.show(common.interval(pearson), '.3f')}, Spearman {common.show(common.interval(spearman), '.3f')}",
+    f"  easiest tokens (least energy): {' '.join(map(name, ordered[:12]))}",
+    f"  hardest tokens: {' '.join(map(name, ordered[::-1][:12]))}",
+    f"  mean energy of real text {common.show(common.interval(contrast[:, 0]), '.3f')}, of random strings "
+    f"{common.show(common.interval(contrast[:, 1]), '.3f')}; difference {common.show(common.interval(contrast[:, 1] - contrast[:, 0]), '.3f')}",
+    "  loss in nats of each tenth of tokens, from least to most energy:",
+    "    " + " ".join(f"{v:.2f}" for v in calibration[:, :, 1].mean(0)),
   ]
   names, heat = on_text(model, args.text, args.steps)
   fig, (top, left) = common.figure(9.0, 5.4, nrows=2, ncols=1, height_ratios=[3, 2])

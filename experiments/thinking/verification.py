@@ -31,7 +31,9 @@ def main():
     for step in range(every, config.train.steps + 1, every):
       model = common.load(folder, step)
       one, best = (losses(model, windows, args, n, "energy") for n in (1, counts[-1]))
-      way.setdefault(step * config.train.batch_size * config.data.context_length, []).append(100 * (1 - np.exp(best - one)))
+      way.setdefault(step * config.train.batch_size * config.data.context_length, []).append(
+        100 * (1 - np.exp(best - one))
+      )
   rows = [f"gain of the best of N over one candidate, {args.steps} steps, in % of perplexity:"]
   for choose, found in gains.items():
     rows.append(f"  chosen by {'least energy' if choose == 'energy' else 'largest fall of energy'}:")

@@ -10,10 +10,10 @@ def bpe_path(tmp_path_factory):
   backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   backend.decoder = decoders.ByteLevel()
   trainer = trainers.BpeTrainer(
-      vocab_size=320,
-      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-      special_tokens=["<|endoftext|>"],
-      show_progress=False,
+    vocab_size=320,
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    special_tokens=["<|endoftext|>"],
+    show_progress=False,
   )
   backend.train_from_iterator(["the state of the union — the end of the world, été"] * 20, trainer)
   backend.add_tokens(["    ", "é§"])

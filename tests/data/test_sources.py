@@ -41,8 +41,15 @@ def test_all_formats_and_ids(tmp_path):
   pq.write_table(pa.table({"text": ["p", None, "q"], "n": [1, 2, 3]}), tmp_path / "f.parquet")
   write(tmp_path / "notes.md", b"other files in a folder are left alone")
   expected = [
-      ("b.txt", "one\ntwö\n"), ("c.jsonl:1", "x"), ("c.jsonl:3", "y"), ("c.jsonl:5", "z"), ("d.jsonl.gz:1", "gz"),
-      ("e.jsonl.xz:1", "xz"), ("f.parquet:1", "p"), ("f.parquet:3", "q"), ("sub/a.txt", "deep"),
+    ("b.txt", "one\ntwö\n"),
+    ("c.jsonl:1", "x"),
+    ("c.jsonl:3", "y"),
+    ("c.jsonl:5", "z"),
+    ("d.jsonl.gz:1", "gz"),
+    ("e.jsonl.xz:1", "xz"),
+    ("f.parquet:1", "p"),
+    ("f.parquet:3", "q"),
+    ("sub/a.txt", "deep"),
   ]
   source = Source(str(tmp_path))
   fractions, found = zip(*((source.fraction, (d.id, d.text)) for d in source))
@@ -51,7 +58,10 @@ def test_all_formats_and_ids(tmp_path):
   # ids are the same however the files are named, and no file is read twice
   assert [d.id for d in documents(f"{tmp_path}/**/*.txt")] == ["b.txt", "sub/a.txt"]
   assert [d.id for d in documents(f"{tmp_path}/c.jsonl, {tmp_path}/b.txt,{tmp_path}/*.txt")] == [
-      "c.jsonl:1", "c.jsonl:3", "c.jsonl:5", "b.txt"
+    "c.jsonl:1",
+    "c.jsonl:3",
+    "c.jsonl:5",
+    "b.txt",
   ]
   assert [d.id for d in documents(str(tmp_path), max_documents=3)] == [i for i, _ in expected[:3]]
 
@@ -62,18 +72,18 @@ def test_other_text_key(tmp_path):
 
 
 BAD = {
-    "empty.txt": (b"", ["is empty", "remove it"]),
-    "white.txt": (b" \n", ["white space", "remove it"]),
-    "binary.txt": (b"ab\0c", ["binary", "byte 2", "iconv"]),
-    "latin.txt": ("caf\xe9".encode("latin-1"), ["not UTF-8 at byte 3", "0xe9", "iconv"]),
-    "latin.jsonl": (lines("ok") + b'{"text": "\xe9"}\n', ["latin.jsonl:2", "not UTF-8 at byte 25"]),
-    "broken.jsonl": (lines("ok") + b"{\n", ["broken.jsonl:2", "not JSON", "one JSON object a line"]),
-    "list.jsonl": (b"[1]\n", ["list.jsonl:1", "expected a JSON object, found list"]),
-    "blank.jsonl": (b"\n\n", ["holds no line"]),
-    "cut.jsonl.gz": (gzip.compress(lines("x" * 1000))[:-12], ["cut.jsonl.gz", "broken", "again"]),
-    "cut.jsonl.xz": (b"not xz", ["cut.jsonl.xz", "broken", "again"]),
-    "bad.parquet": (b"PAR1 no", ["not a Parquet file"]),
-    "page.html": (b"<p>", ["unknown extension", ".jsonl.xz"]),
+  "empty.txt": (b"", ["is empty", "remove it"]),
+  "white.txt": (b" \n", ["white space", "remove it"]),
+  "binary.txt": (b"ab\0c", ["binary", "byte 2", "iconv"]),
+  "latin.txt": ("caf\xe9".encode("latin-1"), ["not UTF-8 at byte 3", "0xe9", "iconv"]),
+  "latin.jsonl": (lines("ok") + b'{"text": "\xe9"}\n', ["latin.jsonl:2", "not UTF-8 at byte 25"]),
+  "broken.jsonl": (lines("ok") + b"{\n", ["broken.jsonl:2", "not JSON", "one JSON object a line"]),
+  "list.jsonl": (b"[1]\n", ["list.jsonl:1", "expected a JSON object, found list"]),
+  "blank.jsonl": (b"\n\n", ["holds no line"]),
+  "cut.jsonl.gz": (gzip.compress(lines("x" * 1000))[:-12], ["cut.jsonl.gz", "broken", "again"]),
+  "cut.jsonl.xz": (b"not xz", ["cut.jsonl.xz", "broken", "again"]),
+  "bad.parquet": (b"PAR1 no", ["not a Parquet file"]),
+  "page.html": (b"<p>", ["unknown extension", ".jsonl.xz"]),
 }
 
 
@@ -94,10 +104,10 @@ def test_missing_text_key(tmp_path):
   pq.write_table(pa.table({"body": ["p"], "n": [1]}), tmp_path / "f.parquet")
   pq.write_table(pa.table({"text": [1]}), tmp_path / "g.parquet")
   for path, words in {
-      write(tmp_path / "a.jsonl", lines("x", key="body")): ["a.jsonl:1", "no key 'text'", "found body"],
-      write(tmp_path / "b.jsonl", b'{"text": 3}\n'): ["b.jsonl:1", "holds int"],
-      str(tmp_path / "f.parquet"): ["no column 'text'", "found body, n"],
-      str(tmp_path / "g.parquet"): ["holds int64, expected string"],
+    write(tmp_path / "a.jsonl", lines("x", key="body")): ["a.jsonl:1", "no key 'text'", "found body"],
+    write(tmp_path / "b.jsonl", b'{"text": 3}\n'): ["b.jsonl:1", "holds int"],
+    str(tmp_path / "f.parquet"): ["no column 'text'", "found body, n"],
+    str(tmp_path / "g.parquet"): ["holds int64, expected string"],
   }.items():
     with pytest.raises(ConfigError) as e:
       list(documents(path))
@@ -109,11 +119,11 @@ def test_missing_files_show_what_is_near(tmp_path):
   write(tmp_path / "train.jsonl", lines("x"))
   (tmp_path / "none").mkdir()
   for source, words in {
-      f"{tmp_path}/trian.jsonl": ["no file or folder", "train.jsonl"],
-      f"{tmp_path}/*.txt": ["nothing matches", "train.jsonl"],
-      f"{tmp_path}/nowhere/a.txt": ["nowhere does not exist"],
-      f"{tmp_path}/none": ["holds no file ending in .txt"],
-      " , ": ["embedded"],
+    f"{tmp_path}/trian.jsonl": ["no file or folder", "train.jsonl"],
+    f"{tmp_path}/*.txt": ["nothing matches", "train.jsonl"],
+    f"{tmp_path}/nowhere/a.txt": ["nowhere does not exist"],
+    f"{tmp_path}/none": ["holds no file ending in .txt"],
+    " , ": ["embedded"],
   }.items():
     with pytest.raises(ConfigError) as e:
       documents(source)

@@ -40,7 +40,12 @@ def test_held_out_is_a_stable_property_of_the_id():
   assert held != {i for i in ids if is_held_out(i, 0.02, salt="other")}
   # written down, so that a new release keeps every old split
   assert [d.id for d in documents("embedded") if is_held_out(d.id, 0.02)] == [
-      "1854-Pierce-1", "1884-Arthur-1", "1894-Cleveland-1", "1956-Eisenhower-2", "1967-Johnson-1", "2003-Bush-1"
+    "1854-Pierce-1",
+    "1884-Arthur-1",
+    "1894-Cleveland-1",
+    "1956-Eisenhower-2",
+    "1967-Johnson-1",
+    "2003-Bush-1",
   ]
 
 
@@ -138,7 +143,8 @@ def test_few_documents_are_cut_at_line_ends(tmp_path):
 
 def test_ten_documents_stay_whole_whatever_the_limit(corpus):
   assert [d.id for d in text.split_documents(Source(corpus, max_documents=2), corpus, "text")] == [
-      "doc00.txt", "doc01.txt"
+    "doc00.txt",
+    "doc01.txt",
   ]
 
 
@@ -152,12 +158,15 @@ def test_batches_of_the_tokenizer_change_nothing(corpus, monkeypatch):
   assert [BYTES.decode(i) for _, i in small] == [d.text for d in docs] == [BYTES.decode(i) for _, i in whole]
 
 
-@pytest.mark.parametrize("changes, words", [
+@pytest.mark.parametrize(
+  "changes, words",
+  [
     ({"held_out": 1e-6}, ["config.data.held_out", "60 for training and 0 for evaluation", "max_documents"]),
     ({"held_out": 0.999999}, ["config.data.held_out", "0 for training and 60 for evaluation"]),
     ({"layout": "document", "context_length": 10**6}, ["config.data.context_length", "longest document", "targets"]),
     ({"context_length": 10**6}, ["config.data.context_length", "training text", "or less"]),
-])
+  ],
+)
 def test_impossible_settings(corpus, changes, words):
   with pytest.raises(ConfigError) as e:
     build(DataConfig(**{"source": corpus, "context_length": 16, "held_out": 0.2} | changes), BYTES)

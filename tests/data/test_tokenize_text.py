@@ -27,13 +27,13 @@ def command(source, out, **changes):
 
 def run(*args, preexec_fn=None, **changes):
   return subprocess.run(
-      command(*args, **changes),
-      check=False,
-      env=ENV,
-      capture_output=True,
-      text=True,
-      timeout=60,
-      preexec_fn=preexec_fn,
+    command(*args, **changes),
+    check=False,
+    env=ENV,
+    capture_output=True,
+    text=True,
+    timeout=60,
+    preexec_fn=preexec_fn,
   )
 
 
@@ -102,7 +102,11 @@ def test_killed_and_run_again(corpus, tmp_path):
   assert done.returncode == 0 and "going on after" in done.stderr, done.stderr
   assert contents(out) == contents(whole)
   assert sorted(contents(out)) == [
-      "held_out.lengths", "held_out.tokens", "train.lengths", "train.tokens", "windows.json"
+    "held_out.lengths",
+    "held_out.tokens",
+    "train.lengths",
+    "train.tokens",
+    "windows.json",
   ]
   again = run(corpus, out)
   assert again.returncode == 0 and "complete" in again.stderr and contents(out) == contents(whole)
@@ -154,10 +158,10 @@ def test_folder_made_with_other_settings(corpus, bpe_path, tmp_path):
   good = {"source": str(out), "context_length": 32, "held_out": 0.2}
   tokenizer = load_tokenizer("bytes")
   for changes, words in {
-      ("context_length", 64): ["config.data.context_length", "32", "64"],
-      ("layout", "document"): ["config.data.layout", "'packed'", "'document'"],
-      ("held_out", 0.5): ["config.data.held_out", "0.2", "0.5"],
-      ("max_documents", 9): ["config.data.max_documents", "9"],
+    ("context_length", 64): ["config.data.context_length", "32", "64"],
+    ("layout", "document"): ["config.data.layout", "'packed'", "'document'"],
+    ("held_out", 0.5): ["config.data.held_out", "0.2", "0.5"],
+    ("max_documents", 9): ["config.data.max_documents", "9"],
   }.items():
     with pytest.raises(ConfigError) as e:
       build(DataConfig(**good | dict([changes])), tokenizer)

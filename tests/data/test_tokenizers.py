@@ -79,9 +79,9 @@ def test_word_level_vocabulary_with_leading_spaces(tmp_path):
   vocab = {"</s>": 0, "▁": 1, "a": 2, "▁b": 3, "é": 4} | {f"<0x{b:02X}>": 5 + b for b in range(256)}
   backend = Tokenizer(models.BPE(vocab | {"b": 300}, [("▁", "b")], byte_fallback=True, unk_token=None))
   backend.pre_tokenizer = pre_tokenizers.Metaspace()
-  backend.decoder = decoders.Sequence([
-      decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)
-  ])
+  backend.decoder = decoders.Sequence(
+    [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+  )
   backend.add_special_tokens(["</s>"])
   path = tmp_path / "tokenizer.json"
   backend.save(str(path))
@@ -95,11 +95,14 @@ def test_word_level_vocabulary_with_leading_spaces(tmp_path):
   assert "".join(stream.push(int(i)) for i in ids) + stream.flush() == text
 
 
-@pytest.mark.parametrize("content, words", [
+@pytest.mark.parametrize(
+  "content, words",
+  [
     (None, ["no file", "bytes", "tokenizer.json"]),
     ("{}", ["not a Hugging Face tokenizer.json"]),
     ("\x00\x01", ["not a Hugging Face tokenizer.json"]),
-])
+  ],
+)
 def test_bad_files(tmp_path, content, words):
   path = tmp_path / "t.json"
   if content is not None:

@@ -19,18 +19,18 @@ CAPACITY, V, NEVER = 8, 11, 99
 GREEDY = Sampling(top_k=1)
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2, 6], [5]]
 BASE = Config(
-    model=ModelConfig(layers=2, heads=2, width=16, vocab_size=V),
-    thinking=ThinkingConfig(steps=2, start="zeros"),
-    data=DataConfig(context_length=CAPACITY),
+  model=ModelConfig(layers=2, heads=2, width=16, vocab_size=V),
+  thinking=ThinkingConfig(steps=2, start="zeros"),
+  data=DataConfig(context_length=CAPACITY),
 )
 
 
 def case_of(**model):
   landscapes = 1 if "kind" in model else 2
   config = dataclasses.replace(
-      BASE,
-      model=dataclasses.replace(BASE.model, **model),
-      thinking=dataclasses.replace(BASE.thinking, landscapes=landscapes),
+    BASE,
+    model=dataclasses.replace(BASE.model, **model),
+    thinking=dataclasses.replace(BASE.thinking, landscapes=landscapes),
   )
   task = make_task(config)
   params = task.init(jax.random.key(0))
@@ -119,11 +119,11 @@ def many_candidates(count, capacity, **model):
   """Task and parameters, and a cache of rows of 4 and 2 tokens."""
   thinking_config = dataclasses.replace(BASE.thinking, start="noise", landscapes=2)
   config = dataclasses.replace(
-      BASE,
-      model=dataclasses.replace(BASE.model, **model),
-      thinking=thinking_config,
-      data=DataConfig(context_length=capacity),
-      eval=EvalConfig(candidates=count),
+    BASE,
+    model=dataclasses.replace(BASE.model, **model),
+    thinking=thinking_config,
+    data=DataConfig(context_length=capacity),
+    eval=EvalConfig(candidates=count),
   )
   task = make_task(config)
   params = task.init(jax.random.key(0))
@@ -145,7 +145,7 @@ def test_of_many_candidates_the_one_of_least_energy_is_kept():
     """One row of a batch for each candidate."""
     contexts = task.contexts(params, jnp.tile(tokens, (count, 1)))
     return thinking.think(
-        task.model.energy, task.space, params, contexts, start, jax.random.key(0), config, observe=lambda x: x
+      task.model.energy, task.space, params, contexts, start, jax.random.key(0), config, observe=lambda x: x
     )
 
   for row, at in enumerate(lengths - 1):
@@ -175,7 +175,7 @@ def test_many_candidates_share_one_cache():
 def test_the_cache_is_written_in_place(rows, model):
   """The loop over tokens holds no second copy of the cache, nor of the layers."""
   config = dataclasses.replace(
-      BASE, model=dataclasses.replace(BASE.model, **model), data=DataConfig(context_length=512)
+    BASE, model=dataclasses.replace(BASE.model, **model), data=DataConfig(context_length=512)
   )
   task = make_task(config)
   generator = Generator(task, task.init(jax.random.key(0)), NEVER)

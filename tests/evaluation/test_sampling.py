@@ -27,18 +27,18 @@ TOP_3 = np.array([[1, 0, 1, 1, 0], [0, 1, 1, 1, 0]], bool)
 
 
 @pytest.mark.parametrize(
-    "how, wanted",
-    [
-        (Sampling(), expected(ALL)),
-        (Sampling(temperature=0.5), expected(ALL, 0.5)),
-        (Sampling(temperature=2.0, top_k=3), expected(TOP_3, 2.0)),
-        (Sampling(top_k=9), expected(ALL)),
-        (Sampling(top_p=0.69), expected(np.array([[1, 0, 1, 0, 0], [0, 1, 0, 0, 0]], bool))),
-        (Sampling(top_p=0.71), expected(np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 0]], bool))),
-        # of the three likeliest, not of all
-        (Sampling(top_k=3, top_p=0.8), expected(np.array([[1, 0, 1, 0, 0], [0, 1, 0, 0, 0]], bool))),
-        (Sampling(top_k=1, temperature=9.0), expected(np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]], bool))),
-    ],
+  "how, wanted",
+  [
+    (Sampling(), expected(ALL)),
+    (Sampling(temperature=0.5), expected(ALL, 0.5)),
+    (Sampling(temperature=2.0, top_k=3), expected(TOP_3, 2.0)),
+    (Sampling(top_k=9), expected(ALL)),
+    (Sampling(top_p=0.69), expected(np.array([[1, 0, 1, 0, 0], [0, 1, 0, 0, 0]], bool))),
+    (Sampling(top_p=0.71), expected(np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 0]], bool))),
+    # of the three likeliest, not of all
+    (Sampling(top_k=3, top_p=0.8), expected(np.array([[1, 0, 1, 0, 0], [0, 1, 0, 0, 0]], bool))),
+    (Sampling(top_k=1, temperature=9.0), expected(np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]], bool))),
+  ],
 )
 def test_draws_come_from_the_kept_tokens_in_proportion(how, wanted):
   got = frequencies(how)
@@ -47,7 +47,15 @@ def test_draws_come_from_the_kept_tokens_in_proportion(how, wanted):
 
 
 @pytest.mark.parametrize(
-    "flag, value", [("temperature", 0.0), ("temperature", -1.0), ("temperature", float("nan")), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1)]
+  "flag, value",
+  [
+    ("temperature", 0.0),
+    ("temperature", -1.0),
+    ("temperature", float("nan")),
+    ("top_k", -1),
+    ("top_p", 0.0),
+    ("top_p", 1.1),
+  ],
 )
 def test_impossible_choices_name_their_flag(flag, value):
   with pytest.raises(ConfigError, match=f"--{flag}"):

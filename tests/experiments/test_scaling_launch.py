@@ -31,7 +31,7 @@ def pod(folder: pathlib.Path, states: str, codes: str, *words: str, **env: str):
     (folder / name).write_text(text.replace(" ", "\n") + "\n" if name in ("states", "codes") else text)
   (folder / "gcloud").chmod(0o755)
   environment = (
-      os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "TPU_WAIT": "0", "TPU_TYPE": "v5litepod-16"} | env
+    os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "TPU_WAIT": "0", "TPU_TYPE": "v5litepod-16"} | env
   )
   done = subprocess.run([SCRIPT, "pod", "zone", *words], env=environment, capture_output=True, text=True, timeout=30)
   return done, (folder / "calls").read_text().splitlines()
@@ -72,8 +72,8 @@ def test_a_slurm_task_trains_a_run(tmp_path, monkeypatch):
   monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)]))
   fake = [sys.executable, f"{REPOSITORY}/tests/experiments/fake_trainer.py"]
   good, bad = (
-      Task(Run(n, studies.SERIES["ebt"], {"train.steps": s, "eval.every": 2}), tmp_path, fake)
-      for n, s in (("good", 4), ("bad", 0))
+    Task(Run(n, studies.SERIES["ebt"], {"train.steps": s, "eval.every": 2}), tmp_path, fake)
+    for n, s in (("good", 4), ("bad", 0))
   )
   jobs = launch.slurm([good, bad], tmp_path, 2, {"timeout_min": 1}, cluster="local")
   assert jobs[0].result() == 0 and good.done

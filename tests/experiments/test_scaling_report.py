@@ -68,10 +68,10 @@ def test_fits_find_the_laws(quick):
   assert not data.missing and not data.notes
   pair = data.pairs["ebt"]
   assert pair.rate.low > 0 and pair.gap.value == pytest.approx(
-      loss("ebt", 229376, 262144) - loss("transformer", 229376, 262144), abs=0.01
+    loss("ebt", 229376, 262144) - loss("transformer", 229376, 262144), abs=0.01
   )
   assert pair.crossing.lower == "b" and pair.crossing.at.low < 2e5 < pair.crossing.at.high
-  tokens = {p for p, in data.fits["ebt"].points.x.tolist()}
+  tokens = {p for (p,) in data.fits["ebt"].points.x.tolist()}
   assert min(tokens) == 64 * 16 * 64  # the first evaluation after two warm-ups of 32
   flops = analysis.analyse_axis(rows, axis(study, "flops")).pairs["ebt"]
   assert flops.gap is None or flops.reach < 2e12  # a common range of FLOPs is small or none
@@ -127,8 +127,8 @@ def test_one_page_that_says_what_is_supported(quick, tmp_path):
   page = Page(text)
   assert page.open == [] and page.fetched == [] and page.svgs >= 4
   assert (
-      "<b>Data.</b> By the paper's measure ebt scales faster than transformer" in text
-      and "ebt is lower from there on" in text
+    "<b>Data.</b> By the paper's measure ebt scales faster than transformer" in text
+    and "ebt is lower from there on" in text
   )
   assert "24 of 24 runs" in text and "(3 at least)" in text and "+35.98%" in text and "nan" not in text
   for cost in analysis.COSTS.values():
@@ -141,7 +141,7 @@ def test_numbers_come_from_the_points(quick, tmp_path):
   """Losses that are a tenth higher change gaps, slopes of perplexity and floors (exponents stay)."""
   first, second = (written(tmp_path / n, *s) for n, s in (("a", quick), ("b", study_of("quick", shift=1.1))))
   cells = lambda text: [
-      re.sub("<[^>]+>", " ", c) for c in re.findall(r"<td>(.*?)</td>", text.split("<h2>Beside the paper")[0])
+    re.sub("<[^>]+>", " ", c) for c in re.findall(r"<td>(.*?)</td>", text.split("<h2>Beside the paper")[0])
   ]
   numeric = [(a, b) for a, b in zip(cells(first), cells(second), strict=True) if re.match(r"[+-]?\d+\.\d+%? ", a)]
   changed = [a != b for a, b in numeric]
@@ -166,7 +166,7 @@ def test_no_difference_is_called_none(monkeypatch, tmp_path):
 
 def test_a_folder_that_is_no_study(tmp_path):
   with pytest.raises(
-      ConfigError, match=r"study.json: cannot be read .*; expected the --workdir of experiments.scaling.run"
+    ConfigError, match=r"study.json: cannot be read .*; expected the --workdir of experiments.scaling.run"
   ):
     report.write(tmp_path)
   (tmp_path / points.STUDY).write_text("{}")

@@ -30,13 +30,13 @@ def from_the_root(monkeypatch):
 
 def command(folder, *more, study="tiny", launcher=FAKE):
   words = [
-      sys.executable,
-      "-m",
-      "experiments.scaling.run",
-      f"--study={study}",
-      f"--workdir={folder}",
-      "--jobs=2",
-      *more,
+    sys.executable,
+    "-m",
+    "experiments.scaling.run",
+    f"--study={study}",
+    f"--workdir={folder}",
+    "--jobs=2",
+    *more,
   ]
   return words + [f"--launcher={launcher}"] * bool(launcher)
 
@@ -81,7 +81,7 @@ def test_killed_three_times_and_continued(whole, tmp_path):
   choose = random.Random(0)
   for i in range(3):
     p = subprocess.Popen(
-        command(folder), env=os.environ | {"FAKE_SLEEP": "0.2"}, start_new_session=True, stdout=subprocess.DEVNULL
+      command(folder), env=os.environ | {"FAKE_SLEEP": "0.2"}, start_new_session=True, stdout=subprocess.DEVNULL
     )
     time.sleep(choose.uniform(1, 2))
     assert p.poll() is None  # else there is nothing to kill
@@ -97,7 +97,7 @@ def test_killed_three_times_and_continued(whole, tmp_path):
 
 def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
   task = Task(
-      sweep.Run("r", studies.SERIES["ebt"], {"train.steps": 200, "eval.every": 100}), tmp_path, shlex.split(FAKE)
+    sweep.Run("r", studies.SERIES["ebt"], {"train.steps": 200, "eval.every": 100}), tmp_path, shlex.split(FAKE)
   )
   orphan = task.start(Slot(), task.lock())
   assert task.lock() is None
@@ -121,7 +121,7 @@ def test_a_failed_run_is_reported_and_does_not_stop_the_rest(whole, tmp_path):
 
 def test_sigterm_ends_the_runs_and_keeps_what_is_done(tmp_path):
   p = subprocess.Popen(
-      command(tmp_path / "s"), env=os.environ | {"FAKE_SLEEP": "0.05"}, stdout=subprocess.PIPE, text=True
+    command(tmp_path / "s"), env=os.environ | {"FAKE_SLEEP": "0.05"}, stdout=subprocess.PIPE, text=True
   )
   while "running" not in p.stdout.readline():
     pass
@@ -134,19 +134,19 @@ def test_sigterm_ends_the_runs_and_keeps_what_is_done(tmp_path):
 
 def test_a_dry_run_prints_what_would_be_started_and_starts_nothing(tmp_path):
   out = done(
-      *command(tmp_path / "s", "--dry_run", "--gpus=2", "--axes=width", "--set", "data.max_tokens=999", launcher="")
+    *command(tmp_path / "s", "--dry_run", "--gpus=2", "--axes=width", "--set", "data.max_tokens=999", launcher="")
   )
   head, *lines = out.stdout.splitlines()
   assert head.startswith("# 0 of 12 runs are done; 1.17GFLOPs to go; 2 at once") and len(lines) == 12
   words = shlex.split(lines[1])
   assert words[0] == "CUDA_VISIBLE_DEVICES=1" and words[words.index(sys.executable) :][:3] == [
-      sys.executable,
-      "-m",
-      "ebt_jax.main",
+    sys.executable,
+    "-m",
+    "ebt_jax.main",
   ]
   assert (
-      "--config.data.max_tokens=999" in words
-      and words[-1] == f"--workdir={tmp_path}/s/runs/transformer,1x24,batch4,steps8,seed=0"
+    "--config.data.max_tokens=999" in words
+    and words[-1] == f"--workdir={tmp_path}/s/runs/transformer,1x24,batch4,steps8,seed=0"
   )
   assert not (tmp_path / "s").exists()
   away = done(*command(tmp_path / "s", "--dry_run", launcher="tools/launch/tpu_pod.sh pod zone")).stdout.splitlines()[1]
@@ -156,7 +156,7 @@ def test_a_dry_run_prints_what_would_be_started_and_starts_nothing(tmp_path):
 def test_a_users_config_joins_without_a_change_of_the_package(tmp_path):
   mine = tmp_path / "mine.py"
   mine.write_text(
-      "from experiments.scaling import recipe\ndef get_config(arg=''):\n  return recipe.get_config('ebt_s2')\n"
+    "from experiments.scaling import recipe\ndef get_config(arg=''):\n  return recipe.get_config('ebt_s2')\n"
   )
   out = done(*command(tmp_path / "s", f"--join=mine={mine}", "--axes=data"))
   assert out.returncode == 0, out.stderr
@@ -186,14 +186,14 @@ def test_another_study_in_the_same_folder_is_refused(whole):
 
 
 @pytest.mark.parametrize(
-    "more, message",
-    [
-        (["--axes=widht"], "--axes: no axis 'widht' in study tiny; did you mean width?"),
-        (["--join=mine"], "--join: expected LABEL=FILE[:ARG], found 'mine'"),
-        (["--join=mine=no.py"], "no file 'no.py'"),
-        (["--set", "train.stpes=9"], "config.train.stpes: no such key; did you mean config.train.steps"),
-        (["--jobs=0"], "--jobs: expected 1 or more, found 0"),
-    ],
+  "more, message",
+  [
+    (["--axes=widht"], "--axes: no axis 'widht' in study tiny; did you mean width?"),
+    (["--join=mine"], "--join: expected LABEL=FILE[:ARG], found 'mine'"),
+    (["--join=mine=no.py"], "no file 'no.py'"),
+    (["--set", "train.stpes=9"], "config.train.stpes: no such key; did you mean config.train.steps"),
+    (["--jobs=0"], "--jobs: expected 1 or more, found 0"),
+  ],
 )
 def test_mistakes_are_found_before_anything_starts(tmp_path, more, message):
   with pytest.raises(ConfigError) as e:
@@ -204,13 +204,13 @@ def test_mistakes_are_found_before_anything_starts(tmp_path, more, message):
 def test_time_to_go():
   """By FLOPs and the speed of each series; what runs counts for what it has left."""
   run = lambda config, **how: runner.Progress(
-      Task(sweep.Run("r", config, {}), pathlib.Path("nowhere")), 10.0, 100, **how
+    Task(sweep.Run("r", config, {}), pathlib.Path("nowhere")), 10.0, 100, **how
   )
   all_ = [
-      run("a", state="running", step=50, started=100.0),
-      run("a"),
-      run("b", state="running", step=25, started=110.0),
-      run("b"),
+    run("a", state="running", step=50, started=100.0),
+    run("a"),
+    run("b", state="running", step=25, started=110.0),
+    run("b"),
   ]
   # a: 10 s for 5 FLOPs, 15 left; b: 0 s yet
   assert runner.eta(all_[:2], 110.0, 1) == pytest.approx(30)

@@ -17,7 +17,10 @@ SMALL = (*TINY, "--config.train.steps=4", "--config.checkpoint.keep_every=2", "-
 def workdir(tmp_path_factory):
   """Runs of all sets; seeds are copies of one."""
   folder = tmp_path_factory.mktemp("thinking")
-  for kind, flags in {"s2": [], "transformer": ["--config.model.kind=transformer", "--config.thinking.replay_rows=0"]}.items():
+  for kind, flags in {
+    "s2": [],
+    "transformer": ["--config.model.kind=transformer", "--config.thinking.replay_rows=0"],
+  }.items():
     first = folder / "first" / kind
     done = run([f"--config={REPOSITORY}/configs/text_ebt_s2.py:laptop", *SMALL, *flags, f"--workdir={first}"])
     assert done.code == 0, done.err
@@ -30,16 +33,16 @@ def workdir(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "study, flags, words",
-    [
-        (settings, ["--steps=4", "--last=4"], ["2 to 10 steps", "noise 1", "3 -> 4"]),
-        (longer, ["--steps=10"], ["System 1", "System 2", "average of 3 models", "stopping where"]),
-        (verification, ["--most=2"], ["least energy", "largest fall", "N = 2"]),
-        (shift, ["--data=nowhere"], ["noise", "slope", "correlation"]),
-        (uncertainty, ["--bins=4", "--text=some words"], ["Pearson", "random strings"]),
-        (ablation, ["--candidates=2"], ["no replay buffer", "bits/byte"]),
-        (landscape, ["--grid=5", "--panels=2", "--steps=3"], ["energy of the truth"]),
-    ],
+  "study, flags, words",
+  [
+    (settings, ["--steps=4", "--last=4"], ["2 to 10 steps", "noise 1", "3 -> 4"]),
+    (longer, ["--steps=10"], ["System 1", "System 2", "average of 3 models", "stopping where"]),
+    (verification, ["--most=2"], ["least energy", "largest fall", "N = 2"]),
+    (shift, ["--data=nowhere"], ["noise", "slope", "correlation"]),
+    (uncertainty, ["--bins=4", "--text=some words"], ["Pearson", "random strings"]),
+    (ablation, ["--candidates=2"], ["no replay buffer", "bits/byte"]),
+    (landscape, ["--grid=5", "--panels=2", "--steps=3"], ["energy of the truth"]),
+  ],
 )
 def test_a_study_leaves_table_json_and_figure(workdir, tmp_path, monkeypatch, study, flags, words):
   name = study.__name__.split(".")[-1]

@@ -28,7 +28,7 @@ PAD = 0  # their end-of-text id, ignored by their loss
 def of_kind(keep):
   files = [f for f in FILES if keep(f.name)]
   return [pytest.param(f, id=f.stem) for f in files] or [
-      pytest.param(None, marks=pytest.mark.skip(reason=f"no such golden file in {FOLDER}"))
+    pytest.param(None, marks=pytest.mark.skip(reason=f"no such golden file in {FOLDER}"))
   ]
 
 
@@ -152,14 +152,14 @@ def inference(h) -> tuple[EvalConfig, list[int]]:
     repeats = [steps] * landscapes
   factor = h["infer_ebt_override_alpha"] or 1.0
   how = EvalConfig(
-      steps=sum(repeats),
-      steps_of="final" if h["infer_steps_final_landscape"] or h["ebt_type"] == "default" else "every",
-      candidates=h["infer_generated_samples"],
-      choose={"min": "energy", "max_gap": "fall"}[h["infer_energy_sampling_technique"]],
-      accept="lower_authors" if h["infer_accept_lower_energies"] else "all",
-      step_size_factor=factor if factor <= 1 else factor / h["mcmc_step_size"],
-      noise=h["infer_langevin_dynamics_noise"],
-      adjust="final" if h["infer_alpha_final_landscape"] else "every",
+    steps=sum(repeats),
+    steps_of="final" if h["infer_steps_final_landscape"] or h["ebt_type"] == "default" else "every",
+    candidates=h["infer_generated_samples"],
+    choose={"min": "energy", "max_gap": "fall"}[h["infer_energy_sampling_technique"]],
+    accept="lower_authors" if h["infer_accept_lower_energies"] else "all",
+    step_size_factor=factor if factor <= 1 else factor / h["mcmc_step_size"],
+    noise=h["infer_langevin_dynamics_noise"],
+    adjust="final" if h["infer_alpha_final_landscape"] else "every",
   )
   return how, repeats
 
@@ -192,7 +192,9 @@ def infer(path, double) -> dict[str, tuple]:
   task = make_task(Config(model=model, thinking=reference.thinking_config(**meta["hparams"]), eval=how))
   tokens = jnp.asarray(data["input/input_ids"])
   n, b = how.candidates, tokens.shape[0]
-  start = jnp.asarray(data[f"draw/{int(n > 1)}/randn"]).reshape(b, n, *tokens.shape[1:], model.vocab_size).swapaxes(0, 1)
+  start = (
+    jnp.asarray(data[f"draw/{int(n > 1)}/randn"]).reshape(b, n, *tokens.shape[1:], model.vocab_size).swapaxes(0, 1)
+  )
   found = thinking.think_and_verify(
       task.model.energy, task.space, jax.tree.map(jnp.asarray, params), task.contexts(params, tokens), start,
       jax.random.key(0), task.config.thinking, how, observe=lambda x: x,

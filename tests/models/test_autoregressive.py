@@ -158,7 +158,7 @@ def test_bfloat16_is_for_the_products_of_the_blocks_alone(variant):
 
   p = jax.nn.softmax(4 * jax.random.normal(jax.random.key(4), (B, S, V)))
   full = case.model.energy(
-      case.params, case.model.encode(case.params, case.tokens), p @ case.model.table(case.params), 0
+    case.params, case.model.encode(case.params, case.tokens), p @ case.model.table(case.params), 0
   )
   got = jax.jit(energies)(case.params, p)
   assert got.dtype == jnp.float32
@@ -213,7 +213,7 @@ def test_blocks_of_attention_change_nothing_to_second_order(x64, variant):
 
     def loss(params):
       energies, dy = descent.reverse_over_forward(model.energy)(
-          params, model.encode(params, tokens), p @ model.table(params), 0
+        params, model.encode(params, tokens), p @ model.table(params), 0
       )
       return jnp.sum(jnp.sin(dy)) + jnp.sum(energies**2), (energies, dy)
 
@@ -242,12 +242,12 @@ def test_blocks_of_attention_bound_the_memory_of_a_long_context():
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"norm": "layer", "activation": "gelu", "ffn_multiplier": 2.5},
-        {"norm": "dyt", "activation": "elu", "init": "he"},
-        {"norm": "none", "activation": "relu", "embedder": "tied"},
-    ],
+  "options",
+  [
+    {"norm": "layer", "activation": "gelu", "ffn_multiplier": 2.5},
+    {"norm": "dyt", "activation": "elu", "init": "he"},
+    {"norm": "none", "activation": "relu", "embedder": "tied"},
+  ],
 )
 def test_options_train(options):
   value, gradient = training_gradient(dataclasses.replace(BASE, **options))

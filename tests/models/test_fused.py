@@ -5,10 +5,10 @@ Splash attention runs interpreted; cuDNN has no interpreter, and JAX's plain imp
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
 
 from ebt_jax import parallel
 from ebt_jax.config import Config, ConfigError, EvalConfig, MeshConfig, ModelConfig, ThinkingConfig
@@ -71,10 +71,10 @@ def test_a_second_derivative_is_refused(backend, which):
   args = arrays(*[4] * count)
   first = jax.grad(lambda q, w=1.0: jnp.sum(w * f(q, *args[1:]) ** 2))
   seconds = {
-      "reverse over reverse": jax.grad(lambda q: jnp.sum(first(q))),
-      "forward over reverse": lambda q: jax.jvp(first, (q,), (q,)),
-      "of what comes after": lambda q: jax.grad(lambda w: jnp.sum(first(q, w)))(1.0),
-      "forward": lambda q: jax.jvp(lambda q: f(q, *args[1:]), (q,), (q,)),
+    "reverse over reverse": jax.grad(lambda q: jnp.sum(first(q))),
+    "forward over reverse": lambda q: jax.jvp(first, (q,), (q,)),
+    "of what comes after": lambda q: jax.grad(lambda w: jnp.sum(first(q, w)))(1.0),
+    "forward": lambda q: jax.jvp(lambda q: f(q, *args[1:]), (q,), (q,)),
   }
   for name, second in seconds.items():
     with pytest.raises(TypeError) as e:
@@ -132,9 +132,9 @@ def test_ebt_training_differentiates_its_context_once(called, gradient):
 
 
 @pytest.mark.parametrize(
-    "backend, variant, candidates",
-    [("gpu", "default", 2), pytest.param("tpu", "time_embed", 1, marks=pytest.mark.slow)],
-    indirect=["backend"],
+  "backend, variant, candidates",
+  [("gpu", "default", 2), pytest.param("tpu", "time_embed", 1, marks=pytest.mark.slow)],
+  indirect=["backend"],
 )
 def test_evaluation_equals_plain_with_fused_candidates(called, variant, candidates):
   expected = evaluated(*problem("plain", candidates, variant=variant))

@@ -25,10 +25,10 @@ def test_norms_are_their_formulas(kind):
   centred = X - X.mean(-1, keepdims=True)
   root = lambda a: np.sqrt((a**2).mean(-1, keepdims=True) + 1e-5)
   expected = {
-      "rms": X / root(X) * scale,
-      "layer": centred / root(centred) * scale + bias,
-      "dyt": np.tanh(0.7 * X) * scale + bias,
-      "none": X,
+    "rms": X / root(X) * scale,
+    "layer": centred / root(centred) * scale + bias,
+    "dyt": np.tanh(0.7 * X) * scale + bias,
+    "none": X,
   }[kind]
   np.testing.assert_allclose(norm.apply({"params": given}, X), expected, rtol=1e-5, atol=1e-6)
 
@@ -46,10 +46,10 @@ def test_the_gated_ffn_is_its_formula(activation):
   gate, up, down = (np.asarray(params[name]["kernel"]) for name in ("gate", "up", "down"))
   assert gate.shape == up.shape == (8, 12) and down.shape == (12, 8)
   act = {
-      "silu": lambda x: x / (1 + np.exp(-x)),
-      "relu": lambda x: np.maximum(x, 0),
-      "gelu": np.vectorize(lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2),
-      "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": np.vectorize(lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
   }[activation]
   expected = (act(X @ gate) * (X @ up)) @ down
   np.testing.assert_allclose(ffn.apply({"params": params}, X), expected, rtol=1e-4, atol=1e-5)
@@ -64,19 +64,24 @@ def test_rotary_scores_depend_on_the_distance_alone():
   np.testing.assert_allclose(at(q, 0), q, rtol=1e-6)
 
 
-@pytest.mark.parametrize("init, std", [("xavier", lambda i, o: (2 / (i + o)) ** 0.5), ("he", lambda i, o: (2 / i) ** 0.5)])
+@pytest.mark.parametrize(
+  "init, std", [("xavier", lambda i, o: (2 / (i + o)) ** 0.5), ("he", lambda i, o: (2 / i) ** 0.5)]
+)
 def test_initial_weights_have_the_scale_of_the_config(init, std):
   c = ModelConfig(layers=2, heads=2, width=64, vocab_size=500, ffn_multiplier=2.0, variant="time_embed")
   c = dataclasses.replace(c, init=init, init_gain=0.5, head_gain=0.1)
   params = AutoregressiveEBT(c, 200).init(jax.random.key(0))
-  near = lambda a, expected: np.std(a) == pytest.approx(expected, rel=4 / np.sqrt(2 * a.size)) and abs(
-      np.mean(a)
-  ) < 4 * expected / np.sqrt(a.size)
+  near = lambda a, expected: (
+    np.std(a) == pytest.approx(expected, rel=4 / np.sqrt(2 * a.size))
+    and abs(np.mean(a)) < 4 * expected / np.sqrt(a.size)
+  )
   blocks = params["layers"]
   assert near(params["to_embed"]["kernel"], 0.5 * std(500, 64))
   for name in "qkvo":
     assert near(blocks["attention"][name]["kernel"], 0.5 * std(64, 64)), name
-  assert near(blocks["ffn"]["up"]["kernel"], 0.5 * std(64, 128)) and near(blocks["ffn"]["down"]["kernel"], 0.5 * std(128, 64))
+  assert near(blocks["ffn"]["up"]["kernel"], 0.5 * std(64, 128)) and near(
+    blocks["ffn"]["down"]["kernel"], 0.5 * std(128, 64)
+  )
   assert near(params["head"]["kernel"], 0.1 * (2 / 65) ** 0.5)  # neither the kind nor the gain of the others
   assert near(params["embed"]["embedding"], 1.0) and near(params["time"]["embedding"], 1.0)
   first, second = blocks["attention"]["q"]["kernel"]
@@ -106,7 +111,7 @@ def test_blocks_of_queries_have_the_derivatives_of_all_of_them(x64, order):
 
   def second(block):
     energy = lambda own, context: jnp.sum(
-        jnp.sin(layers.candidate_attention(*own, *context, jnp.arange(11) + 1, block=block))
+      jnp.sin(layers.candidate_attention(*own, *context, jnp.arange(11) + 1, block=block))
     )
 
     def along(own, *context):

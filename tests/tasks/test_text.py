@@ -14,18 +14,18 @@ from ebt_jax.tasks.text import make_task
 MODEL = ModelConfig(layers=1, heads=2, width=8, vocab_size=19)
 RANDOM = {"noise": 0.3, "random_step_size": 2.0, "random_steps_min": 1, "steps": 3}
 CASES = {
-    "transformer": ({"kind": "transformer"}, {}),
-    "each": ({"variant": "time_embed"}, {"landscapes": 2, "soften_targets": 0.2, "contrastive": 0.1}),
-    "each random": ({}, {**RANDOM, "random_steps_of": "final"}),
-    "last": ({}, {"gradient": "last", "learn_step_size": False, **RANDOM, "clip_candidate": 2.0}),
-    "last with path": ({"embedder": "tied"}, {"gradient": "last", "learn_noise": True, **RANDOM}),
-    "unrolled": ({}, {"gradient": "unrolled", **RANDOM, "start": "zeros"}),
+  "transformer": ({"kind": "transformer"}, {}),
+  "each": ({"variant": "time_embed"}, {"landscapes": 2, "soften_targets": 0.2, "contrastive": 0.1}),
+  "each random": ({}, {**RANDOM, "random_steps_of": "final"}),
+  "last": ({}, {"gradient": "last", "learn_step_size": False, **RANDOM, "clip_candidate": 2.0}),
+  "last with path": ({"embedder": "tied"}, {"gradient": "last", "learn_noise": True, **RANDOM}),
+  "unrolled": ({}, {"gradient": "unrolled", **RANDOM, "start": "zeros"}),
 }
 
 
 def problem(model, thinking, **changes):
   config = Config(
-      model=dataclasses.replace(MODEL, **model, **changes), thinking=ThinkingConfig(**{"step_size": 0.8, **thinking})
+    model=dataclasses.replace(MODEL, **model, **changes), thinking=ThinkingConfig(**{"step_size": 0.8, **thinking})
   )
   task = make_task(config)
   k_params, k_tokens, k_weights = jax.random.split(jax.random.key(0), 3)

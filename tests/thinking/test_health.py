@@ -21,7 +21,17 @@ def look(step_size):
   start = jax.random.normal(jax.random.key(0), (2, 2, 3))
   config = ThinkingConfig(steps=3, step_size=step_size)
   see = lambda x: {"first": x[..., 0]}
-  args = (ellipse, thinking.Euclidean(), params, jnp.zeros((1, 2, 2, 3)), start, WEIGHTS, jax.random.key(1), config, see)
+  args = (
+    ellipse,
+    thinking.Euclidean(),
+    params,
+    jnp.zeros((1, 2, 2, 3)),
+    start,
+    WEIGHTS,
+    jax.random.key(1),
+    config,
+    see,
+  )
   found = thinking.look(*args, iterations=60)
   return start, {k: float(v) for k, v in found.items()}
 

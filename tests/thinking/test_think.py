@@ -39,7 +39,7 @@ def test_descent_of_a_bowl_is_its_closed_form(x64):
   x0 = SPACE.start(jax.random.key(1), centre.shape)
   params = parameters(a, stiffness=jnp.array([k]))
   thoughts = thinking.think(
-      bowl, SPACE, params, centre[None], x0, KEY, ThinkingConfig(steps=n), observe=lambda x: x - centre
+    bowl, SPACE, params, centre[None], x0, KEY, ThinkingConfig(steps=n), observe=lambda x: x - centre
   )
   away = lambda i: (1 - a * k) ** i * np.asarray(x0 - centre)
   np.testing.assert_allclose(thoughts.candidate - centre, away(n), rtol=1e-12)
@@ -83,10 +83,10 @@ def test_one_row_alone_thinks_what_it_thinks_among_eight(x64):
   config = ThinkingConfig(steps=3, noise=0.5, random_step_size=2.0)
   context, x0 = jax.random.normal(KEY, (2, 8, 3, 4))
   draws = thinking.Draws(
-      step_size=jax.random.uniform(KEY, (8, 3, 1)), noise=jax.random.normal(jax.random.key(1), (3, *x0.shape))
+    step_size=jax.random.uniform(KEY, (8, 3, 1)), noise=jax.random.normal(jax.random.key(1), (3, *x0.shape))
   )
   run = lambda context, x0, draws: thinking.think(
-      valley, SPACE, parameters(0.1, 0.5), context[None], x0, KEY, config, training=True, draws=draws
+    valley, SPACE, parameters(0.1, 0.5), context[None], x0, KEY, config, training=True, draws=draws
   )
   eight, one = run(context, x0, draws), run(context[2:3], x0[2:3], thinking.Draws(draws[0][2:3], draws[1][:, 2:3]))
   np.testing.assert_allclose(one.candidate, eight.candidate[2:3], rtol=1e-12)
@@ -117,7 +117,7 @@ def test_draws_from_outside_equal_those_of_the_key():
   def run(energy, draws=thinking.Draws(), **changes):
     c = dataclasses.replace(config, **changes)
     return thinking.think(
-        energy, SPACE, parameters(base, sigma), x0[None], x0, KEY, c, training=True, draws=draws, observe=lambda x: x
+      energy, SPACE, parameters(base, sigma), x0[None], x0, KEY, c, training=True, draws=draws, observe=lambda x: x
     )
 
   sizes = run(slide, noise=0.0, steps=1).observed[0] - x0
@@ -136,7 +136,7 @@ def test_a_random_step_size_is_one_draw_for_each_position():
   config = ThinkingConfig(steps=3, random_step_size=3.0)
   base, x0 = 2.0, jnp.zeros((8, 512, 2))
   thoughts = thinking.think(
-      slide, SPACE, parameters(base), x0[None], x0, KEY, config, training=True, observe=lambda x: x
+    slide, SPACE, parameters(base), x0[None], x0, KEY, config, training=True, observe=lambda x: x
   )
   sizes = np.diff(np.concatenate([x0[None], thoughts.observed]), axis=0)
   np.testing.assert_allclose(sizes, np.broadcast_to(sizes[:1, ..., :1], sizes.shape), rtol=1e-5)
@@ -173,7 +173,7 @@ def test_evaluation_draws_nothing():
   random = ThinkingConfig(steps=4, noise=0.5, random_step_size=2.0, random_steps_min=1)
   x0 = jax.random.normal(KEY, (2, 3))
   run = lambda config, seed: thinking.think(
-      valley, SPACE, parameters(0.1, 0.5), x0[None], x0, jax.random.key(seed), config
+    valley, SPACE, parameters(0.1, 0.5), x0[None], x0, jax.random.key(seed), config
   )
   plain = run(ThinkingConfig(steps=4), 0)
   for seed in (1, 2):
@@ -197,13 +197,13 @@ def test_floors_and_bounds_of_a_step():
 
 
 @pytest.mark.parametrize(
-    "options, second",
-    [
-        ({}, "softmax"),
-        ({"normalize": "first"}, "same"),
-        ({"normalize": "first", "clip": 0.4}, "same"),
-        ({"normalize": "never", "sharpen": 0.5}, "same"),
-    ],
+  "options, second",
+  [
+    ({}, "softmax"),
+    ({"normalize": "first"}, "same"),
+    ({"normalize": "first", "clip": 0.4}, "same"),
+    ({"normalize": "never", "sharpen": 0.5}, "same"),
+  ],
 )
 def test_a_step_in_the_simplex_starts_from_probabilities(x64, options, second):
   a, table = 0.7, np.asarray(jax.random.normal(KEY, (5, 3)))

@@ -44,7 +44,7 @@ def problem(config):
   batch = {"targets": jax.nn.softmax(normal(rows, seq, v)), "weights": normal(rows, seq)}
   longest = 6
   draws = thinking.Draws(
-      step_size=jax.random.uniform(next(keys), (rows, seq, 1)), noise=normal(longest, rows, seq, v), repeats=None
+    step_size=jax.random.uniform(next(keys), (rows, seq, 1)), noise=normal(longest, rows, seq, v), repeats=None
   )
   return params, contexts, batch, normal(rows, seq, v), draws
 
@@ -85,7 +85,7 @@ def gradient_of(mode, config):
   def loss(params, h, contexts, batch, x, draws):
     contexts = {**contexts, "h": h}
     return thinking.thinking_loss(
-        energy, SPACE, measure, params, contexts, batch, x, jax.random.key(0), config, draws=draws
+      energy, SPACE, measure, params, contexts, batch, x, jax.random.key(0), config, draws=draws
     )
 
   return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
@@ -105,11 +105,11 @@ def assert_close(ours, theirs, tolerance):
 
 
 CASES = [
-    ("plain", ALONE, None),
-    ("random", RANDOM, (2, 1)),
-    ("random", RANDOM, (1, 3)),
-    ("random", RANDOM, (3, 3)),
-    ("clipped", CLIPPED, None),
+  ("plain", ALONE, None),
+  ("random", RANDOM, (2, 1)),
+  ("random", RANDOM, (1, 3)),
+  ("random", RANDOM, (3, 3)),
+  ("clipped", CLIPPED, None),
 ]
 
 
@@ -172,7 +172,7 @@ def test_training_alone_uses_the_randomness_of_the_key(x64):
 
   def run(key, training, config=dataclasses.replace(RANDOM, gradient="last")):
     return thinking.thinking_loss(
-        energy, SPACE, measure, params, contexts, batch, x, jax.random.key(key), config, training=training
+      energy, SPACE, measure, params, contexts, batch, x, jax.random.key(key), config, training=training
     )[0]
 
   assert run(0, False) == run(1, False) == run(0, True, ThinkingConfig(steps=4, landscapes=2, gradient="last"))

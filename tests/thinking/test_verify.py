@@ -71,8 +71,12 @@ def test_the_candidate_that_verifies_best_is_kept():
   np.testing.assert_allclose(found.final, wells(None, None, found.candidates, 0), rtol=1e-6)
   assert found.kept.tolist() == np.asarray(found.final).argmin(0).tolist()
   best = found.best(found.candidates)[..., 0]
-  assert (best > 0.9).all() and (np.asarray(found.candidates)[..., 0].min(0) < -0.8).all()  # others sit in the other well
-  np.testing.assert_array_equal(found.best(found.energies, 1)[-1], [found.energies[-1, k, i] for i, k in enumerate(found.kept)])
+  assert (best > 0.9).all() and (
+    np.asarray(found.candidates)[..., 0].min(0) < -0.8
+  ).all()  # others sit in the other well
+  np.testing.assert_array_equal(
+    found.best(found.energies, 1)[-1], [found.energies[-1, k, i] for i, k in enumerate(found.kept)]
+  )
   fall = verify(wells, starts, EvalConfig(steps=60, choose="fall"), step_size=0.02)
   assert fall.kept.tolist() == np.asarray(found.energies[0] - found.final).argmax(0).tolist() != found.kept.tolist()
 
@@ -88,13 +92,13 @@ def test_steps_that_raise_the_energy_are_not_made():
 
 
 @pytest.mark.parametrize(
-    "how, end",
-    [
-        (dict(steps=4), 1 * -1.0 + 3),
-        (dict(steps=4, steps_of="every"), 0.0),
-        (dict(steps=4, step_size_factor=2.0), 2 * (-1.0 + 3)),
-        (dict(steps=4, step_size_factor=2.0, adjust="final"), -1.0 + 2 * 3),
-    ],
+  "how, end",
+  [
+    (dict(steps=4), 1 * -1.0 + 3),
+    (dict(steps=4, steps_of="every"), 0.0),
+    (dict(steps=4, step_size_factor=2.0), 2 * (-1.0 + 3)),
+    (dict(steps=4, step_size_factor=2.0, adjust="final"), -1.0 + 2 * 3),
+  ],
 )
 def test_landscapes_and_step_sizes(how, end):
   config = ThinkingConfig(steps=2, landscapes=2)

@@ -16,12 +16,14 @@ ROWS, LENGTH, VOCABULARY = 2, 7, 13
 
 
 def tasks(variant="default", layers=1, **thinking_options):
-  config = resolve({
+  config = resolve(
+    {
       "model": {"layers": layers, "heads": 2, "width": 16, "variant": variant, "vocab_size": VOCABULARY},
       "thinking": {"step_size": 0.7, **thinking_options},
       "data": {"context_length": LENGTH},
       "train": {"batch_size": ROWS},
-  })
+    }
+  )
   return EBTText(config), authors.AuthorsText(config)
 
 
@@ -57,14 +59,14 @@ def test_energies(x64, variant):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        dict(steps=2),
-        dict(steps=3, variant="time_embed", landscapes=2),
-        dict(steps=3, gradient="last"),
-        dict(steps=2, gradient="unrolled"),
-    ],
-    ids=lambda o: "-".join(map(str, o.values())),
+  "options",
+  [
+    dict(steps=2),
+    dict(steps=3, variant="time_embed", landscapes=2),
+    dict(steps=3, gradient="last"),
+    dict(steps=2, gradient="unrolled"),
+  ],
+  ids=lambda o: "-".join(map(str, o.values())),
 )
 def test_loss_and_gradients(x64, options):
   task, rival = tasks(**options)

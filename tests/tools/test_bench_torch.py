@@ -15,11 +15,15 @@ ROWS, LENGTH, VOCABULARY, HEADS = 2, 7, 13, 2
 
 
 def of(**options):
-  task = make_task(resolve({
-      "model": {"layers": 2, "heads": HEADS, "width": 16, "vocab_size": VOCABULARY, **options.pop("model", {})},
-      "thinking": {"step_size": 0.7, **options},
-      "data": {"context_length": LENGTH},
-  }))
+  task = make_task(
+    resolve(
+      {
+        "model": {"layers": 2, "heads": HEADS, "width": 16, "vocab_size": VOCABULARY, **options.pop("model", {})},
+        "thinking": {"step_size": 0.7, **options},
+        "data": {"context_length": LENGTH},
+      }
+    )
+  )
   params = jax.tree.map(lambda a: np.array(a, np.float64), task.init(jax.random.key(0)))
   tokens = np.random.default_rng(0).integers(0, VOCABULARY, (ROWS, LENGTH + 1))
   return task, params, tokens

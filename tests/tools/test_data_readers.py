@@ -54,60 +54,63 @@ Content-Transfer-Encoding: quoted-printable
 
 caf=E9 =3D
 """
-SYNSET = "00001930 00 a 02 dead_on(a) 0 exact 2 001 @ 1 a 0000 | in every detail; \"exact copy\"  \n"
-GCIDE = rb"""00-database-info
+SYNSET = '00001930 00 a 02 dead_on(a) 0 exact 2 001 @ 1 a 0000 | in every detail; "exact copy"  \n'
+GCIDE = (
+  rb"""00-database-info
    x
 A \A\, n.
    {One}.
    [1913 Webster]
 B
-   [Obs.] caf""" + b"\x92\n"
+   [Obs.] caf"""
+  + b"\x92\n"
+)
 WORDS = " word" * 99
 SECTION = "\n$(\n=-=-=-\n  Half adder\n=-=-=-\n$)\n  wex $a wff $.\n"
 
 CASES = {
-    "brown": (
-        {"p/ca01": b"\n\n\tThe/at Jury/nn said/vbd ,/, ``/`` either/or/cc no/at ''/'' ;/. ;/.\nyes/rb ./.\n\n\n\tA/at"},
-        {"ca01": 'The Jury said, "either/or no"; yes.\n\nA'},
-    ),
-    "austen": (
-        {"Rdata.rdb": r_store(b"EMMA", b"", b"By") + r_store(b"Persuasion")},
-        {"Emma": "EMMA\n\nBy", "Persuasion": "Persuasion"},
-    ),
-    "anarchism": (
-        {
-            "d/secA.md.gz": gzip.compress(f"# **A** _x_ a_b [links](b.md){WORDS}\n[‹ A](c) up".encode()),
-            "d/index.md": b"[a](b)",
-        },
-        {"secA": "# A x a_b links" + WORDS},
-    ),
-    "gcide": (
-        {"g.dict.dz": gzip.compress(GCIDE)},
-        {"gcide-0": "A, n.\n   One.\n\nB\n   [Obs.] caf’"},
-    ),
-    "wordnet": (
-        {"w/data.adj": ("  1 licence\n" + SYNSET).encode()},
-        {"adj-0": 'dead on, exact: in every detail; "exact copy"'},
-    ),
-    "ham": (
-        {"p/data/easy-ham-1/1.txt": MAIL, "p/data/easy-ham-1/2.txt": MAIL},
-        {"easy-ham-1/1.txt": "Subject: Re: =3D folded\n\ncafé ="},
-    ),
-    "licences": ({"l/gpl-2.0.LICENSE": b"---\nkey: gpl\n---\n\nThe text"}, {"gpl-2.0": "The text"}),
-    "kernel_docs": (
-        {"d/Documentation/mm/a.rst.gz": gzip.compress(b"a"), "d/Documentation/translations/b.rst": b"b"},
-        {"mm/a.rst": "a"},
-    ),
-    "python_docs": (
-        {"x.info.gz": gzip.compress(INFO.encode())},
-        {"Lists": "1.1 Lists\nUse list.append() and\nTuples", "More": "1.2 More"},
-    ),
-    "metamath": (
-        {"set.mm": ("$( head $)" + SECTION).encode()},
-        {"0: ": "$( head $)", "1: Half adder": SECTION.strip()},
-    ),
-    "code": ({"d/a.py": b"x = 1\r\n", "d/locale/b.py": b"y"}, {"d/a.py": "x = 1"}),
-    "wiki": ({"s.json": json.dumps({"Rome": {"extract": "A city."}}).encode()}, {"Rome": "A city."}),
+  "brown": (
+    {"p/ca01": b"\n\n\tThe/at Jury/nn said/vbd ,/, ``/`` either/or/cc no/at ''/'' ;/. ;/.\nyes/rb ./.\n\n\n\tA/at"},
+    {"ca01": 'The Jury said, "either/or no"; yes.\n\nA'},
+  ),
+  "austen": (
+    {"Rdata.rdb": r_store(b"EMMA", b"", b"By") + r_store(b"Persuasion")},
+    {"Emma": "EMMA\n\nBy", "Persuasion": "Persuasion"},
+  ),
+  "anarchism": (
+    {
+      "d/secA.md.gz": gzip.compress(f"# **A** _x_ a_b [links](b.md){WORDS}\n[‹ A](c) up".encode()),
+      "d/index.md": b"[a](b)",
+    },
+    {"secA": "# A x a_b links" + WORDS},
+  ),
+  "gcide": (
+    {"g.dict.dz": gzip.compress(GCIDE)},
+    {"gcide-0": "A, n.\n   One.\n\nB\n   [Obs.] caf’"},
+  ),
+  "wordnet": (
+    {"w/data.adj": ("  1 licence\n" + SYNSET).encode()},
+    {"adj-0": 'dead on, exact: in every detail; "exact copy"'},
+  ),
+  "ham": (
+    {"p/data/easy-ham-1/1.txt": MAIL, "p/data/easy-ham-1/2.txt": MAIL},
+    {"easy-ham-1/1.txt": "Subject: Re: =3D folded\n\ncafé ="},
+  ),
+  "licences": ({"l/gpl-2.0.LICENSE": b"---\nkey: gpl\n---\n\nThe text"}, {"gpl-2.0": "The text"}),
+  "kernel_docs": (
+    {"d/Documentation/mm/a.rst.gz": gzip.compress(b"a"), "d/Documentation/translations/b.rst": b"b"},
+    {"mm/a.rst": "a"},
+  ),
+  "python_docs": (
+    {"x.info.gz": gzip.compress(INFO.encode())},
+    {"Lists": "1.1 Lists\nUse list.append() and\nTuples", "More": "1.2 More"},
+  ),
+  "metamath": (
+    {"set.mm": ("$( head $)" + SECTION).encode()},
+    {"0: ": "$( head $)", "1: Half adder": SECTION.strip()},
+  ),
+  "code": ({"d/a.py": b"x = 1\r\n", "d/locale/b.py": b"y"}, {"d/a.py": "x = 1"}),
+  "wiki": ({"s.json": json.dumps({"Rome": {"extract": "A city."}}).encode()}, {"Rome": "A city."}),
 }
 
 

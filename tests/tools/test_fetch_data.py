@@ -61,16 +61,16 @@ def row(name):
 
 
 GOOD = data_sets.DataSet(
-    about="two texts",
-    client="pip",
-    package="letters",
-    version="1",
-    files="texts/*.txt",
-    read=data_readers.plain,
-    licence="CC0",
-    documents=2,
-    bytes=sum(len(FILES[f"texts/{n}.txt"].strip().encode()) for n in "ab"),
-    sha256=hashlib.sha256((row("a") + row("b")).encode()).hexdigest(),
+  about="two texts",
+  client="pip",
+  package="letters",
+  version="1",
+  files="texts/*.txt",
+  read=data_readers.plain,
+  licence="CC0",
+  documents=2,
+  bytes=sum(len(FILES[f"texts/{n}.txt"].strip().encode()) for n in "ab"),
+  sha256=hashlib.sha256((row("a") + row("b")).encode()).hexdigest(),
 )
 
 
@@ -83,9 +83,9 @@ def calls(tmp_path, monkeypatch):
   deb(tmp_path / "letters_2%3a1-1_all.deb")
   copy = lambda name: [sys.executable, "-c", COPY, str(tmp_path / name), str(log)]
   monkeypatch.setattr(
-      fetch_data,
-      "CLIENTS",
-      {"pip": (copy("letters.whl"), "==", ""), "apt": (copy("letters_2%3a1-1_all.deb"), "=", "")},
+    fetch_data,
+    "CLIENTS",
+    {"pip": (copy("letters.whl"), "==", ""), "apt": (copy("letters_2%3a1-1_all.deb"), "=", "")},
   )
   wrong = dataclasses.replace(GOOD, documents=3, package="wrong")
   monkeypatch.setattr(fetch_data, "SETS", {"letters": GOOD, "wrong": wrong})
@@ -117,7 +117,7 @@ def test_fetched_once_as_a_source(tmp_path, calls, capsys):
   assert run(tmp_path, "letters") == 0
   assert path.stat().st_mtime_ns == before and calls() == ["letters==1"]
   assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == [
-      *("letters-1", "letters.jsonl.xz", "letters.whl", "packages", "sources.json", "text")
+    *("letters-1", "letters.jsonl.xz", "letters.whl", "packages", "sources.json", "text")
   ]
 
 

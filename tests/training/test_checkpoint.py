@@ -24,8 +24,8 @@ P = jax.sharding.PartitionSpec
 def make_state(seed: int, rows: int = 64):
   k1, k2 = jax.random.split(jax.random.key(seed))
   params = {
-      "model": {"embed": {"embedding": jax.random.normal(k1, (rows, 128))}},
-      "thinking": {"step_size": jax.random.normal(k2, ())},
+    "model": {"embed": {"embedding": jax.random.normal(k1, (rows, 128))}},
+    "thinking": {"step_size": jax.random.normal(k2, ())},
   }
   opt = optax.adamw(1e-3).init(params)
   half = jax.random.normal(k2, (8, 8), jnp.bfloat16)

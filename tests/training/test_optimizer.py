@@ -12,8 +12,8 @@ from ebt_jax.training import optimizer
 
 PEAK, FLOOR, WARMUP, HORIZON = 0.8, 0.2, 4, 12
 PARAMS = {
-    "model": {"w": jnp.array([3.0, -2.0]), "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)}},
-    "thinking": {"step_size": jnp.asarray(5.0), "noise": jnp.asarray(0.5)},
+  "model": {"w": jnp.array([3.0, -2.0]), "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)}},
+  "thinking": {"step_size": jnp.asarray(5.0), "noise": jnp.asarray(0.5)},
 }
 LOUD = jax.tree.map(lambda p: 100.0 * p, PARAMS)
 
@@ -21,7 +21,7 @@ LOUD = jax.tree.map(lambda p: 100.0 * p, PARAMS)
 def config_of(thinking=None, model=None, **train):
   train = {"learning_rate": 0.1, "warmup": 0, "schedule": "constant", "weight_decay": 0.0, "clip": 0.0, **train}
   return Config(
-      model=ModelConfig(**(model or {})), thinking=ThinkingConfig(**(thinking or {})), train=TrainConfig(**train)
+    model=ModelConfig(**(model or {})), thinking=ThinkingConfig(**(thinking or {})), train=TrainConfig(**train)
   )
 
 
@@ -45,13 +45,15 @@ def test_the_learning_rate_rises_to_its_peak_falls_to_its_floor_and_stays():
   assert got[middle] == pytest.approx((PEAK + FLOOR) / 2)
   assert np.all(np.diff(got[WARMUP - 1 : HORIZON]) < 0)
   assert float(optimizer.schedule(PEAK, FLOOR, WARMUP, HORIZON, start=0.4)(0)) == pytest.approx(0.4 + 0.4 / WARMUP)
-  assert [float(optimizer.schedule(PEAK, FLOOR, 2, 0)(i)) for i in (0, 1, 2, 999)] == pytest.approx([0.4, 0.8, 0.8, 0.8])
+  assert [float(optimizer.schedule(PEAK, FLOOR, 2, 0)(i)) for i in (0, 1, 2, 999)] == pytest.approx(
+    [0.4, 0.8, 0.8, 0.8]
+  )
   assert float(optimizer.schedule(PEAK, FLOOR, 0, HORIZON)(0)) == pytest.approx(PEAK, rel=0.02)
 
 
 def test_each_group_follows_its_own_peak_to_its_own_floor():
   config = config_of(
-      {"step_size_lr_multiplier": 15.0}, learning_rate=0.01, warmup=5, steps=50, schedule="cosine", final_ratio=0.25
+    {"step_size_lr_multiplier": 15.0}, learning_rate=0.01, warmup=5, steps=50, schedule="cosine", final_ratio=0.25
   )
   rates = optimizer.rates(config)
   for i in (0, 4, 20, 49, 80):
@@ -85,12 +87,12 @@ def test_what_is_not_learnt_stays(learnt):
 
 
 @pytest.mark.parametrize(
-    "thinking, clip, factor",
-    [
-        ({}, 2.0, 2 / 5),
-        ({}, 6.0, 1.0),
-        ({"learn_step_size": False}, 2.0, 2 / 3),  # what is not learnt has no say
-    ],
+  "thinking, clip, factor",
+  [
+    ({}, 2.0, 2 / 5),
+    ({}, 6.0, 1.0),
+    ({"learn_step_size": False}, 2.0, 2 / 3),  # what is not learnt has no say
+  ],
 )
 def test_the_clip_uses_the_norm_of_everything_learnt_the_step_size_included(thinking, clip, factor):
   gradient = jax.tree.map(jnp.zeros_like, PARAMS)

@@ -15,10 +15,10 @@ from ebt_jax.training.step import make_train_step
 
 ROWS, S, V = 8, 6, 12
 EBT = Config(
-    model=ModelConfig(layers=2, heads=2, width=16, vocab_size=V),
-    thinking=ThinkingConfig(start="zeros"),  # no randomness that microbatches could change
-    train=TrainConfig(batch_size=ROWS, learning_rate=0.01, warmup=2, steps=50),
-    data=DataConfig(context_length=S),
+  model=ModelConfig(layers=2, heads=2, width=16, vocab_size=V),
+  thinking=ThinkingConfig(start="zeros"),  # no randomness that microbatches could change
+  train=TrainConfig(batch_size=ROWS, learning_rate=0.01, warmup=2, steps=50),
+  data=DataConfig(context_length=S),
 )
 TRANSFORMER = dataclasses.replace(EBT, model=dataclasses.replace(EBT.model, kind="transformer"))
 
