@@ -140,6 +140,6 @@ def test_a_written_token_is_counted_as_traced(options):
     logits, energy, _ = task.propose(params, state, key)
     return task.append(params, state, jnp.argmax(logits, -1)), energy
 
-  jaxpr = jax.jit(write).trace(params, state, jax.random.key(0)).jaxpr.jaxpr
+  jaxpr = jax.jit(write).trace(params, state, jax.random.split(jax.random.key(0), 1)).jaxpr.jaxpr
   steps = config.eval.steps or config.thinking.steps
   assert flops.token(config)["total"] == pytest.approx(products(jaxpr, steps), rel=0.001)

@@ -150,7 +150,8 @@ class Generator:
 
     def next_tokens(params, tokens, length, key, how):
       think_key, sample_key = jax.random.split(key)
-      return sample(task.predict(params, tokens, think_key)[:, length - 1], sample_key, how)
+      sample_keys = jax.random.split(sample_key, len(tokens))
+      return sample(task.predict(params, tokens, think_key)[:, length - 1], sample_keys, how)
 
     self._next = jax.jit(next_tokens, static_argnames="how")
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ebt_jax import parallel
+from ebt_jax import parallel, streams
 from ebt_jax.config import Config
 from ebt_jax.data.loader import eval_batches
 
@@ -23,10 +23,16 @@ class Evaluator:
 
   def __init__(self, task: Any, config: Config, mesh: jax.sharding.Mesh, windows: Any, token_bytes: np.ndarray):
     self._config, self._mesh, self._windows, self._token_bytes = config, mesh, windows, token_bytes
-    self._step = jax.jit(task.evaluate, out_shardings=parallel.replicated(mesh))
+    self._step = jax.jit(self._evaluate, out_shardings=parallel.replicated(mesh))
+    self._task = task
     parts = mesh.shape["replica"] * mesh.shape["data"]
     wanted = config.eval.batch_size or config.train.batch_size
     self._rows = math.ceil(wanted / parts) * parts  # padded rows weigh nothing, so any multiple will do
+
+  def _evaluate(self, params, batch, numbers):
+    """Each window draws by its own number, so that no result depends on how windows are batched."""
+    key = streams.key_for(self._config.eval.seed, streams.EVALUATE)
+    return self._task.evaluate(params, batch, streams.each(key, numbers))
 
   def __call__(self, params: Any, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Evaluates on the whole split, or on `eval.max_windows` of it.
@@ -40,10 +46,10 @@ class Evaluator:
     rows = parallel.process_rows(self._rows, self._mesh)
     sums: dict[str, np.ndarray] = {}
     tokens = n_bytes = 0.0
-    key = jax.random.key(self._config.eval.seed)
     for i, batch in enumerate(eval_batches(self._windows, self._rows, limit)):
-      device_batch = parallel.global_batch({k: v[rows] for k, v in batch.items()}, self._mesh)
-      result = jax.device_get(self._step(params, device_batch, jax.random.fold_in(key, i)))
+      numbers = np.arange(i * self._rows, (i + 1) * self._rows)
+      mine = parallel.global_batch({k: v[rows] for k, v in {**batch, "numbers": numbers}.items()}, self._mesh)
+      result = jax.device_get(self._step(params, {k: mine[k] for k in batch}, mine["numbers"]))
       for name, value in result.items():
         sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
       tokens += float(batch["weights"].sum())

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ebt_jax import streams
 from ebt_jax.config import ConfigError
 from ebt_jax.evaluation.sampling import Sampling, sample
 from ebt_jax.tasks import text
@@ -65,9 +66,10 @@ class Generator:
 
     def one(carry):
       i, ended, state, *seen = carry
-      think_key, sample_key = jax.random.split(jax.random.fold_in(key, first + i))
-      logits, energy, steps = self._task.propose(params, state, think_key)
-      token = sample(logits, sample_key, how)
+      of_rows = streams.each(jax.random.fold_in(key, first + i), jnp.arange(ended.shape[0]))
+      think_keys, sample_keys = streams.split(of_rows, 2)
+      logits, energy, steps = self._task.propose(params, state, think_keys)
+      token = sample(logits, sample_keys, how)
       # a thought that diverged ends its row; and as the energy is needed here, the compiler knows that nobody looks at
       # the cache any more when `append` writes to it, and makes no copy
       token = jnp.where(jnp.isfinite(energy), token, self._end)
@@ -107,7 +109,7 @@ class Generator:
           f"(config.data.context_length={self._capacity}); shorten it"
         )
     rows = [Written(list(map(int, p))) for p in prompts]
-    key = jax.random.key(seed)
+    key = streams.key_for(seed, streams.GENERATE)
     state, room = self._encode([r.prompt for r in rows])
     done = 0
     while done < max_tokens and not all(r.ended for r in rows):

@@ -32,8 +32,8 @@ class Sampling:
       raise ConfigError(f"--top_p: expected 0 < p <= 1, found {self.top_p}")
 
 
-def sample(logits: Float[Array, "b v"], key: PRNGKeyArray, how: Sampling) -> Int[Array, " b"]:
-  """One token a row."""
+def sample(logits: Float[Array, "b v"], keys: PRNGKeyArray, how: Sampling) -> Int[Array, " b"]:
+  """One token for each row, drawn with the key of the row."""
   if how.top_k == 1:
     return jnp.argmax(logits, -1)
   logits = logits / how.temperature
@@ -45,4 +45,4 @@ def sample(logits: Float[Array, "b v"], key: PRNGKeyArray, how: Sampling) -> Int
     before = jnp.cumsum(jax.nn.softmax(ordered, -1), -1) - jax.nn.softmax(ordered, -1)
     least = jnp.min(jnp.where(before < how.top_p, ordered, jnp.inf), -1, keepdims=True)
     logits = jnp.where(logits < least, -jnp.inf, logits)
-  return jax.random.categorical(key, logits, axis=-1)
+  return jax.vmap(jax.random.categorical)(keys, logits)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ebt_jax import chunks, losses, parallel, thinking
+from ebt_jax import chunks, losses, parallel, streams, thinking
 from ebt_jax.config import Config, ConfigError, ThinkingConfig
 from ebt_jax.data import text as text_data
 from ebt_jax.data import tokenizers
@@ -112,11 +112,11 @@ class TransformerText:
     loss, seen = chunks.summed(loss_of, kernel, arrays, size)
     return loss, {"final_loss": seen}
 
-  def evaluate(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
+  def evaluate(self, params: Any, batch: Batch, keys: PRNGKeyArray) -> dict[str, jax.Array]:
     """Sums over a batch: `loss` `[1]`."""
-    return {"loss": self.loss(params, batch, key)[0][None]}
+    return {"loss": self.loss(params, batch, keys)[0][None]}
 
-  def scores(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
+  def scores(self, params: Any, batch: Batch, keys: PRNGKeyArray) -> dict[str, jax.Array]:
     """`loss` of every token in nats, `[1, b, s]`."""
     logits = self.model.logits(params["model"], batch["tokens"][:, :-1])
     return {"loss": losses.token_losses(logits, batch["tokens"][:, 1:])[None]}
@@ -126,7 +126,7 @@ class TransformerText:
     cache = self.model.empty_cache(params["model"], tokens.shape[0], capacity)
     return Decoding(*self.model.extend(params["model"], cache, tokens, lengths))
 
-  def propose(self, params: Any, state: Decoding, key: PRNGKeyArray) -> Proposal:
+  def propose(self, params: Any, state: Decoding, keys: PRNGKeyArray) -> Proposal:
     """What comes next; the energy is the entropy in nats here, the step is one pass."""
     log_p = jax.nn.log_softmax(state.logits)
     entropy = -jnp.sum(jnp.exp(log_p) * log_p, -1)
@@ -251,13 +251,21 @@ class EBTText:
         "tokens": shape((s + 1,), jnp.int32), "weights": shape((s,), jnp.float32), "start": shape((s, v), jnp.float32)
     }  # fmt: skip
 
-  def verified(self, params: Any, tokens: Int[Array, "b s"], key: PRNGKeyArray, observe=None, **options):
-    """Thinks at every position as `eval` says; a `thinking.Verified` of `eval.candidates` and positions `[b, s]`."""
-    start_key, think_key = jax.random.split(key)
-    how, v = self.config.eval, self.config.model.vocab_size
-    start = self.space.start(start_key, (how.candidates, *tokens.shape, v))
+  def verified(self, params: Any, tokens: Int[Array, "b s"], keys: PRNGKeyArray, observe=None, **options):
+    """Thinks at every position as `eval` says; a `thinking.Verified` of `eval.candidates` and positions `[b, s]`.
+
+    Args:
+      keys: one for each row, `[b]`: what a row draws does not depend on the rows beside it.
+    """
+    start, think_keys = self.starts(keys, tokens.shape)
     contexts = self.contexts(params, tokens)
-    return self._think(params, contexts, start, think_key, observe=observe, **options)
+    return self._think(params, contexts, start, think_keys, observe=observe, **options)
+
+  def starts(self, keys, shape):
+    """Starts of `eval.candidates` `[n, b, s, v]`, and keys `[n, b]` to think with."""
+    n = self.config.eval.candidates
+    start_keys, think_keys = (streams.split(k, n) for k in streams.split(keys, 2))
+    return self.space.start(start_keys, (n, *shape, self.config.model.vocab_size)), think_keys
 
   def _think(self, params, contexts, start, key, **options):
     how = (self.config.thinking, self.config.eval)
@@ -265,7 +273,7 @@ class EBTText:
     options["several"] = model.energies
     return thinking.think_and_verify(model.energy, self.space, params, contexts, start, key, *how, **options)
 
-  def scores(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
+  def scores(self, params: Any, batch: Batch, keys: PRNGKeyArray) -> dict[str, jax.Array]:
     """What is known of every token: `loss` in nats after each step and `energy` before it `[t, b, s]`, `final_energy`
     `[b, s]`, thinking `steps` used `[b, s]`; all of the candidate that is kept."""
     targets = batch["tokens"][:, 1:]
@@ -273,7 +281,7 @@ class EBTText:
     def observe(x):
       return losses.token_losses(x, jnp.broadcast_to(targets, x.shape[:-1]))
 
-    found = self.verified(params, batch["tokens"][:, :-1], key, observe)
+    found = self.verified(params, batch["tokens"][:, :-1], keys, observe)
     return {
       "loss": found.best(found.observed, 1),
       "energy": found.best(found.energies, 1),
@@ -281,18 +289,18 @@ class EBTText:
       "steps": found.best(found.steps_used),
     }
 
-  def evaluate(self, params: Any, batch: Batch, key: PRNGKeyArray) -> dict[str, jax.Array]:
+  def evaluate(self, params: Any, batch: Batch, keys: PRNGKeyArray) -> dict[str, jax.Array]:
     """Sums over a batch: `loss` in nats after each step, the `energy` before each step and at the end, `[steps]` and
     `[steps + 1]`, and the `steps` used, `[1]`."""
     groups = chunks.row_groups(*batch["weights"].shape, self.config.model.vocab_size * self.config.eval.candidates)
     if groups == 1:
-      return self._evaluate(params, batch, key)
-    parts = (parallel.deal_rows(batch, groups), jax.random.split(key, groups))
+      return self._evaluate(params, batch, keys)
+    parts = parallel.deal_rows((batch, keys), groups)
     sums = jax.lax.map(lambda part: self._evaluate(params, *part), parts)
     return jax.tree.map(lambda a: jnp.sum(a, 0), sums)
 
-  def _evaluate(self, params, batch, key):
-    found, weights = self.scores(params, batch, key), batch["weights"]
+  def _evaluate(self, params, batch, keys):
+    found, weights = self.scores(params, batch, keys), batch["weights"]
     energies = jnp.concatenate([found["energy"], found["final_energy"][None]])
 
     def total(a):
@@ -326,15 +334,16 @@ class EBTText:
 
     return Decoding(jax.vmap(one)(self._landscapes()), None)
 
-  def propose(self, params: Any, state: Decoding, key: PRNGKeyArray) -> Proposal:
+  def propose(self, params: Any, state: Decoding, keys: PRNGKeyArray) -> Proposal:
     """Thinks about the next position alone.
 
     `eval.candidates` thoughts of different starts share the cache; `eval.choose` says which counts.
+
+    Args:
+      keys: one for each row, `[b]`.
     """
-    start_key, think_key = jax.random.split(key)
-    rows = state.context.positions.shape[1]  # [landscapes, b, 1]
-    start = self.space.start(start_key, (self.config.eval.candidates, rows, 1, self.config.model.vocab_size))
-    found = self._think(params, state.context, start, think_key)
+    start, think_keys = self.starts(keys, (len(keys), 1))
+    found = self._think(params, state.context, start, think_keys)
     return Proposal(*(found.best(a)[:, 0] for a in (found.candidates, found.final, found.steps_used)))
 
   def append(self, params: Any, state: Decoding, tokens: Int[Array, " b"]) -> Decoding:

@@ -51,7 +51,14 @@ class Space:
 
   def disturb(self, x: Any, key: PRNGKeyArray, scale: jax.Array, noise: jax.Array | None = None) -> Any:
     """Adds Langevin noise, drawn from `key` unless it is given."""
-    return x + scale * (self.noise(key, x.shape, x.dtype) if noise is None else noise)
+    return x + scale * (self.draw(key, x.shape, x.dtype) if noise is None else noise)
+
+  def draw(self, keys: PRNGKeyArray, shape: tuple[int, ...], dtype=float) -> jax.Array:
+    """`noise` from one key; from an array of keys, one for each index of the leading axes that the array has."""
+    if not keys.ndim:
+      return self.noise(keys, shape, dtype)
+    drawn = jax.vmap(lambda key: self.noise(key, shape[keys.ndim :], dtype))(keys.reshape(-1))
+    return drawn.reshape(shape)
 
   def noise(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype=float) -> jax.Array:
     """Standard normal."""
@@ -89,7 +96,7 @@ class Euclidean(Space):
   bound: float = 0.0  # b > 0: candidates stay in [-b, b]
 
   def start(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    return self.start_scale * self.noise(key, shape) if self.start_scale else jnp.zeros(shape)
+    return self.start_scale * self.draw(key, shape) if self.start_scale else jnp.zeros(shape)
 
   def embed(self, params: Any, p: jax.Array) -> jax.Array:
     return self.embedding(params, p) if self.embedding else p
@@ -112,7 +119,7 @@ class Simplex(Space):
   sharpen: float = 0.0
 
   def start(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*p v"]:
-    return self.start_scale * self.noise(key, shape) if self.start_scale else jnp.zeros(shape)
+    return self.start_scale * self.draw(key, shape) if self.start_scale else jnp.zeros(shape)
 
   def noise(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype=float) -> Float[Array, "*p v"]:
     """Standard normal; each position has a key of its own, so that any of them can be drawn alone."""

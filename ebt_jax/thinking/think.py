@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
-from ebt_jax import chunks
+from ebt_jax import chunks, streams
 from ebt_jax.config import EvalConfig, ThinkingConfig
 from ebt_jax.thinking import descent
 
@@ -110,7 +110,7 @@ def stepper(energy, space, config: ThinkingConfig, training: bool, slope, how: E
 
     if trained_noise or how.noise:
       noise = None if draws.noise is None else jnp.asarray(draws.noise)[i]
-      x = space.disturb(x, jax.random.fold_in(key, 1 + i), sigma(thinking, landscape), noise)
+      x = space.disturb(x, streams.fold(key, 1 + i), sigma(thinking, landscape), noise)
     context = at_landscape(contexts, landscape)
     return descent.step(slope, space, params["model"], context, x, landscape, size, bound)
 

@@ -29,15 +29,18 @@ def shapes(config: Config) -> str:
   batch = {k: jax.ShapeDtypeStruct(*v) for k, v in batch.items()}
   state = jax.eval_shape(lambda: state_lib.fresh(task, config))
   _, metrics = jax.eval_shape(make_train_step(task, config), state, batch)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  jax.eval_shape(task.evaluate, state.params, batch, key)
+
+  def keys(rows):
+    return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+
+  jax.eval_shape(task.evaluate, state.params, batch, keys(config.train.batch_size))
   prompt = jax.ShapeDtypeStruct((1, config.data.context_length), jnp.int32)
   length = jax.ShapeDtypeStruct((1,), jnp.int32)
   cache = jax.eval_shape(
     lambda p, t, n: task.prefill(p, t, n, config.data.context_length), state.params, prompt, length
   )
   jax.eval_shape(
-    lambda p, c, n, k: task.append(p, c, task.propose(p, c, k).logits.argmax(-1)), state.params, cache, length, key
+    lambda p, c, n, k: task.append(p, c, task.propose(p, c, k).logits.argmax(-1)), state.params, cache, length, keys(1)
   )
   rows = [
     f"{jax.tree_util.keystr(path, simple=True, separator='/'):<44} {str(tuple(a.shape)):<24} {a.dtype} {a.size:>13,}"

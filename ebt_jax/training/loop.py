@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from ebt_jax import config as config_lib
-from ebt_jax import flops, metrics, parallel, thinking
+from ebt_jax import flops, metrics, parallel, streams, thinking
 from ebt_jax.chrono import Chrono
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.data.loader import TextLoader
@@ -82,7 +82,6 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
       make_train_step(task, config), donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh))
     )
     evaluator = Evaluator(task, config, mesh, data.held_out, tokenizer.token_bytes)
-    bytes_per_token = data.summary["train_bytes"] / max(1, data.summary["train_tokens"])
     writer, evaluated = None, set()
     if main_process:
       writer = metrics.MetricsWriter(folder)
@@ -92,7 +91,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
 
     def finish(pending):
       """Reads the metrics of a step that the device has been working on meanwhile."""
-      step, values = pending
+      step, values, bytes_per_token = pending
       values = {k: float(v) for k, v in jax.device_get(values).items()}
       chrono.tick(step, int(values.pop("tokens")))
       if values["skipped_in_row"] >= config.train.max_bad_steps:
@@ -120,7 +119,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     def look(step, batch):
       """Logs how thinking goes on the batch of this step, and warns, once for each kind of trouble."""
       with chrono.pause():
-        key = jax.random.fold_in(jax.random.key(config.seed + 2), step)
+        key = jax.random.fold_in(streams.key_for(config.seed, streams.DIAGNOSE), step)
         values = {k: float(v) for k, v in jax.device_get(health_fn(state.params, batch, key)).items()}
       if writer:
         writer.write(step, {f"health/{k}": v for k, v in values.items()})
@@ -146,11 +145,13 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     # the order within a step matters for exact resumption: update, log, evaluate, save
     pending = None
     for step in range(start + 1, config.train.steps + 1):
-      batch = parallel.global_batch(loader.batch(step - 1, rows), mesh)
+      rows_here = loader.batch(step - 1, rows)
+      batch = parallel.global_batch(rows_here, mesh)
       state, values = step_fn(state, batch)
       if pending:
         finish(pending)
-      pending = (step, values)
+      n_bytes = float((tokenizer.token_bytes[rows_here["tokens"][:, 1:]] * rows_here["weights"]).sum())
+      pending = (step, values, n_bytes / max(1.0, float(rows_here["weights"].sum())))
       stopping = _agreed(stop.asked, step, config)  # read once: the signal may come at any moment
       evaluates = config.eval.every and step % config.eval.every == 0 and step < config.train.steps
       saves = config.checkpoint.every and step % config.checkpoint.every == 0

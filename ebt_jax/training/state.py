@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ebt_jax import config as config_lib
-from ebt_jax import parallel, thinking
+from ebt_jax import parallel, streams, thinking
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.training import optimizer
 
@@ -24,7 +24,7 @@ class TrainState(NamedTuple):
 
 def fresh(task: Any, config: Config) -> TrainState:
   """The state of step 0, from the seed."""
-  params = task.init(jax.random.key(config.seed))
+  params = task.init(streams.key_for(config.seed, streams.INIT))
   zero = jnp.zeros((), jnp.int32)
   return TrainState(zero, params, optimizer.make(config).init(params), zero, zero, empty_replay(task, config))
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ebt_jax import config as config_lib
-from ebt_jax import parallel, thinking
+from ebt_jax import parallel, streams, thinking
 from ebt_jax.config import Config
 from ebt_jax.training import optimizer
 from ebt_jax.training.state import TrainState
@@ -44,7 +44,7 @@ def make_train_step(task: Any, config: Config) -> Callable[[TrainState, dict], t
     return sums, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), finished)
 
   def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-    key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
+    key = jax.random.fold_in(streams.key_for(config.seed, streams.TRAIN), state.step)
     fresh = counted = jnp.sum(batch["weights"])
     if replays:
       rows, there = thinking.draw_replay(state.replay, jax.random.fold_in(key, _REPLAY), replays)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from ebt_jax import config as config_lib
-from ebt_jax import metrics, parallel
+from ebt_jax import metrics, parallel, streams
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.data.loader import eval_batches
 from ebt_jax.tasks import text
@@ -85,9 +85,11 @@ def scores(model: Model, windows: Any, count: int, **how) -> dict[str, np.ndarra
   `target`, `bytes`."""
   task = model.task(**how)
   score, found = jax.jit(task.scores), {}
+  key = streams.key_for(how.get("seed", 0), streams.EVALUATE)
   for i, batch in enumerate(batches(windows, count)):
     counts = batch["weights"] > 0
-    seen = jax.device_get(score(model.params, batch, jax.random.fold_in(jax.random.key(how.get("seed", 0)), i)))
+    rows = len(batch["tokens"])
+    seen = jax.device_get(score(model.params, batch, streams.each(key, np.arange(i * rows, (i + 1) * rows))))
     seen["target"] = batch["tokens"][:, 1:]
     for name, value in seen.items():
       found.setdefault(name, []).append(value[..., counts])

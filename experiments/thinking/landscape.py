@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import thinking
+from ebt_jax import streams, thinking
 from experiments.thinking import common
 
 
@@ -41,9 +41,9 @@ def main():
   tokens, targets = jnp.asarray(batch["tokens"][:, :-1]), batch["tokens"][:, 1:]
   task = model.task(steps=args.steps)
   contexts = task.contexts(model.params, tokens)
-  key = jax.random.key(0)
-  found = jax.jit(lambda p, t, k: task.verified(p, t, k, observe=lambda x: x))(model.params, tokens, key)
-  start = task.space.start(jax.random.split(key)[0], (1, *tokens.shape, model.config.model.vocab_size))
+  keys = streams.each(streams.key_for(0, streams.EVALUATE), np.arange(len(tokens)))
+  found = jax.jit(lambda p, t, k: task.verified(p, t, k, observe=lambda x: x))(model.params, tokens, keys)
+  start, _ = task.starts(keys, tokens.shape)
   path = np.concatenate([np.asarray(jax.nn.softmax(start))[None, 0], np.asarray(jax.nn.softmax(found.observed))[:, 0]])
   thought = np.asarray(jax.nn.log_softmax(found.observed[-1, 0]))
   loss = -np.take_along_axis(thought, targets[..., None], -1)[..., 0]

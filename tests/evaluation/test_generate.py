@@ -135,9 +135,10 @@ def many_candidates(count, capacity, **model):
 def test_of_many_candidates_the_one_of_least_energy_is_kept():
   count = 4
   task, params, tokens, lengths, state = many_candidates(count, CAPACITY, variant="time_embed")
-  logits, energies, steps = jax.jit(task.propose)(params, state, jax.random.key(7))
+  keys = jax.random.split(jax.random.key(7))  # one for each row
+  logits, energies, steps = jax.jit(task.propose)(params, state, keys)
   assert steps.tolist() == [task.eval_steps] * 2
-  starts = task.space.start(jax.random.split(jax.random.key(7))[0], (count, 2, 1, V))
+  starts, _ = task.starts(keys, (2, 1))
   config = dataclasses.replace(task.config.thinking, steps=task.eval_steps + 1)
 
   @jax.jit
@@ -166,7 +167,8 @@ def test_many_candidates_share_one_cache():
       for inner in jaxprs_in_params(equation.params):
         yield from shapes(inner)
 
-  found = set(shapes(jax.make_jaxpr(task.propose)(params, state, jax.random.key(0)).jaxpr))
+  keys = jax.random.split(jax.random.key(0))
+  found = set(shapes(jax.make_jaxpr(task.propose)(params, state, keys).jaxpr))
   entries = [s for s in found if capacity in s and s[-1] == task.config.model.head_dim]
   assert entries and all(np.prod(s) <= one_layer for s in entries)
 

@@ -13,7 +13,7 @@ P = np.array([[0.4, 0.05, 0.3, 0.15, 0.1], [0.02, 0.9, 0.03, 0.04, 0.01]])
 
 def frequencies(how, n=20_000):
   keys = jax.random.split(jax.random.key(0), n)
-  tokens = jax.jit(jax.vmap(lambda key: sample(jnp.log(jnp.asarray(P, jnp.float32)), key, how)))(keys)
+  tokens = jax.jit(jax.vmap(lambda key: sample(jnp.log(jnp.asarray(P, jnp.float32)), jax.random.split(key), how)))(keys)
   return np.stack([np.bincount(row, minlength=5) for row in tokens.T]) / n
 
 

@@ -93,7 +93,7 @@ def problem(attention, candidates=1, gradient="each", **model):
 
 
 def evaluated(task, params, batch):
-  return jax.jit(lambda params, batch: task.evaluate(params, batch, jax.random.key(2)))(params, batch)
+  return jax.jit(lambda params, batch: task.evaluate(params, batch, jax.random.split(jax.random.key(2), len(batch["tokens"]))))(params, batch)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from ebt_jax import chunks, losses, parallel, thinking
 from ebt_jax.config import Config, EvalConfig, MeshConfig, ModelConfig, ThinkingConfig
 from ebt_jax.tasks.text import make_task
 
+KEYS = jax.random.split(jax.random.key(0), 4)  # one for each row
 MODEL = ModelConfig(layers=1, heads=2, width=8, vocab_size=19)
 RANDOM = {"noise": 0.3, "random_step_size": 2.0, "random_steps_min": 1, "steps": 3}
 CASES = {
@@ -78,9 +79,9 @@ def test_chunks_are_what_is_held(case):
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_evaluation_in_groups_of_rows_is_that_of_all(monkeypatch, devices):
-  task, params, batch = problem({}, {"start": "zeros"})
+  task, params, batch = problem({}, {"noise": 0.3, "eval_noise": True})
   with jax.set_mesh(parallel.make_mesh(MeshConfig(), jax.devices()[:devices])):
-    evaluate = lambda: jax.jit(lambda *args: task.evaluate(*args))(params, batch, jax.random.key(0))
+    evaluate = lambda: jax.jit(lambda *args: task.evaluate(*args))(params, batch, KEYS)
     whole = evaluate()
     monkeypatch.setattr(chunks, "WHOLE_BYTES", 4 * 6 * 19)  # one row
     assert chunks.row_groups(4, 6, 19) == 4 // devices
@@ -91,14 +92,14 @@ def test_the_best_of_several_candidates_is_what_is_evaluated():
   task, params, batch = problem({"variant": "time_embed"}, {"landscapes": 2})
   how = EvalConfig(steps=3, candidates=4)
   task = dataclasses.replace(task, config=dataclasses.replace(task.config, eval=how))
-  scores = jax.jit(task.scores)(params, batch, jax.random.key(0))
-  found = task.verified(params, batch["tokens"][:, :-1], jax.random.key(0))
+  scores = jax.jit(task.scores)(params, batch, KEYS)
+  found = task.verified(params, batch["tokens"][:, :-1], KEYS)
   best = np.asarray(found.final).argmin(0)
   chosen = np.take_along_axis(np.asarray(found.candidates), best[None, ..., None], 0)[0]
   nll = losses.token_losses(jnp.asarray(chosen), batch["tokens"][:, 1:])
   np.testing.assert_allclose(scores["loss"][-1], nll, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(scores["final_energy"], np.asarray(found.final).min(0), rtol=1e-4, atol=1e-5)
-  sums = jax.jit(task.evaluate)(params, batch, jax.random.key(0))
+  sums = jax.jit(task.evaluate)(params, batch, KEYS)
   np.testing.assert_allclose(sums["loss"][-1], np.sum(nll * batch["weights"]), rtol=1e-4)
   assert sums["loss"].shape == (3,) and sums["energy"].shape == (4,) and sums["steps"] == 3 * batch["weights"].sum()
 
