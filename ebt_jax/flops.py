@@ -5,7 +5,7 @@ count is wrong for loops (it counts their body once). Recomputation in the backw
 but is no progress. What candidates over large vocabularies rebuild of themselves (`spaces.ChunkedSimplex`) is left out.
 """
 
-from ebt_jax.config import Config, replayed
+from ebt_jax.config import Config
 
 PARTS = ("trunk", "context", "candidate", "vocabulary", "modulation")
 
@@ -97,7 +97,7 @@ def train_row(config: Config, stores: bool = False) -> dict[str, int]:
     # learnt steps whose start has a derivative too, which goes back through the embedding
     path = t.step_size_path and (t.learn_step_size or t.learn_noise)
     started = {"each": 0, "last": int(path), "unrolled": learnt}[t.gradient]
-    contrast = int(t.contrastive > 0)  # energy of the truth: forward and backward
+    contrast = int(t.authors.contrastive > 0)  # energy of the truth: forward and backward
     out = {
       "context": 3 * contexts * part["context"],
       # forward, inner gradient, and the second order's reverse of both
@@ -128,7 +128,7 @@ def train_row(config: Config, stores: bool = False) -> dict[str, int]:
 
 def _rows(config: Config) -> int:
   """Rows of a training step: the batch and what is replayed beside it."""
-  return config.train.batch_size + replayed(config)
+  return config.train.batch_size + config.replayed_rows
 
 
 def train_step(config: Config) -> int:

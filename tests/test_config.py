@@ -38,8 +38,8 @@ BAD = [
   ({"thinking.random_steps_min": 2, "thinking.landscapes": 2}, "allow (1); raise thinking.steps"),
   ({"thinking.landscapes": 3}, "config.thinking.landscapes: 3 landscapes need at least as many steps, found steps=2"),
   ({"thinking.gradient": "lsat"}, "config.thinking.gradient: no choice 'lsat'; did you mean last?"),
-  ({"thinking.contrastive": 1.0, "thinking.normalize": "never"}, "set thinking.normalize"),
-  ({"model.embedder": "tied", "thinking.normalize": "never"}, "set thinking.normalize"),
+  ({"thinking.authors.contrastive": 1.0, "thinking.authors.normalize": "never"}, "set thinking.authors.normalize"),
+  ({"model.embedder": "tied", "thinking.authors.normalize": "never"}, "set thinking.authors.normalize"),
   ({"model.size": "smal"}, "config.model.size: no size 'smal'; did you mean small"),
   ({"model.size": ""}, "or set layers, heads and width"),
   ({"model.width": 30, "model.heads": 4}, "config.model.width: 30 must divide by heads (4) into an even head width"),
@@ -110,9 +110,12 @@ def test_a_resumed_run_may_change_what_does_not_change_training_and_nothing_else
   base, free = Config(), set()
   for key in config_lib.keys():
     *groups, name = key.split(".")[1:]
-    part = getattr(base, groups[0]) if groups else base
-    part = dataclasses.replace(part, **{name: other(getattr(part, name))})
-    changed = dataclasses.replace(base, **{groups[0]: part}) if groups else part
+    parts = [base]
+    for group in groups:
+      parts.append(getattr(parts[-1], group))
+    changed = dataclasses.replace(parts[-1], **{name: other(getattr(parts[-1], name))})
+    for group, part in zip(reversed(groups), reversed(parts[:-1])):
+      changed = dataclasses.replace(part, **{group: changed})
     key = key.removeprefix("config.")
     found = config_lib.differences(base, changed)
     if found:
@@ -121,7 +124,7 @@ def test_a_resumed_run_may_change_what_does_not_change_training_and_nothing_else
       free.add(key)
   assert free == {
       "mesh.replica", "mesh.data", "mesh.model",
-      "checkpoint.every", "checkpoint.keep", "checkpoint.keep_every",
+      "checkpoint.every", "checkpoint.minutes", "checkpoint.keep", "checkpoint.keep_every",
       "eval.every", "eval.batch_size", "eval.max_windows", "eval.steps", "eval.candidates",
       "eval.seed", "eval.steps_of", "eval.tolerance", "eval.choose", "eval.accept", "eval.step_size_factor",
       "eval.noise", "eval.adjust",
@@ -129,3 +132,38 @@ def test_a_resumed_run_may_change_what_does_not_change_training_and_nothing_else
       "train.log_every", "train.health_every", "train.max_bad_steps", "model.remat", "model.vocab_chunk", "model.attention",
       "model.attention_block",
   }  # fmt: skip
+
+
+def test_a_finished_schedule_may_be_given_more_steps():
+  """Where the learning rate does not depend on how many there are."""
+
+  def more(**train):
+    base = resolve({"train": {"steps": 300, **train}})
+    return config_lib.differences(base, resolve({"train": {"steps": 400, **train}}))
+
+  assert more() == ["train.steps: 300 -> 400"] and not more(schedule="constant") and not more(schedule_steps=500)
+
+
+def test_moved_keys_say_where_they_are_and_old_runs_load(tmp_path):
+  with pytest.raises(ConfigError, match="config.thinking.normalize: is now config.thinking.authors.normalize"):
+    resolve({"thinking": {"normalize": "first"}})
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps({"thinking": {"clip_gradient": 0.5, "steps": 3}}), encoding="utf-8")
+  loaded = config_lib.load(path).thinking
+  assert (loaded.authors.clip_gradient, loaded.steps) == (0.5, 3)
+
+
+def test_keys_are_set_by_strings_of_their_own_type():
+  set_keys = config_lib.set_keys
+  c = set_keys(resolve({}), ["eval.steps=6", "thinking.learn_step_size=false", "config.eval.tolerance=1", "task=a.b:c"])
+  assert (c.eval.steps, c.thinking.learn_step_size, c.eval.tolerance, c.task) == (6, False, 1.0, "a.b:c")
+  for text, words in {
+    "eval.stesp=6": "no such key; did you mean eval.steps",
+    "eval.steps": "expected KEY=VALUE",
+    "eval.steps=many": "--set eval.steps: expected int, found 'many' (str)",
+    "eval.steps=-1": "config.eval.steps: expected at least 0, found -1",
+    "thinking.sharpen=2": "thinking.sharpen is now thinking.authors.sharpen",
+  }.items():
+    with pytest.raises(ConfigError) as e:
+      set_keys(resolve({}), [text])
+    assert words in str(e.value)

@@ -21,12 +21,12 @@ PACKAGES = {
   "pyarrow": ("data/", "inside"),
   "tokenizers": ("data/", "inside"),
   "tensorboardX": ("metrics.py", "inside"),
-  "ml_collections": ("main.py config.py", "inside"),
+  "ml_collections": ("main.py config/", "inside"),
   "scipy": ("scaling.py", "top"),
 }
 NEVER = {"configs", "experiments", "tests", "tools", "torch", "tensorflow"}
 WITHOUT_JAX = (
-  "config.py",
+  "config/",
   "chrono.py",
   "metrics.py",
   "flops.py",

@@ -24,9 +24,10 @@ class AuthorsText(EBTText):
 
   def __post_init__(self):
     m, t = self.config.model, self.config.thinking
-    plain = (m.norm, m.activation, m.embedder, t.normalize) == ("rms", "silu", "linear", "every")
-    extras = t.noise or t.random_steps_min or t.random_step_size > 1 or t.clip_gradient or t.clip_candidate
-    extras = extras or t.sharpen or t.soften_targets or t.contrastive
+    a = t.authors
+    plain = (m.norm, m.activation, m.embedder, a.normalize) == ("rms", "silu", "linear", "every")
+    extras = t.noise or t.random_steps_min or t.random_step_size > 1 or a.clip_gradient or a.clip_candidate
+    extras = extras or a.sharpen or a.soften_targets or a.contrastive
     if m.variant not in ("default", "time_embed") or not plain or extras:
       raise ValueError("tools/authors.py knows the variants default and time_embed without further options")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ebt_jax.config import ConfigError, ModelConfig, ThinkingConfig
+from ebt_jax.config import AuthorsConfig, ConfigError, ModelConfig, ThinkingConfig
 
 _LAYER = {
   "attention.wq.weight": "attention/q/kernel",
@@ -156,15 +156,17 @@ def thinking_config(**h) -> ThinkingConfig:
     random_steps_of="final" if h.get("randomize_mcmc_num_steps_final_landscape") else "every",
     noise=h.get("langevin_dynamics_noise", 0.0),
     learn_noise=h.get("langevin_dynamics_noise_learnable", False),
-    eval_noise=True,
     gradient="last" if truncate else "each" if detach else "unrolled",
     step_size_path=not detach,
     start=start,
     start_scale=h.get("gaussian_random_noise_scaling", 1.0),
-    normalize=normalize,
-    clip_gradient=h.get("clamp_futures_grad_max_change", 0.0) if h.get("clamp_futures_grad") else 0.0,
-    clip_candidate=h.get("absolute_clamp", 0.0),
-    sharpen=h.get("sharpen_predicted_distribution", 0.0),
-    soften_targets=h.get("soften_target_prob_dist", 0.0),
-    contrastive=h.get("contrastive_loss_coeff", 0.0) if h.get("contrastive_loss") else 0.0,
+    authors=AuthorsConfig(
+      eval_noise=True,
+      normalize=normalize,
+      clip_gradient=h.get("clamp_futures_grad_max_change", 0.0) if h.get("clamp_futures_grad") else 0.0,
+      clip_candidate=h.get("absolute_clamp", 0.0),
+      sharpen=h.get("sharpen_predicted_distribution", 0.0),
+      soften_targets=h.get("soften_target_prob_dist", 0.0),
+      contrastive=h.get("contrastive_loss_coeff", 0.0) if h.get("contrastive_loss") else 0.0,
+    ),
   )

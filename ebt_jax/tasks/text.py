@@ -153,20 +153,20 @@ class EBTText:
     return thinking.Simplex(
       table=lambda model: self.model.table(parallel.gather_tables(model)),
       start_scale=t.start_scale if t.start == "noise" else 0.0,
-      normalize=t.normalize,
-      clip=t.clip_candidate,
-      sharpen=t.sharpen,
+      normalize=t.authors.normalize,
+      clip=t.authors.clip_candidate,
+      sharpen=t.authors.sharpen,
     )
 
   def training_space(self, rows: int, length: int) -> thinking.Simplex:
     """`space`, or the same a few positions at a time where the vocabulary makes candidates too large to hold."""
     m, t, space = self.config.model, self.config.thinking, self.space
     size = chunks.positions(rows, length, m.vocab_size, m.vocab_chunk)
-    if size >= length or t.normalize != "every" or t.clip_gradient:
+    if size >= length or t.authors.normalize != "every" or t.authors.clip_gradient:
       return space
     path = t.gradient == "last" and t.step_size_path and (t.learn_step_size or t.learn_noise)
     settings = {f.name: getattr(space, f.name) for f in dataclasses.fields(space)}
-    if not t.soften_targets:  # which shares out some of each target over the vocabulary, padding included
+    if not t.authors.soften_targets:  # which shares out some of each target over the vocabulary, padding included
       settings["table"] = lambda model: parallel.slice_vocabulary(self.model.table(model), 0)
     return thinking.ChunkedSimplex(
       **settings,
@@ -360,8 +360,8 @@ class EBTText:
     t: ThinkingConfig = self.config.thinking
     targets, weights = batch["tokens"][:, 1:], batch["weights"]
     arrays = (targets, weights)
-    if t.soften_targets:
-      smoothing = t.soften_targets * (count - 1 - i) / jnp.maximum(count - 1, 1)
+    if t.authors.soften_targets:
+      smoothing = t.authors.soften_targets * (count - 1 - i) / jnp.maximum(count - 1, 1)
       arrays += (jnp.broadcast_to(smoothing, weights.shape),)
 
     def loss_of(x, arrays):
@@ -371,8 +371,8 @@ class EBTText:
     loss, seen = space.summed(params["model"], x, loss_of, arrays)
     seen = {"loss": seen, "energy": jnp.sum(weights * energies)}
     total = loss if t.gradient == "last" else loss / count
-    if t.contrastive:
-      total = total + t.contrastive * self._contrast(params, contexts, batch, energies, i == count - 1)
+    if t.authors.contrastive:
+      total = total + t.authors.contrastive * self._contrast(params, contexts, batch, energies, i == count - 1)
     return total, seen
 
   def _contrast(self, params, contexts, batch, energies, is_last):

@@ -26,7 +26,7 @@ class Draws(NamedTuple):
   """The randomness of one thought, for callers that bring their own; None is drawn from the key."""
 
   step_size: Float[Array, "*p 1"] | None = None  # uniform in [0, 1)
-  noise: Float[Array, "n *x"] | None = None  # standard normal, one for each step
+  noise: Float[Array, " n *x"] | None = None  # standard normal, one for each step
   repeats: Int[Array, " m"] | None = None  # how often each landscape is descended
 
 
@@ -42,7 +42,7 @@ class Thoughts(NamedTuple):
   """Outcome of thinking; per-step values are those of `steps_used` steps, what follows repeats nothing (zeros)."""
 
   candidate: jax.Array
-  energies: Float[Array, "n *p"]  # before each step
+  energies: Float[Array, " n *p"]  # before each step
   observed: Any  # what `observe` saw after each step, stacked
   steps_used: Any
 
@@ -80,7 +80,7 @@ def stepper(energy, space, config: ThinkingConfig, training: bool, slope, how: E
   """
   slope = slope(energy)
   how = EvalConfig() if training else how
-  trained_noise = config.noise > 0 and (training or config.eval_noise)
+  trained_noise = config.noise > 0 and (training or config.authors.eval_noise)
 
   def adjusted(landscape, new, old):
     return jnp.where(landscape == config.landscapes - 1, new, old) if how.adjust == "final" else new
@@ -96,7 +96,7 @@ def stepper(energy, space, config: ThinkingConfig, training: bool, slope, how: E
     base = jnp.maximum(thinking["step_size"], config.step_size_min)
     if how.step_size_factor != 1:
       base = base * adjusted(landscape, how.step_size_factor, 1.0)
-    bound = config.clip_gradient / base if config.clip_gradient else None
+    bound = config.authors.clip_gradient / base if config.authors.clip_gradient else None
 
     def size(y):
       if not (training and config.random_step_size > 1):

@@ -18,11 +18,11 @@ from ebt_jax.thinking.think import Draws, Schedule, at_landscape, schedule, step
 class Verified(NamedTuple):
   """What came of `n` candidates for each position `*p`. `best` of every array is the kept candidate's."""
 
-  candidates: Float[Array, "n *p v"]
-  energies: Float[Array, "t n *p"]  # before each step of the budget; a finished candidate repeats its last
-  final: Float[Array, "n *p"]  # energy of the finished candidates at the last landscape, free of noise
+  candidates: Float[Array, " n *p v"]
+  energies: Float[Array, " t n *p"]  # before each step of the budget; a finished candidate repeats its last
+  final: Float[Array, " n *p"]  # energy of the finished candidates at the last landscape, free of noise
   observed: Any  # what `observe` saw after each step, stacked; a finished candidate repeats its last
-  steps_used: Int[Array, "n *p"]
+  steps_used: Int[Array, " n *p"]
   kept: Int[Array, "*p"]  # which candidate each position keeps
 
   def best(self, array: jax.Array, axis: int = 0) -> jax.Array:
@@ -46,7 +46,7 @@ def think_and_verify(
   space: Any,
   params: Any,
   contexts: Any,
-  candidates0: Float[Array, "n *p v"],
+  candidates0: Float[Array, " n *p v"],
   key: PRNGKeyArray,
   config: ThinkingConfig,
   how: EvalConfig = EvalConfig(),
@@ -114,7 +114,7 @@ def think_and_verify(
     return jax.tree.map(lambda s: jnp.zeros((plan.longest, *s.shape), s.dtype), shapes)
 
   energies, observed = room(candidates0)
-  finished: Bool[Array, n * p] = jnp.zeros(energies.shape[1:], bool)
+  finished: Bool[Array, " n *p"] = jnp.zeros(energies.shape[1:], bool)
   carry = (jnp.int32(0), candidates0, energies[0], finished, jnp.zeros(finished.shape, jnp.int32), energies, observed)
   if how.tolerance:
     carry = jax.lax.while_loop(going, body, carry)

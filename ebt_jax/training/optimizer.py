@@ -34,7 +34,7 @@ def schedule(peak: float, floor: float, warmup: int, horizon: int, start: float 
 def rates(config: Config) -> dict[str, optax.Schedule]:
   """The schedule of each group; every group falls to the same fraction of its own peak."""
   r = config.train
-  horizon = (r.schedule_steps or r.steps) if r.schedule == "cosine" else 0
+  horizon = r.horizon if r.schedule == "cosine" else 0
 
   def scaled(factor):
     peak = factor * r.learning_rate

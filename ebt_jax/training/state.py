@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ebt_jax import config as config_lib
 from ebt_jax import parallel, streams, thinking
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.training import optimizer
@@ -31,7 +30,7 @@ def fresh(task: Any, config: Config) -> TrainState:
 
 def empty_replay(task: Any, config: Config) -> Any:
   """The replay buffer that the config asks for, as large as `thinking.replay_gb` lets it be; () for none."""
-  t, drawn = config.thinking, config_lib.replayed(config)
+  t, drawn = config.thinking, config.replayed_rows
   if not drawn:
     return ()
   rows = thinking.replay_capacity(t.replay_rows, task.replay_row(), t.replay_gb)

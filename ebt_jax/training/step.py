@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ebt_jax import config as config_lib
 from ebt_jax import parallel, streams, thinking
 from ebt_jax.config import Config
 from ebt_jax.training import optimizer
@@ -19,7 +18,7 @@ def make_train_step(task: Any, config: Config) -> Callable[[TrainState, dict], t
   """`(state, batch) -> (state, metrics)`, to be jitted with the state donated. Metrics are float32 scalars."""
   tx = optimizer.make(config)
   rates = optimizer.rates(config)
-  replays = config_lib.replayed(config)
+  replays = config.replayed_rows
 
   def gradient_sum(params, batch, key):
     (loss, log), gradient = jax.value_and_grad(task.loss, has_aux=True)(params, batch, key)

@@ -22,7 +22,11 @@ def on_text(model, words: str, steps: int) -> tuple[list[str], np.ndarray]:
   """Tokens of a text from the second on, and their energies before each step and at the end, `[steps + 1, tokens]`."""
   ids = model.tokenizer.encode(words)[: model.config.data.context_length + 1]
   batch = {"tokens": jnp.asarray(ids)[None], "weights": jnp.ones((1, len(ids) - 1))}
-  found = jax.device_get(jax.jit(model.task(steps=steps).scores)(model.params, batch, jax.random.split(jax.random.key(0), len(batch["tokens"]))))
+  found = jax.device_get(
+    jax.jit(model.task(steps=steps).scores)(
+      model.params, batch, jax.random.split(jax.random.key(0), len(batch["tokens"]))
+    )
+  )
   names = [model.tokenizer.decode([int(t)]) for t in ids[1:]]
   return names, np.concatenate([found["energy"][:, 0], found["final_energy"]])
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ebt_jax import parallel
-from ebt_jax.config import Config, ConfigError, EvalConfig, MeshConfig, ModelConfig, ThinkingConfig
+from ebt_jax.config import AuthorsConfig, Config, ConfigError, EvalConfig, MeshConfig, ModelConfig, ThinkingConfig
 from ebt_jax.models import fused, layers
 from ebt_jax.tasks.text import make_task
 
@@ -86,14 +86,16 @@ def problem(attention, candidates=1, gradient="each", **model):
   """A task, parameters and a batch; mode `last` with the randomness of System 2."""
   model = ModelConfig(layers=1, heads=2, width=16, vocab_size=11, attention=attention, **model)
   random = {"steps": 3, "random_steps_min": 1, "noise": 0.1, "learn_noise": True} if gradient == "last" else {}
-  thinking = ThinkingConfig(step_size=0.8, gradient=gradient, contrastive=0.1, **random)
+  thinking = ThinkingConfig(step_size=0.8, gradient=gradient, authors=AuthorsConfig(contrastive=0.1), **random)
   task = make_task(Config(model=model, thinking=thinking, eval=EvalConfig(candidates=candidates)))
   tokens = jax.random.randint(jax.random.key(1), (4, 8), 0, 11)
   return task, jax.jit(task.init)(jax.random.key(0)), {"tokens": tokens, "weights": jnp.ones((4, 7))}
 
 
 def evaluated(task, params, batch):
-  return jax.jit(lambda params, batch: task.evaluate(params, batch, jax.random.split(jax.random.key(2), len(batch["tokens"]))))(params, batch)
+  return jax.jit(
+    lambda params, batch: task.evaluate(params, batch, jax.random.split(jax.random.key(2), len(batch["tokens"])))
+  )(params, batch)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ebt_jax import chunks, losses, parallel, thinking
-from ebt_jax.config import Config, EvalConfig, MeshConfig, ModelConfig, ThinkingConfig
+from ebt_jax.config import AuthorsConfig, Config, EvalConfig, MeshConfig, ModelConfig, ThinkingConfig
 from ebt_jax.tasks.text import make_task
 
 KEYS = jax.random.split(jax.random.key(0), 4)  # one for each row
@@ -16,9 +16,9 @@ MODEL = ModelConfig(layers=1, heads=2, width=8, vocab_size=19)
 RANDOM = {"noise": 0.3, "random_step_size": 2.0, "random_steps_min": 1, "steps": 3}
 CASES = {
   "transformer": ({"kind": "transformer"}, {}),
-  "each": ({"variant": "time_embed"}, {"landscapes": 2, "soften_targets": 0.2, "contrastive": 0.1}),
+  "each": ({"variant": "time_embed"}, {"landscapes": 2, "authors": AuthorsConfig(soften_targets=0.2, contrastive=0.1)}),
   "each random": ({}, {**RANDOM, "random_steps_of": "final"}),
-  "last": ({}, {"gradient": "last", "learn_step_size": False, **RANDOM, "clip_candidate": 2.0}),
+  "last": ({}, {"gradient": "last", "learn_step_size": False, **RANDOM, "authors": AuthorsConfig(clip_candidate=2.0)}),
   "last with path": ({"embedder": "tied"}, {"gradient": "last", "learn_noise": True, **RANDOM}),
   "unrolled": ({}, {"gradient": "unrolled", **RANDOM, "start": "zeros"}),
 }
@@ -79,7 +79,7 @@ def test_chunks_are_what_is_held(case):
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_evaluation_in_groups_of_rows_is_that_of_all(monkeypatch, devices):
-  task, params, batch = problem({}, {"noise": 0.3, "eval_noise": True})
+  task, params, batch = problem({}, {"noise": 0.3, "authors": AuthorsConfig(eval_noise=True)})
   with jax.set_mesh(parallel.make_mesh(MeshConfig(), jax.devices()[:devices])):
     evaluate = lambda: jax.jit(lambda *args: task.evaluate(*args))(params, batch, KEYS)
     whole = evaluate()
@@ -105,7 +105,7 @@ def test_the_best_of_several_candidates_is_what_is_evaluated():
 
 
 def test_thoughts_of_a_chunked_space_are_those_of_the_whole():
-  task, params, batch = problem({}, {"noise": 0.3, "eval_noise": True}, vocab_chunk=2)
+  task, params, batch = problem({}, {"noise": 0.3, "authors": AuthorsConfig(eval_noise=True)}, vocab_chunk=2)
   shape, keys, found = (4, 6, 19), jax.random.split(jax.random.key(2)), []
   contexts = task.contexts(params, batch["tokens"][:, :-1])
   for space in (task.space, task.training_space(4, 6)):

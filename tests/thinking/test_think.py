@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ebt_jax import thinking
-from ebt_jax.config import ThinkingConfig
+from ebt_jax.config import AuthorsConfig, ThinkingConfig
 
 KEY = jax.random.key(7)
 SPACE = thinking.Euclidean()
@@ -178,7 +178,7 @@ def test_evaluation_draws_nothing():
   plain = run(ThinkingConfig(steps=4), 0)
   for seed in (1, 2):
     np.testing.assert_array_equal(run(random, seed).candidate, plain.candidate)
-  noisy = dataclasses.replace(random, eval_noise=True)
+  noisy = dataclasses.replace(random, authors=AuthorsConfig(eval_noise=True))
   assert jnp.any(run(noisy, 1).candidate != run(noisy, 2).candidate)
 
 
@@ -191,8 +191,10 @@ def test_floors_and_bounds_of_a_step():
       ).candidate
   )  # fmt: skip
   np.testing.assert_allclose(one(-3.0, step_size_min=0.25), 0.25)
-  np.testing.assert_allclose(one(8.0, clip_gradient=0.5), 0.5)  # the bound on the gradient is c / step size
-  np.testing.assert_allclose(one(0.25, clip_gradient=0.5), 0.25)
+  np.testing.assert_allclose(
+    one(8.0, authors=AuthorsConfig(clip_gradient=0.5)), 0.5
+  )  # the bound on the gradient is c / step size
+  np.testing.assert_allclose(one(0.25, authors=AuthorsConfig(clip_gradient=0.5)), 0.25)
   np.testing.assert_allclose(one(8.0, bound=2.0), 2.0)
 
 

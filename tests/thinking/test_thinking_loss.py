@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from ebt_jax import thinking
-from ebt_jax.config import Config, ModelConfig, ThinkingConfig
+from ebt_jax.config import AuthorsConfig, Config, ModelConfig, ThinkingConfig
 from ebt_jax.tasks.text import EBTText
 
 MODES = ("each", "last", "unrolled")
 ALONE = ThinkingConfig(steps=3, landscapes=2, learn_noise=True, noise=0.3, random_step_size=2.0)
 RANDOM = dataclasses.replace(ALONE, steps=4, random_steps_min=1)  # either landscape once to three times
-CLIPPED = dataclasses.replace(ALONE, clip_gradient=0.4)  # about half of the entries
+CLIPPED = dataclasses.replace(ALONE, authors=AuthorsConfig(clip_gradient=0.4))  # about half of the entries
 DETACHED = dataclasses.replace(ALONE, step_size_path=False)
 SPACE = thinking.Simplex(table=lambda params: params["embed"])
 
@@ -66,8 +66,8 @@ def oracle(mode, config, order, params, contexts, batch, x, draws):
     slope = jax.grad(lambda p: jnp.sum(energies_of(p)))(p)
     if mode == "last" and not last:
       slope = stop(slope)
-    if config.clip_gradient:
-      slope = jnp.clip(slope, -config.clip_gradient / base, config.clip_gradient / base)
+    if config.authors.clip_gradient:
+      slope = jnp.clip(slope, -config.authors.clip_gradient / base, config.authors.clip_gradient / base)
     energies = energies_of(p)
     x = p - (low + draws.step_size * (high - low)) * slope
     loss, now = measure(params, contexts, batch, x, energies, i, len(order))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ebt_jax import thinking
-from ebt_jax.config import EvalConfig, ThinkingConfig
+from ebt_jax.config import AuthorsConfig, EvalConfig, ThinkingConfig
 
 KEY = jax.random.key(3)
 SPACE = thinking.Euclidean()
@@ -112,6 +112,6 @@ def test_noise_can_be_asked_for_and_verification_is_free_of_it():
   np.testing.assert_array_equal(still.candidates, starts)
   assert np.std(noisy.candidates) == pytest.approx(0.7, rel=0.1)
   np.testing.assert_allclose(noisy.final, bowl(None, 0.0, noisy.candidates, 0), rtol=1e-5)
-  trained = dataclasses.replace(THINK, noise=0.7, eval_noise=True)
+  trained = dataclasses.replace(THINK, noise=0.7, authors=AuthorsConfig(eval_noise=True))
   same = verify(bowl, starts, EvalConfig(steps=1), step_size=1e-6, config=trained, noise=0.7)
   np.testing.assert_allclose(same.candidates, noisy.candidates, rtol=1e-6)

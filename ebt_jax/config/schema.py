@@ -1,0 +1,451 @@
+"""Every config key with its default, its meaning and its checks: frozen dataclasses, one for each group of keys.
+
+`check` of a group looks at its own values; `Config.check` looks at what groups have to do with each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+# layers, heads, width (paper table D.1; 4xs and 3xs come from the authors' code)
+SIZES = {
+  "4xs": (2, 2, 128),
+  "3xs": (4, 4, 256),
+  "xxs": (6, 6, 384),
+  "xs": (12, 6, 384),
+  "small": (12, 12, 768),
+  "medium": (24, 16, 1024),
+  "large": (24, 16, 1536),
+  "xl": (24, 32, 2048),
+}
+
+
+class ConfigError(ValueError):
+  """A config value is unknown, ill-typed or impossible; the text names the key and the fix."""
+
+
+def near(name: str, names) -> str:
+  """`did you mean ...?` for a mistyped name, or the list of what exists."""
+  close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+  return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(names))}"
+
+
+class _Checks:
+  """Checks of single values that name the key `config.GROUP.NAME`."""
+
+  group = ""
+
+  def _key(self, name: str) -> str:
+    return f"config.{self.group}.{name}" if self.group else f"config.{name}"
+
+  def _one_of(self, name: str, *allowed: str) -> None:
+    value = getattr(self, name)
+    if value not in allowed:
+      raise ConfigError(f"{self._key(name)}: no choice {value!r}; {near(value, allowed)}")
+
+  def _at_least(self, low: float, *names: str, why: str = "") -> None:
+    for name in names:
+      if getattr(self, name) < low:
+        raise ConfigError(f"{self._key(name)}: expected at least {low}{why}, found {getattr(self, name)}")
+
+  def _positive(self, *names: str) -> None:
+    for name in names:
+      if not getattr(self, name) > 0:
+        raise ConfigError(f"{self._key(name)}: expected more than 0, found {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(_Checks):
+  """Architecture (paper appendix D); where `layers`, `heads` or `width` is 0, `size` says it."""
+
+  group = "model"
+
+  kind: str = "ebt"  # text: ebt | transformer; other tasks may have kinds of their own
+  size: str = "4xs"
+  layers: int = 0
+  heads: int = 0
+  width: int = 0
+  variant: str = "default"  # default | time_embed | adaln | adaln_zero
+  vocab_size: int = 0  # 0: the size of the tokenizer
+  ffn_multiplier: float = 1.0  # hidden width of the FFN divided by width; the paper uses 1
+  norm: str = "rms"  # rms | layer | dyt | none
+  activation: str = "silu"  # silu | relu | gelu | elu
+  dyt_scale: float = 0.5  # initial scale inside tanh, norm=dyt only
+  embedder: str = "linear"  # candidate probabilities -> width: linear | tied (token table)
+  init: str = "xavier"  # xavier | he
+  init_gain: float = 1.0  # multiplies every initial linear weight except the energy head's
+  head_gain: float = 1.0  # multiplies the energy head's initial weight
+  dtype: str = "float32"  # matrix products: float32 | bfloat16; the rest stays float32
+  remat: bool = False  # save nothing of a layer for the backward pass; else the outputs of its projections
+  vocab_chunk: int = 0  # positions per chunk of vocabulary-wide arrays; 0: automatic
+  attention: str = "plain"  # plain | fused: accelerator kernels where one derivative is enough (models/fused.py)
+  attention_block: int = 0  # queries per attention block; 0: automatic (no blocks below 256 positions)
+
+  @property
+  def head_dim(self) -> int:
+    return self.width // self.heads
+
+  @property
+  def hidden(self) -> int:
+    return int(self.width * self.ffn_multiplier)
+
+  def sized(self) -> ModelConfig:
+    """With `layers`, `heads` and `width` filled in from `size`."""
+    if self.layers and self.heads and self.width:
+      return self
+    if self.size not in SIZES:
+      raise ConfigError(
+        f"config.model.size: no size {self.size!r}; {near(self.size, SIZES)}, or set layers, heads and width"
+      )
+    layers, heads, width = SIZES[self.size]
+    return dataclasses.replace(self, layers=self.layers or layers, heads=self.heads or heads, width=self.width or width)
+
+  def check(self) -> None:
+    self._one_of("variant", "default", "time_embed", "adaln", "adaln_zero")
+    self._one_of("norm", "rms", "layer", "dyt", "none")
+    self._one_of("activation", "silu", "relu", "gelu", "elu")
+    self._one_of("embedder", "linear", "tied")
+    self._one_of("init", "xavier", "he")
+    self._one_of("dtype", "float32", "bfloat16")
+    self._one_of("attention", "plain", "fused")
+    self._positive("layers", "heads", "width", "ffn_multiplier")
+    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block")
+    if self.hidden < 1:
+      raise ConfigError(
+        f"config.model.ffn_multiplier: {self.ffn_multiplier} leaves no hidden unit at width {self.width}"
+      )
+    if self.width % self.heads or self.head_dim % 2:
+      raise ConfigError(
+        f"config.model.width: {self.width} must divide by heads ({self.heads}) into an even head width; "
+        f"the nearest width is {2 * self.heads * max(1, round(self.width / (2 * self.heads)))}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class AuthorsConfig(_Checks):
+  """Options of the authors' code that they report as no help; kept so that their numbers can be reproduced."""
+
+  group = "thinking.authors"
+
+  normalize: str = "every"  # softmax before the energy: every | first (landscape 0 only) | never
+  clip_gradient: float = 0.0  # c > 0: |dE/dp| is clipped at c / step_size
+  clip_candidate: float = 0.0  # c > 0: a stepped candidate is clipped at +-c
+  sharpen: float = 0.0  # s != 0: a stepped candidate is divided by s
+  soften_targets: float = 0.0  # label smoothing of the first step, falling to 0 at the last
+  contrastive: float = 0.0  # weight of the energy contrast between truth and prediction
+  eval_noise: bool = False  # add the Langevin noise in evaluation too
+
+  def check(self) -> None:
+    self._one_of("normalize", "every", "first", "never")
+    self._at_least(0.0, "clip_gradient", "clip_candidate", "contrastive")
+    if not 0 <= self.soften_targets < 1:
+      raise ConfigError(f"{self._key('soften_targets')}: expected 0 <= x < 1, found {self.soften_targets}")
+    if self.contrastive and self.normalize == "never":
+      raise ConfigError(
+        f"{self._key('contrastive')}: needs candidates that are probabilities; set thinking.authors.normalize"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class ThinkingConfig(_Checks):
+  """The inner optimisation in training (paper sections 3 and 4, appendix C).
+
+  Step i of `steps` descends landscape min(i, landscapes - 1). With
+  `random_steps_min` > 0 training draws how often a landscape is repeated, from
+  `random_steps_min` to `steps - landscapes + 1` inclusive; evaluation never does.
+  """
+
+  group = "thinking"
+
+  steps: int = 2
+  landscapes: int = 1
+  step_size: float = 5.0
+  learn_step_size: bool = True
+  step_size_lr_multiplier: float = 15.0  # of the learning rate; the paper's rule is 3 x step_size
+  step_size_min: float = 1e-4
+  random_step_size: float = 1.0  # s > 1: uniform on [a/s, a*s], one draw for each energy, training only
+  random_steps_min: int = 0
+  random_steps_of: str = "every"  # every | final: which landscapes are repeated at random
+  noise: float = 0.0  # Langevin noise: standard deviation, added to the candidate before each step
+  learn_noise: bool = False
+  gradient: str = "each"  # each | last | unrolled
+  step_size_path: bool = True  # `last`: the step size's gradient sees the earlier steps too
+  start: str = "noise"  # noise | zeros
+  start_scale: float = 1.0
+  replay_rows: int = 0  # finished thoughts that the replay buffer holds; 0: no buffer (paper: 192 a device)
+  replay_fraction: float = 0.5  # replayed rows added to a batch, divided by the rows of the batch
+  replay_gb: float = 4.0  # memory of the replay buffer over all devices; it holds fewer rows where this is too little
+  authors: AuthorsConfig = AuthorsConfig()
+
+  @property
+  def repeats_max(self) -> int:
+    """The most often that one landscape can be repeated."""
+    return self.steps - self.landscapes + 1
+
+  @property
+  def start_is_random(self) -> bool:
+    return self.start == "noise" and self.start_scale > 0
+
+  def check(self) -> None:
+    self._one_of("gradient", "each", "last", "unrolled")
+    self._one_of("random_steps_of", "every", "final")
+    self._one_of("start", "noise", "zeros")
+    self._positive("steps", "landscapes", "step_size", "step_size_min", "step_size_lr_multiplier")
+    self._positive("replay_fraction", "replay_gb")
+    self._at_least(1.0, "random_step_size", why=" (1 is off)")
+    self._at_least(0, "random_steps_min", "replay_rows", why=" (0 is off)")
+    self._at_least(0.0, "noise", "start_scale")
+    if self.landscapes > self.steps:
+      raise ConfigError(
+        f"config.thinking.landscapes: {self.landscapes} landscapes need at least as many steps, found "
+        f"steps={self.steps}"
+      )
+    if self.random_steps_min > self.repeats_max:
+      raise ConfigError(
+        f"config.thinking.random_steps_min: {self.random_steps_min} is more than the most repetitions that "
+        f"steps={self.steps} and landscapes={self.landscapes} allow ({self.repeats_max}); raise thinking.steps"
+      )
+    self.authors.check()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(_Checks):
+  """Outer optimisation: AdamW, warm-up and cosine (paper tables D.2 and D.3)."""
+
+  group = "train"
+
+  steps: int = 1000
+  batch_size: int = 32
+  microbatches: int = 1
+  learning_rate: float = 1e-3
+  warmup: int = 100
+  warmup_start: float = 0.0  # learning rate of step 0 divided by the peak
+  schedule: str = "cosine"  # cosine | constant (after the warm-up)
+  schedule_steps: int = 0  # horizon of the cosine; 0: train.steps
+  final_ratio: float = 0.1  # last learning rate divided by the peak, in every parameter group
+  beta1: float = 0.9
+  beta2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.01
+  clip: float = 1.0  # global norm, the step size's gradient included; 0: off
+  max_bad_steps: int = 20  # stop after this number of non-finite steps in a row
+  log_every: int = 10
+  health_every: int = 100  # steps between diagnoses of thinking (entropies, slopes, curvature); 0: never
+
+  @property
+  def horizon(self) -> int:
+    """Updates until the learning rate has fallen."""
+    return self.schedule_steps or self.steps
+
+  def check(self) -> None:
+    self._one_of("schedule", "cosine", "constant")
+    self._positive("steps", "batch_size", "microbatches", "learning_rate", "eps", "max_bad_steps", "log_every")
+    self._at_least(0, "warmup", "schedule_steps", "weight_decay", "clip", "final_ratio", "warmup_start", "health_every")
+    for key in ("beta1", "beta2"):
+      if not 0 <= getattr(self, key) < 1:
+        raise ConfigError(f"config.train.{key}: expected 0 <= x < 1, found {getattr(self, key)}")
+    if self.batch_size % self.microbatches:
+      raise ConfigError(
+        f"config.train.microbatches: batch_size {self.batch_size} does not divide into {self.microbatches} equal parts"
+      )
+    if self.schedule == "cosine" and self.warmup >= self.horizon:
+      raise ConfigError(
+        f"config.train.warmup: {self.warmup} steps leave nothing of the schedule's {self.horizon}; lower it"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(_Checks):
+  """Where text comes from and how it becomes windows of `context_length` + 1 tokens.
+
+  `source`: `embedded`; files or globs, comma-separated; `tfds:NAME[/CONFIG][:SPLIT]`; or a folder that
+  `tools/tokenize_text.py` has made. `held_out_sources` are further texts to evaluate on, as `NAME=SOURCE` with `;`
+  between them; none of their documents is trained on unless `source` has it too.
+  """
+
+  group = "data"
+
+  source: str = "embedded"
+  tokenizer: str = "bytes"  # bytes | path of a tokenizer.json
+  context_length: int = 256
+  layout: str = "packed"  # packed (documents joined by end-of-text) | document (one a row, cut and padded)
+  text_key: str = "text"  # field or column of jsonl, parquet and tfds sources
+  held_out: float = 0.02  # fraction of documents kept for evaluation
+  held_out_sources: str = ""
+  max_documents: int = 0  # 0: all
+  max_tokens: int = 0  # training tokens used at most; 0: all
+
+  @property
+  def more_held_out(self) -> dict[str, str]:
+    """Name -> source of the further held-out sets."""
+    pairs = [pair.partition("=") for pair in self.held_out_sources.split(";") if pair.strip()]
+    return {name.strip(): source.strip() for name, _, source in pairs}
+
+  def check(self) -> None:
+    self._one_of("layout", "packed", "document")
+    self._at_least(2, "context_length")
+    self._at_least(0, "max_documents", "max_tokens")
+    if not 0 < self.held_out < 1:
+      raise ConfigError(f"config.data.held_out: expected a fraction between 0 and 1, found {self.held_out}")
+    for name, source in self.more_held_out.items():
+      if not (name.isidentifier() and source):
+        raise ConfigError(
+          f"config.data.held_out_sources: expected NAME=SOURCE with `;` between them, NAME of letters, digits and "
+          f"underscores, found {self.held_out_sources!r}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig(_Checks):
+  """How a trained model thinks (paper section 4.3 and appendix C)."""
+
+  group = "eval"
+
+  steps: int = 0  # thinking steps, or their budget where tolerance > 0; 0: thinking.steps
+  steps_of: str = "final"  # landscapes that share the steps beyond one for each: final | every
+  tolerance: float = 0.0  # t > 0: a candidate is finished when a step changes its energy by less than t
+  choose: str = "energy"  # which candidate is kept: that of least energy | that of the largest fall of energy
+  accept: str = "all"  # which steps are kept: all | lower (those that lower the energy) | lower_authors
+  step_size_factor: float = 1.0  # multiplies the trained step size
+  noise: float = 0.0  # Langevin noise in place of the trained one; 0: as thinking.authors.eval_noise says
+  adjust: str = "every"  # landscapes that step_size_factor and noise are for: every | final
+
+  def check(self) -> None:
+    self._at_least(0, "steps")
+    self._one_of("steps_of", "final", "every")
+    self._one_of("choose", "energy", "fall")
+    self._one_of("accept", "all", "lower", "lower_authors")
+    self._one_of("adjust", "every", "final")
+    self._at_least(0.0, "tolerance", why=" (0 is off)")
+    self._at_least(0.0, "noise")
+    self._positive("step_size_factor")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig(InferenceConfig):
+  """How a trained model thinks, and when and on how much it is evaluated."""
+
+  candidates: int = 1  # candidates of independent starts for each prediction
+  every: int = 0  # training steps between evaluations; 0: only at the end
+  batch_size: int = 0  # 0: train.batch_size; changes no result
+  max_windows: int = 0  # evaluate on this many first examples of each held-out set; 0: on all
+  seed: int = 0  # of the candidates' starts
+
+  def check(self) -> None:
+    super().check()
+    self._at_least(0, "every", "batch_size", "max_windows")
+    self._positive("candidates")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig(_Checks):
+  """Devices along each axis; -1 takes the remaining ones. FSDP over data, tensor parallel over model."""
+
+  group = "mesh"
+
+  replica: int = 1
+  data: int = -1
+  model: int = 1
+
+  def check(self) -> None:
+    axes = dataclasses.asdict(self)
+    if list(axes.values()).count(-1) > 1:
+      raise ConfigError("config.mesh: only one axis may be -1")
+    for axis, n in axes.items():
+      if n != -1 and n < 1:
+        raise ConfigError(f"config.mesh.{axis}: expected a number of devices or -1 (the remaining ones), found {n}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig(_Checks):
+  """When training is saved; it is always saved at the end, at SIGTERM and at Ctrl-C."""
+
+  group = "checkpoint"
+
+  every: int = 0  # steps between checkpoints; 0: by time alone
+  minutes: float = 10.0  # also save when the last checkpoint is this old; 0: never by time
+  keep: int = 2  # how many of the newest checkpoints are kept
+  keep_every: int = 0  # and every K-th step for ever; 0: none
+
+  def check(self) -> None:
+    self._at_least(0, "every", "keep_every", "minutes")
+    self._positive("keep")
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig(_Checks):
+  """The text that is generated at the end of training."""
+
+  group = "sample"
+
+  tokens: int = 160
+  prompt_tokens: int = 48
+  temperature: float = 0.8
+
+  def check(self) -> None:
+    self._at_least(0, "tokens", "temperature")
+    self._positive("prompt_tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_Checks):
+  """All of a run.
+
+  `task` is a name of `ebt_jax.tasks.registry`, or `package.module:function` of your own, a function of the config
+  that returns a task (see `experiments/own_task`).
+  """
+
+  seed: int = 0
+  task: str = "text"
+  init_from: str = ""  # folder of a run whose parameters a new run starts with
+  init_skip: str = ""  # parameters that init_from leaves as they are: paths as errors name them, comma-separated
+  model: ModelConfig = ModelConfig()
+  thinking: ThinkingConfig = ThinkingConfig()
+  train: TrainConfig = TrainConfig()
+  data: DataConfig = DataConfig()
+  eval: EvalConfig = EvalConfig()
+  mesh: MeshConfig = MeshConfig()
+  checkpoint: CheckpointConfig = CheckpointConfig()
+  sample: SampleConfig = SampleConfig()
+
+  def to_dict(self) -> dict[str, Any]:
+    return dataclasses.asdict(self)
+
+  @property
+  def replayed_rows(self) -> int:
+    """Rows that each training step takes from the replay buffer."""
+    return int(self.thinking.replay_fraction * self.train.batch_size) if self.thinking.replay_rows else 0
+
+  def check(self) -> None:
+    """Raises ConfigError, naming key and fix."""
+    for group in (self.model, self.thinking, self.train, self.data, self.eval, self.mesh, self.checkpoint, self.sample):
+      group.check()
+    m, t, r = self.model, self.thinking, self.train
+    if ":" not in self.task:
+      self._one_of("task", "text")
+      m._one_of("kind", "ebt", "transformer")
+    if m.embedder == "tied" and t.authors.normalize == "never":
+      raise ConfigError(
+        "config.model.embedder: tied mixes token embeddings by probability; set thinking.authors.normalize"
+      )
+    if self.init_skip and not self.init_from:
+      raise ConfigError("config.init_skip: names parameters that init_from leaves out, and init_from is not set")
+    replayed = self.replayed_rows
+    if t.replay_rows and replayed % r.microbatches:
+      raise ConfigError(
+        f"config.thinking.replay_fraction: {t.replay_fraction} of {r.batch_size} rows is {replayed} rows, which do "
+        f"not divide into {r.microbatches} microbatches"
+      )
+    if t.replay_rows and not 0 < replayed <= t.replay_rows:
+      raise ConfigError(
+        f"config.thinking.replay_rows: {t.replay_rows} kept, and {replayed} drawn for each batch (replay_fraction "
+        f"{t.replay_fraction} of {r.batch_size} rows); expected 1 or more drawn and at least as many kept"
+      )
+    if self.eval.candidates > 1:
+      many = f"config.eval.candidates: {self.eval.candidates} candidates"
+      if m.kind == "transformer":
+        raise ConfigError(f"{many} need energies to choose by, which model.kind={m.kind} has not; set it to 1")
+      if self.task == "text" and not t.start_is_random and not (t.noise and t.authors.eval_noise or self.eval.noise):
+        raise ConfigError(f"{many} that start alike end alike; set thinking.start='noise', or candidates to 1")
