@@ -1,4 +1,4 @@
-"""A byte-level model on the embedded text, on a laptop.
+"""A byte-level model of the embedded text, small enough for a laptop.
 
 python -m ebt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m ebt_jax.main --config=configs/quickstart.py:transformer --workdir=runs/quickstart_transformer
@@ -12,8 +12,8 @@ def get_config(arg=""):
   config = defaults()
   config.model.kind = arg or "ebt"
   config.model.size = "4xs"
-  config.model.head_gain = 0.1  # starts near ln 256 instead of in the thousands
-  # the truncated gradient with random numbers of steps and step sizes gives a landscape in which thinking settles
+  config.model.head_gain = 0.1  # the first loss is near ln 256 instead of in the thousands
+  # with these, thinking settles: loss at the last step only, random numbers of steps, random step sizes
   config.thinking.update(
     steps=3, random_steps_min=2, random_step_size=2.0, gradient="last", step_size=5.0, learn_step_size=False
   )

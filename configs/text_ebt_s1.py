@@ -5,9 +5,9 @@
   python -m ebt_jax.main --config=configs/text_ebt_s1.py:xxs --workdir=runs/s1_xxs \
       --config.data.source=data/fineweb_256 --config.data.tokenizer=gpt-neox-20b/tokenizer.json
 
-Sizes: xxs xs small medium large xl (also 4xs, 3xs). A run is 105,000 steps, as in the paper's size scaling.
-The paper prints validation perplexities 57.5, 44.6, 30.3, 22.2 and 17.8 for xxs to large on RedPajama (Fig. 5a);
-those have not been rerun here. With this step size the loss starts in the thousands and the warm-up carries it down.
+Sizes: xxs xs small medium large xl (also 4xs, 3xs). A run has 105,000 steps, as in the paper's scaling over sizes.
+The paper reports validation perplexities 57.5, 44.6, 30.3, 22.2 and 17.8 for xxs to large on RedPajama (Fig. 5a);
+these have not been reproduced here. With this step size the first losses are in the thousands and fall during warm-up.
 """
 
 from configs import text_transformer

@@ -1,15 +1,15 @@
-"""Transformer++ with the paper's hyper-parameters (tables D.1 to D.3); the data recipe is in text_ebt_s1.py.
+"""Transformer++ with the paper's hyper-parameters (tables D.1 to D.3); text_ebt_s1.py says how to make the data.
 
   python -m ebt_jax.main --config=configs/text_transformer.py:xxs --workdir=runs/transformer_xxs \
       --config.data.source=data/fineweb_256 --config.data.tokenizer=gpt-neox-20b/tokenizer.json
 
-The paper prints validation perplexities 51.9, 42.2, 28.6, 20.6 and 17.0 for xxs to large on RedPajama (Fig. 5a);
-those have not been rerun here.
+The paper reports validation perplexities 51.9, 42.2, 28.6, 20.6 and 17.0 for xxs to large on RedPajama (Fig. 5a);
+these have not been reproduced here.
 """
 
 from ebt_jax.config import defaults
 
-# size: (learning rate, rows of a batch); the two smallest and xl have no batch size in the paper
+# size: (learning rate, rows of a batch); the paper gives no batch size for the two smallest and xl
 RECIPES = {
   "4xs": (2.4e-3, 32),
   "3xs": (1.8e-3, 32),

@@ -1,1 +1,39 @@
-"""Energy-Based Transformers in JAX (arXiv 2507.02092)."""
+"""Energy-Based Transformers in JAX (arXiv 2507.02092).
+
+What a library user calls: `think`, `think_and_verify`, spaces of candidates, and their configs. The rest of the package
+is reached by its modules; `ebt_jax/README.md` is the map.
+"""
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from ebt_jax.config import InferenceConfig, ThinkingConfig
+  from ebt_jax.thinking import Euclidean, PerLandscape, Randomness, Simplex, think, think_and_verify
+
+_WHERE = {
+  "ebt_jax.config": ("InferenceConfig", "ThinkingConfig"),
+  "ebt_jax.thinking": ("Euclidean", "PerLandscape", "Randomness", "Simplex", "think", "think_and_verify"),
+}
+
+__version__ = importlib.metadata.version("ebt_jax")
+__all__ = [
+  "Euclidean",
+  "InferenceConfig",
+  "PerLandscape",
+  "Randomness",
+  "Simplex",
+  "ThinkingConfig",
+  "__version__",
+  "think",
+  "think_and_verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+  """Imports a name when it is first used: reading a config should not wait for JAX."""
+  for module, names in _WHERE.items():
+    if name in names:
+      return getattr(importlib.import_module(module), name)
+  raise AttributeError(f"module 'ebt_jax' has no attribute {name!r}")

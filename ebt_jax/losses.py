@@ -1,4 +1,4 @@
-"""Losses, as sums over positions so that microbatches and hosts can be weighted by tokens."""
+"""Losses of predictions `[*p]`; sums are weighted, so that microbatches and hosts add up."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,14 @@ from jaxtyping import Array, Float, Int
 
 
 def cross_entropy(
-  logits: Float[Array, "b s v"], targets: Int[Array, "b s"], weights: Float[Array, "b s"], smoothing=None
+  logits: Float[Array, "*p v"], targets: Int[Array, "*p"], weights: Float[Array, "*p"], smoothing=None
 ) -> Float[Array, ""]:
   """Sum of weighted `token_losses`."""
   return jnp.sum(weights * token_losses(logits, targets, smoothing))
 
 
 def token_losses(logits: Float[Array, "*p v"], targets: Int[Array, "*p"], smoothing=None) -> Float[Array, "*p"]:
-  """Cross-entropies in nats; `smoothing` (a number or `[*p]`) moves that share of each target to all tokens alike."""
+  """Cross-entropies in nats; `smoothing` (a number or `[*p]`) spreads that share of each target over the vocabulary."""
   log_z = jax.nn.logsumexp(logits, axis=-1)
   nll = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   if smoothing is not None:
@@ -22,14 +22,10 @@ def token_losses(logits: Float[Array, "*p v"], targets: Int[Array, "*p"], smooth
 
 
 def energy_contrast(
-  true: Float[Array, "b s"], predicted: Float[Array, "b s"], weights: Float[Array, "b s"]
+  true: Float[Array, "*e"], predicted: Float[Array, "*e"], weights: Float[Array, "*e"]
 ) -> Float[Array, ""]:
-  """Sum of -log softmax([-E_true, -E_predicted])[0]: truth should have the lower energy (facts 2.4)."""
+  """Sum of -log softmax([-E_true, -E_predicted])[0]: the truth should have the lower energy.
+
+  An option of the authors' code (`thinking.authors.contrastive`).
+  """
   return jnp.sum(weights * jax.nn.softplus(true - predicted))
-
-
-def without_padding(logits: Float[Array, "*p w"], vocabulary: int) -> Float[Array, "*p w"]:
-  """Logits of -inf beyond the vocabulary, which a table padded for slicing has."""
-  if logits.shape[-1] == vocabulary:
-    return logits
-  return jnp.where(jnp.arange(logits.shape[-1]) < vocabulary, logits, -jnp.inf)

@@ -1,17 +1,19 @@
-"""What a run writes down: `metrics.jsonl`, TensorBoard events, and small JSON files.
+"""The numbers that a run logs: `metrics.jsonl` and TensorBoard events.
 
-A row of `metrics.jsonl` is `{"step": n, "name": value, ...}`. It is always valid JSON:
-a value that is not finite stands as "nan", "inf" or "-inf", and `read_rows` gives it back
-as a float. Names that start with `time/` hold measured times and rates; all other values
-of two runs of one config are equal to the last bit.
+A row of `metrics.jsonl` is `{"step": n, "name": value, ...}`. It is always valid JSON: values that are not finite are
+written as "nan", "inf" and "-inf", and `read_rows` returns them as floats. Names that start with `time/` hold measured
+times and rates; all other values are bitwise equal in two runs of one config.
 """
 
+from collections.abc import Iterator
 import json
 import logging
 import math
 import os
 import pathlib
-from typing import Any
+from typing import Any, SupportsFloat, SupportsInt
+
+from ebt_jax import files
 
 log = logging.getLogger(__name__)
 
@@ -25,19 +27,22 @@ class MetricsWriter:
   In a multi-process run only process 0 makes one.
 
   Args:
-    workdir: folder of the run on a local disk, made if it is not there.
+    workdir: folder of the run; it is made if it does not exist.
     tensorboard: also write events, if tensorboardX is installed.
+
+  Raises:
+    ValueError: a line of `metrics.jsonl` other than the last is not a JSON object with a `step`.
   """
 
-  def __init__(self, workdir, tensorboard: bool = True):
+  def __init__(self, workdir: str | os.PathLike, tensorboard: bool = True):
     self._workdir = pathlib.Path(workdir)
     self._workdir.mkdir(parents=True, exist_ok=True)
     self.path = self._workdir / FILE
     self._tensorboard = _tensorboard() if tensorboard else None
     self._events = None
-    self._first_step = None  # TensorBoard forgets events from here on, which a resumed run writes anew
+    self._first_step = None  # TensorBoard drops older events from this step on: a resumed run writes them again
     self._file = None
-    self._open(math.inf)  # drops a torn last line, which would swallow the next row
+    self._open(math.inf)  # drops a torn last line, to which the next row would be appended
 
   def __enter__(self) -> "MetricsWriter":
     return self
@@ -45,15 +50,15 @@ class MetricsWriter:
   def __exit__(self, *_) -> None:
     self.close()
 
-  def write(self, step: int, values: dict[str, float]) -> None:
-    """Appends one row and hands it to the operating system before it returns.
+  def write(self, step: SupportsInt, values: dict[str, SupportsFloat]) -> None:
+    """Appends one row; the operating system has it when this returns.
 
     Args:
       step: training steps done.
       values: numbers or scalar arrays by name.
     """
     values = {name: float(value) for name, value in values.items()}
-    self._file.write(json.dumps(_valid({"step": int(step), **values}), allow_nan=False) + "\n")
+    self._file.write(json.dumps(files.valid_json({"step": int(step), **values}), allow_nan=False) + "\n")
     self._file.flush()
     if self._tensorboard:
       if self._events is None:
@@ -61,8 +66,8 @@ class MetricsWriter:
       for name, value in values.items():
         self._events.add_scalar(name, value, int(step))
 
-  def truncate_after(self, step: int) -> None:
-    """Drops the rows of later steps, as if the run had never gone beyond `step`; TensorBoard forgets them too.
+  def truncate_after(self, step: SupportsInt) -> None:
+    """Drops the rows of later steps, in TensorBoard too, as if the run had never gone beyond `step`.
 
     Args:
       step: the step that a run resumes from.
@@ -82,12 +87,12 @@ class MetricsWriter:
   def _open(self, last_step: float) -> None:
     kept = "".join(line + "\n" for line, row in _rows(self.path) if row["step"] <= last_step)
     if self.path.exists() and kept != self.path.read_text(encoding="utf-8", errors="replace"):
-      _replace(self.path, kept)
+      files.replace_text(self.path, kept)
     self._file = open(self.path, "a", encoding="utf-8")
 
 
-def _tensorboard():
-  """The module that writes events, or None with a warning."""
+def _tensorboard() -> Any:
+  """The module that writes events; None, with a warning, if it is not installed."""
   try:
     import tensorboardX  # only runs that want plots need it
   except ImportError:
@@ -96,22 +101,17 @@ def _tensorboard():
   return tensorboardX
 
 
-def read_rows(path) -> list[dict[str, Any]]:
-  """Rows of a `metrics.jsonl`, in order; a torn last line is left out.
+def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """Rows of a `metrics.jsonl`, in order; a torn last line is left out, and a file that does not exist has no rows.
 
   Raises:
-    ValueError: another line is no JSON object with a `step`.
+    ValueError: a line other than the last is not a JSON object with a `step`; the text names the line.
   """
   return [{name: float(x) if x in _NOT_FINITE else x for name, x in row.items()} for _, row in _rows(path)]
 
 
-def write_json(path, value: Any) -> None:
-  """Writes a JSON file whole or not at all; numbers that are not finite as in `metrics.jsonl`."""
-  _replace(pathlib.Path(path), json.dumps(_valid(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
 def si(x: float) -> str:
-  """Three figures and a unit: 950, 12.3k, 4.5M."""
+  """A number with three digits and an SI prefix: 950, 12.3k, 4.5M."""
   if not math.isfinite(x):
     return str(x)
   for unit in ("", "k", "M", "G", "T"):
@@ -121,8 +121,8 @@ def si(x: float) -> str:
   return f"{x:.3g}P"
 
 
-def _rows(path):
-  """(line without its end, row) for each row; a last line that a kill has cut short is left out."""
+def _rows(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
+  """(line without its line end, row) of each row; a torn last line is left out."""
   path = pathlib.Path(path)
   lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
   for i, line in enumerate(lines):
@@ -135,25 +135,3 @@ def _rows(path):
         return
       raise ValueError(f"{path}, line {i + 1}: found {line[:80]!r}: {e}; delete that line") from e
     yield line, row
-
-
-def _valid(value: Any) -> Any:
-  """`value` with what JSON cannot hold replaced: non-finite numbers by their names, array scalars by numbers."""
-  if isinstance(value, dict):
-    return {str(k): _valid(v) for k, v in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_valid(v) for v in value]
-  if hasattr(value, "item"):
-    value = value.item()
-  if isinstance(value, float) and not math.isfinite(value):
-    return str(value)
-  return value
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  part = path.with_name(path.name + ".part")
-  with open(part, "w", encoding="utf-8") as f:
-    f.write(text)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(part, path)

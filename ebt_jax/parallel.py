@@ -1,8 +1,7 @@
-"""Devices: the mesh, which array goes where on it, and which rows a process loads.
+"""Devices: the mesh, how arrays are sharded over it, and which rows a process loads.
 
-One mesh with the axes `replica` (copies of everything), `data` (the batch's rows, and
-parameters in slices: FSDP) and `model` (tensor parallelism). `RULES` is the only place
-that says how a parameter is sliced.
+One mesh with the axes `replica` (copies of everything), `data` (rows of a batch, shards of parameters: FSDP) and
+`model` (tensor parallelism). `RULES` is the only place that says how a parameter is sharded.
 """
 
 import logging
@@ -12,8 +11,7 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
@@ -22,11 +20,11 @@ from ebt_jax.config import Config, ConfigError, MeshConfig
 log = logging.getLogger(__name__)
 
 AXES = ("replica", "data", "model")
-ROW_AXES = ("replica", "data")  # that the rows of a batch lie over
+ROW_AXES = ("replica", "data")  # axes that the rows of a batch are sharded over
 BATCH = P(ROW_AXES)
 
-# (end of the slash-joined path, slices of each dimension); the first match counts. Parameters of layers are
-# stacked, so their first dimension is the layer. Optimiser states end with their parameter's path.
+# (end of the slash-joined path, mesh axis of each dimension); the first match counts. Parameters of layers are stacked,
+# so their first dimension is the layer. The path of an optimiser state ends with its parameter's path.
 RULES = (
   (r"(embed|to_embed)/(embedding|kernel)", P("model", "data")),  # [V, D]
   (r"output/kernel", P("data", "model")),  # [D, V]
@@ -42,21 +40,21 @@ RULES = (
   (r"time/embedding", P(None, "data")),  # [M, D], M is small
   (r"(norm|\w+_norm)/\w+", P()),
   (r"thinking/\w+", P()),
-  (r"replay/rows/\w+", P(ROW_AXES)),  # [capacity, ...], like the rows of a batch
+  (r"replay/rows/.+", P(ROW_AXES)),  # [capacity, ...], like the rows of a batch
 )
 _RULES = tuple((re.compile(rf"(^|/){end}$"), spec) for end, spec in RULES)
-_SMALL = 2**14  # elements up to which a leaf without a rule is left whole
+_SMALL = 2**14  # leaves without a rule and with at most this many elements are left whole
 
 
 def initialize_distributed(**kwargs) -> None:
   """Joins the other processes of this run, once; call it before any other use of JAX.
 
   Args:
-    **kwargs: of `jax.distributed.initialize`, where neither the cluster nor the environment (JAX_COORDINATOR_ADDRESS,
-      JAX_NUM_PROCESSES, JAX_PROCESS_ID) tells them.
+    **kwargs: of `jax.distributed.initialize`, for what neither the cluster nor the environment says
+      (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID).
 
   Raises:
-    ConfigError: the cluster is unknown or its processes do not meet.
+    ConfigError: the cluster is unknown or its processes do not find each other.
   """
   if not jax.distributed.is_initialized():
     log.info("waiting for the other processes")
@@ -80,7 +78,7 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
   """The mesh of a run, axes `AXES`, all of type Auto.
 
   Args:
-    config: devices along each axis; -1 takes what is left.
+    config: devices along each axis; -1 takes the remaining ones.
     devices: all by default.
 
   Raises:
@@ -111,35 +109,37 @@ def _fitting(sizes: dict[str, int], devices: int) -> str:
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
-  """Raises ConfigError unless the rows of every (micro)batch divide over `replica` x `data`."""
-  ways = mesh.shape["replica"] * mesh.shape["data"]
-  parts = config.train.microbatches
-  if config.train.batch_size % (parts * ways):
-    near = max(1, round(config.train.batch_size / (parts * ways))) * parts * ways
+  """Raises ConfigError unless the rows of every training (micro)batch divide over `replica` x `data`.
+
+  Batches of evaluation are filled up with rows that do not count.
+  """
+  shards, parts = shards_of(mesh), config.train.microbatches
+  if config.train.batch_size % (parts * shards):
+    near = max(1, round(config.train.batch_size / (parts * shards))) * parts * shards
     raise ConfigError(
       f"config.train.batch_size: {config.train.batch_size} rows in {parts} microbatch(es) do not divide over "
-      f"replica x data = {ways} devices; the nearest batch_size is {near}, or set mesh.model to use devices otherwise"
+      f"replica x data = {shards} devices; the nearest batch_size is {near}, or set mesh.model to use devices otherwise"
     )
-  if config.eval.batch_size % ways:
-    near = max(1, round(config.eval.batch_size / ways)) * ways
-    raise ConfigError(
-      f"config.eval.batch_size: {config.eval.batch_size} rows do not divide over replica x data = {ways} devices; "
-      f"the nearest is {near}, or 0 for train.batch_size"
-    )
+
+
+def rule_for(path: str) -> P | None:
+  """The first of `RULES` that the path of a leaf ends with; None where there is none."""
+  return next((spec for end, spec in _RULES if end.search(path)), None)
 
 
 def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-  """How a leaf is sliced: its rule, changed where a dimension does not divide.
+  """How a leaf is sharded: by its rule, changed where a dimension does not divide.
 
-  An axis that does not divide its dimension moves to another dimension of the leaf, the
-  largest first, after the axes that are there already; where none divides it is dropped.
+  An axis that does not divide its dimension moves to another dimension of the leaf, the largest first, after the axes
+  that are there already; where none divides, it is dropped. A large leaf without a rule is sharded over `data`, along
+  its largest dimension that divides.
 
   Args:
-    path: slash-joined, ends with a path of `RULES`.
+    path: slash-joined.
     shape: of the leaf.
     mesh: of `make_mesh`.
   """
-  rule = next((spec for end, spec in _RULES if end.search(path)), None)
+  rule = rule_for(path)
   if rule is None or len(rule) > len(shape):
     large = math.prod(shape) > _SMALL
     fit = [d for d in range(len(shape)) if large and shape[d] % mesh.shape["data"] == 0]
@@ -162,11 +162,15 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
   """Tree of NamedSharding for a tree of arrays or `jax.ShapeDtypeStruct`."""
-  return jax.tree_util.tree_map_with_path(lambda p, x: NamedSharding(mesh, spec_for(_name(p), x.shape, mesh)), tree)
+
+  def place(path, x):
+    return NamedSharding(mesh, spec_for(path_name(path), x.shape, mesh))
+
+  return jax.tree_util.tree_map_with_path(place, tree)
 
 
 def describe_rows(rows: Any, mesh: Mesh) -> str:
-  """How many rows a replay buffer holds, and the memory they take."""
+  """How many rows a replay buffer `rows` holds, and the memory they take."""
   placed = _placed(rows, mesh)
   held, total = sum(p[3] for p in placed), sum(_bytes(p[1]) for p in placed)
   return f"{placed[0][1].shape[0]} rows, {total / 1e6:,.1f} MB, {held / 1e6:,.1f} MB on each device"
@@ -178,7 +182,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows over `replica` and `data`, whole over `model`."""
+  """Rows sharded over `replica` and `data`, whole over `model`."""
   return NamedSharding(mesh, BATCH)
 
 
@@ -186,16 +190,16 @@ def sharding_report(tree: Any, mesh: Mesh) -> tuple[str, float]:
   """Where each leaf lies.
 
   Args:
-    tree: arrays, or `jax.ShapeDtypeStruct`; without a sharding of their own they get that of `shardings`.
+    tree: arrays or `jax.ShapeDtypeStruct`; those without a sharding of their own get that of `shardings`.
     mesh: of `make_mesh`.
 
   Returns:
-    A table (path, shape, spec, bytes on each device) and the fraction of bytes left
-    whole on every device; 0 where `data` x `model` is 1 and nothing can be sliced.
+    A table (path, shape, axes of each dimension, bytes on each device), with "no rule" at large leaves that `RULES` do
+    not name; and the fraction of bytes left whole on every device, 0 where `data` x `model` is 1.
   """
   rows = _placed(tree, mesh)
   cells = [("path", "shape", "spec", "bytes/device")]
-  cells += [(name, str(list(x.shape)), _show(s), f"{held:,}") for name, x, s, held, _ in rows]
+  cells += [(name, str(list(x.shape)), _show(s) + _no_rule(name, x), f"{held:,}") for name, x, s, held, _ in rows]
   widths = [max(len(row[i]) for row in cells) for i in range(3)]
   lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:{widths[2]}}  {d:>12}" for a, b, c, d in cells]
   total, whole = sum(_bytes(x) for _, x, *_ in rows), sum(_bytes(x) for _, x, *_, w in rows if w)
@@ -213,113 +217,83 @@ def assert_sharded(params: Any, mesh: Mesh, tolerance: float = 0.02) -> None:
     raise ConfigError(
       f"config.mesh: data={mesh.shape['data']} x model={mesh.shape['model']} leaves {fraction:.1%} of the parameters "
       f"whole on every device, at most {tolerance:.0%} expected; the largest: {leaves}; choose config.mesh.data and "
-      "config.mesh.model that divide config.model.width and config.model.vocab_size, or use config.mesh.replica"
+      "config.mesh.model that divide these shapes, or use config.mesh.replica"
     )
 
 
-def process_rows(batch_size: int, mesh: Mesh | None = None) -> slice:
-  """Rows of the global batch that this process loads for `global_batch`.
+def process_rows(batch_size: int, mesh: Mesh) -> slice:
+  """Rows of the global batch that this process loads for `global_batch`: those that its devices hold.
 
   Args:
     batch_size: rows over all processes.
-    mesh: gives the rows that this process's devices hold, which differ from equal parts
-      where the `model` axis spans processes; None: equal parts in the order of processes.
 
   Raises:
-    ConfigError: the rows do not divide, or those of this process do not lie together.
+    ConfigError: the rows do not divide, or those of this process are not contiguous.
   """
-  parts = jax.process_count() if mesh is None else mesh.shape["replica"] * mesh.shape["data"]
+  parts = shards_of(mesh)
   if batch_size % parts:
     raise ConfigError(
       f"config.train.batch_size: {batch_size} rows do not divide into {parts} equal parts; "
       f"the nearest is {max(1, round(batch_size / parts)) * parts}"
     )
-  if mesh is None:
-    rows = batch_size // parts
-    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
   places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
   held = {rows.indices(batch_size)[:2] for (rows,) in places.values()}
   start, stop = min(a for a, _ in held), max(b for _, b in held)
   if sum(b - a for a, b in held) != stop - start:
     raise ConfigError(
-      f"config.mesh: the rows of process {jax.process_index()} do not lie together ({sorted(held)}); "
+      f"config.mesh: the rows of process {jax.process_index()} are not contiguous ({sorted(held)}); "
       "make config.mesh.model divide the devices of a process"
     )
   return slice(start, stop)
 
 
-def keep_rows(x: jax.Array) -> jax.Array:
-  """Tells the compiler that the first axis of `x` lies over devices like the rows of a batch; no mesh, no effect."""
+def global_batch(batch: Any, mesh: Mesh) -> Any:
+  """Global arrays [rows of all processes, ...] from this process's rows (see `process_rows`); a tree of arrays."""
+  sharding = batch_sharding(mesh)
+  return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
+def shard_rows(x: jax.Array) -> jax.Array:
+  """Tells the compiler to shard the first axis of `x` like the rows of a batch; no mesh, no effect."""
   mesh = jax.sharding.get_abstract_mesh()
   return x if mesh.empty else jax.lax.with_sharding_constraint(x, BATCH)
 
 
-def gather_tables(params: Any) -> Any:
-  """Parameters outside the layers as a step uses them: whole over `data`, which the rows have, sliced over `model`.
-
-  Left to itself the compiler gathers the candidates `[b, s, v]` instead, which are far larger.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return params
-
-  def place(path, x):
-    path = _name(path)
-    if "layers/" in path:
-      return x
-    rule = next((spec for end, spec in _RULES if end.search(path)), P())
-
-    def fits(axis, n):
-      return axis == "model" and n % mesh.shape["model"] == 0
-
-    return jax.lax.with_sharding_constraint(x, P(*("model" if fits(a, n) else None for a, n in zip(rule, x.shape))))
-
-  return jax.tree_util.tree_map_with_path(place, params)
+def split_microbatches(batch: Any, parts: int) -> Any:
+  """`[b, ...]` -> `[parts, b / parts, ...]`, interleaved, so that each part takes equally from every device's rows."""
+  return jax.tree.map(lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch)
 
 
-def row_ways() -> int:
-  """Into how many parts the mesh in use cuts the rows of a batch."""
-  mesh = jax.sharding.get_abstract_mesh()
+def shards_of(mesh: Mesh | AbstractMesh) -> int:
+  """Parts that a mesh cuts the rows of a batch into; 1 for an empty mesh."""
   return 1 if mesh.empty else math.prod(mesh.shape[a] for a in ROW_AXES)
 
 
-def model_ways() -> int:
-  """Into how many parts the mesh in use cuts heads, hidden units and the vocabulary."""
+def row_shards() -> int:
+  """`shards_of` the mesh in use."""
+  return shards_of(jax.sharding.get_abstract_mesh())
+
+
+def model_shards() -> int:
+  """Parts that the mesh in use cuts heads, hidden units and vocabularies into."""
   mesh = jax.sharding.get_abstract_mesh()
   return 1 if mesh.empty else mesh.shape["model"]
 
 
-def deal_rows(batch: Any, parts: int) -> Any:
-  """`[b, ...]` -> `[parts, b / parts, ...]`, strided: each device's contiguous rows give every part its share."""
-  return jax.tree.map(lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch)
-
-
-def slice_vocabulary(table: jax.Array, axis: int) -> jax.Array:
-  """A vocabulary table as a step uses it: whole over `data`, sliced over `model` along `axis`, padded there with zeros
-  where `model` does not divide it."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return table
-  pad = [(0, -n % mesh.shape["model"] if i == axis else 0) for i, n in enumerate(table.shape)]
-  spec = P(*("model" if i == axis else None for i in range(table.ndim)))
-  return jax.lax.with_sharding_constraint(jnp.pad(table, pad), spec)
-
-
-def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """Global arrays [rows of all processes, ...] from this process's rows (see `process_rows`)."""
-  sharding = batch_sharding(mesh)
-  return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+def path_name(path: tuple) -> str:
+  """A path of `jax.tree_util`, slash-joined."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _placed(tree: Any, mesh: Mesh) -> list[tuple]:
-  """(path, leaf, sharding, bytes on each device, left whole although it could be sliced) of each leaf."""
+  """(path, leaf, sharding, bytes on each device, left whole although it could be sharded) of each leaf."""
   out = []
-  sliced = mesh.shape["data"] * mesh.shape["model"] > 1
+  several = mesh.shape["data"] * mesh.shape["model"] > 1
   for path, x in jax.tree_util.tree_leaves_with_path(tree):
-    sharding = getattr(x, "sharding", None) or NamedSharding(mesh, spec_for(_name(path), x.shape, mesh))
+    sharding = getattr(x, "sharding", None) or NamedSharding(mesh, spec_for(path_name(path), x.shape, mesh))
     shard = sharding.shard_shape(tuple(x.shape))
     held = math.prod(shard) * np.dtype(x.dtype).itemsize
-    out.append((_name(path), x, sharding, held, sliced and shard == tuple(x.shape)))
+    out.append((path_name(path), x, sharding, held, several and shard == tuple(x.shape)))
   return out
 
 
@@ -334,5 +308,7 @@ def _show(sharding) -> str:
   return ", ".join("+".join((s,) if isinstance(s, str) else s) if s else "-" for s in sharding.spec) or "-"
 
 
-def _name(path) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator="/")
+def _no_rule(name: str, x) -> str:
+  rule = rule_for(name)
+  unnamed = rule is None or len(rule) > len(x.shape)
+  return "  (no rule)" if unnamed and math.prod(x.shape) > _SMALL else ""

@@ -1,12 +1,12 @@
-"""Sweeps as data: an algebra of config overrides, and the named runs that come out of it.
+"""Sweeps as data: config overrides that can be combined, and the named training runs that they make.
 
-A sweep is a list of `Variant`s, each a few config keys with their values:
+A sweep is a list of `Variant`s. A variant is a few config keys with their values:
 
-  sizes = zipped({"model.width": [64, 128], "train.learning_rate": [3e-3, 2.4e-3]})
-  sweep = product(chain(sizes, grid({"train.batch_size": [8, 16]})), grid({"seed": [0, 1, 2]}))
-  runs("configs/quickstart.py:ebt", sweep, base={"train.steps": 300})
+  sizes = named({"small": {"model.width": 64, "model.heads": 1}, "large": {"model.width": 128, "model.heads": 2}})
+  sweep = chain(sizes, grid({"train.batch_size": [8, 16]}))
+  runs("configs/quickstart.py:ebt", sweep, base={"train.steps": 300}, seeds=[0, 1, 2])
 
-A run's name is made of its own keys and values alone, so that a study may grow without any run changing its folder.
+A run is named by its own keys and values. Adding runs to a study therefore never changes the folder of another run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +22,12 @@ from typing import Any
 from ebt_jax import config as config_lib
 from ebt_jax.config import Config, ConfigError
 
-_LONGEST = 120  # characters of a name; most file systems allow 255 for a file made from it
+_MAX_NAME = 120  # characters; most file systems allow 255 for a file name, and suffixes are added
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """Config keys, dotted and without `config.`, with their values; `label` stands for them in names."""
+  """Config keys (dotted, without `config.`) with their values, and the `label` that stands for them in names."""
 
   values: Mapping[str, Any]
   label: str
@@ -38,21 +38,25 @@ class Run:
   """One training run.
 
   Attributes:
-    name: of its folder.
-    config: a config file, with `:arg` or without.
+    name: name of its folder. It may end in a digest, so nothing is read out of it.
+    config: a config file, `FILE.py` or `FILE.py:arg`.
     overrides: dotted key -> value, on top of the file.
+    series: label of the runs that share a config file.
+    level: label of the variant, without series and seed. Runs of equal level are compared between series.
   """
 
   name: str
   config: str
   overrides: Mapping[str, Any]
+  series: str = ""
+  level: str = ""
 
   def flags(self) -> list[str]:
-    """What `python -m ebt_jax.main` is given, but for the folder."""
+    """The flags for `python -m ebt_jax.main`, without `--workdir`."""
     return [f"--config={self.config}"] + [f"--config.{key}={value}" for key, value in self.overrides.items()]
 
   def resolve(self) -> Config:
-    """The checked config. Raises ConfigError, naming the run."""
+    """The checked config. Raises ConfigError, which names the run."""
     try:
       return config_lib.resolve(apply(load(self.config), self.overrides))
     except ConfigError as e:
@@ -61,63 +65,61 @@ class Run:
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> list[Variant]:
   """Every combination of the values of each key."""
-  return product(*([_variant({key: value}) for value in values] for key, values in axes.items()))
-
-
-def zipped(axes: Mapping[str, Sequence[Any]]) -> list[Variant]:
-  """The first values of all keys together, then the second, and so on. Raises ConfigError at unequal lengths."""
-  lengths = {key: len(values) for key, values in axes.items()}
-  if len(set(lengths.values())) > 1:
-    raise ConfigError(f"zipped: expected as many values for each key, found {lengths}")
-  return [_variant(dict(zip(axes, values))) for values in zip(*axes.values())]
+  return product(*([Variant({k: v}, f"{k}={_text(v)}") for v in values] for k, values in axes.items()))
 
 
 def named(variants: Mapping[str, Mapping[str, Any]]) -> list[Variant]:
-  """Overrides with labels of your own, for sets of keys that would make long names."""
+  """Variants with labels of your own, for sets of keys that would make long names."""
   return [Variant(dict(values), label) for label, values in variants.items()]
 
 
 def product(*sweeps: Sequence[Variant]) -> list[Variant]:
-  """Every combination of one variant of each. Raises ConfigError where two give the same key."""
+  """Every combination of one variant from each sweep. Raises ConfigError where two variants set the same key."""
   return functools.reduce(lambda a, b: [_merge(u, v) for u in a for v in b], sweeps, [Variant({}, "")])
 
 
 def chain(*sweeps: Sequence[Variant]) -> list[Variant]:
-  """The variants of all, one sweep after the other, each once."""
+  """The variants of all sweeps, one sweep after the other, without duplicates."""
   seen = {}
   for variant in (v for sweep in sweeps for v in sweep):
     seen.setdefault((variant.label, repr(sorted(variant.values.items()))), variant)
   return list(seen.values())
 
 
-def prefix(group: str, sweep: Sequence[Variant]) -> list[Variant]:
-  """The same sweep over the keys of a group: `prefix("train", grid({"steps": [1, 2]}))`."""
-  return [_variant({f"{group}.{key}": value for key, value in v.values.items()}) for v in sweep]
-
-
-def runs(config: str, sweep: Iterable[Variant], base: Mapping[str, Any] | None = None, label: str = "") -> list[Run]:
+def runs(
+  config: str,
+  sweep: Iterable[Variant],
+  base: Mapping[str, Any] | None = None,
+  series: str = "",
+  seeds: Sequence[int] = (),
+) -> list[Run]:
   """The named runs of a sweep over one config file.
 
   Args:
-    config: a config file, with `:arg` or without.
-    sweep: what the runs differ in. Its values go before those of `base`.
-    base: overrides that all share, and that names leave out.
-    label: first part of each name, to tell the runs of several config files apart.
+    config: a config file, `FILE.py` or `FILE.py:arg`.
+    sweep: the variants. Where a variant and `base` set the same key, the variant counts.
+    base: overrides that all runs share. They are not part of the names.
+    series: first part of each name, to tell the runs of several config files apart.
+    seeds: each variant is trained once with each seed; empty: once, with the seed of the config.
 
   Raises:
-    ConfigError: two runs would have one name.
+    ConfigError: two runs would have the same name, or a variant sets `seed` beside `seeds`.
   """
-  out = [Run(_name(label, v.label), config, {**(base or {}), **v.values}) for v in sweep]
+  out = []
+  for variant in sweep:
+    for one in product([variant], grid({"seed": seeds})) if seeds else [variant]:
+      overrides = {**(base or {}), **one.values}
+      out.append(Run(_name(series, one.label), config, overrides, series, variant.label))
   return list(unique(out).values())
 
 
 def unique(runs: Iterable[Run]) -> dict[str, Run]:
-  """Runs by name, each once. Raises ConfigError where two differ under one name."""
+  """Runs by name, without duplicates. Raises ConfigError where two runs of the same name differ."""
   out: dict[str, Run] = {}
   for run in runs:
     other = out.setdefault(run.name, run)
     if other != run:
-      mine, theirs = ({"config": r.config, **r.overrides} for r in (run, other))
+      mine, theirs = ({"config": r.config, "series": r.series, "level": r.level, **r.overrides} for r in (run, other))
       differ = sorted(k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k))
       raise ConfigError(f"two runs named {run.name!r} differ in {', '.join(differ)}; give one of them another label")
   return out
@@ -145,22 +147,18 @@ def load(config: str):
 
 
 def apply(config: Any, overrides: Mapping[str, Any]) -> Any:
-  """Sets dotted keys of a ConfigDict and returns it. Raises ConfigError at a key that it has not."""
+  """Sets dotted keys of a ConfigDict and returns it. Raises ConfigError for a key that the config does not have."""
   for key, value in overrides.items():
     *groups, last = key.split(".")
     try:
       group = functools.reduce(lambda c, name: c[name], groups, config)
-      group[last]  # a new key would not be an error
+      group[last]  # assigning a new key would raise nothing
       with group.ignore_type():  # types are checked, and better explained, in `resolve`
         group[last] = value
     except (KeyError, TypeError, AttributeError):
       near = config_lib.near(f"config.{key}", config_lib.keys())
       raise ConfigError(f"config.{key}: no such key; {near}") from None
   return config
-
-
-def _variant(values: Mapping[str, Any]) -> Variant:
-  return Variant(dict(values), ",".join(f"{key}={_text(value)}" for key, value in sorted(values.items())))
 
 
 def _text(value: Any) -> str:
@@ -170,14 +168,14 @@ def _text(value: Any) -> str:
 def _merge(a: Variant, b: Variant) -> Variant:
   twice = a.values.keys() & b.values.keys()
   if twice:
-    raise ConfigError(f"product: two factors set {', '.join(sorted(twice))}; leave it to one of them")
+    raise ConfigError(f"product: two sweeps set {', '.join(sorted(twice))}; leave it to one of them")
   return Variant({**a.values, **b.values}, ",".join(filter(None, (a.label, b.label))))
 
 
 def _name(*parts: str) -> str:
-  """Parts joined to a name that any file system and shell takes; what that loses goes into a digest."""
+  """The parts, joined to a name that is safe in any file system and shell; a digest replaces what had to be cut."""
   whole = ",".join(filter(None, parts)) or "run"
   safe = re.sub(r"[^\w.,=+-]", "_", whole).lstrip(".-")
-  if safe == whole and len(whole) <= _LONGEST:
+  if safe == whole and len(whole) <= _MAX_NAME:
     return whole
-  return f"{safe[:_LONGEST]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+  return f"{safe[:_MAX_NAME]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"

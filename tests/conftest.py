@@ -1,7 +1,16 @@
-"""Eight CPU devices for every test, set before JAX looks for devices; heavy compilation is kept small."""
+"""Eight CPU devices for every test, set before JAX looks for devices; heavy compilation is kept small.
+
+Annotations of the modules in `CHECKED` are checked at every call, shapes and dtypes of arrays included.
+"""
 
 import jax
+import jaxtyping
 import pytest
+
+import tests.checked  # noqa: F401  (the hook finds it by name)
+
+CHECKED = ["ebt_jax"]
+jaxtyping.install_import_hook(CHECKED, "tests.checked.check")  # before they are imported
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

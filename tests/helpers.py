@@ -1,4 +1,4 @@
-"""Runs of `python -m ebt_jax.main` for tests: a tiny text, a tiny model, and a process that forks one run after another.
+"""Runs of `python -m ebt_jax.main` for tests: a tiny text, a tiny model, and a process that forks a child for each run.
 
 Importing JAX takes longer than a tiny run, and so does compiling. `run` therefore asks one server process, which has
 imported everything and computed nothing, to fork a child for each command; children share a compilation cache.
@@ -104,10 +104,10 @@ def _serve(folder: str) -> None:
   import ml_collections  # noqa: F401
   import tensorboardX  # noqa: F401
 
+  import ebt_jax.evaluation.commands  # noqa: F401
   import ebt_jax.main
-  import ebt_jax.training.ahead
+  import ebt_jax.training.inspect
   import ebt_jax.training.loop
-  import ebt_jax.training.offline  # noqa: F401
 
   for line in sys.stdin:
     child = os.fork()
@@ -117,9 +117,10 @@ def _serve(folder: str) -> None:
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
       os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
       os.chdir(request["cwd"])
+      sys.path[0] = request["cwd"]  # as `python -m` does
       sys.argv = ["ebt_jax.main", *request["arguments"]]
       exec(request["hook"], {})
-      ebt_jax.main.run()  # raises SystemExit
+      sys.exit(ebt_jax.main.run())
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 

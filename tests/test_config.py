@@ -129,8 +129,8 @@ def test_a_resumed_run_may_change_what_does_not_change_training_and_nothing_else
       "eval.seed", "eval.steps_of", "eval.tolerance", "eval.choose", "eval.accept", "eval.step_size_factor",
       "eval.noise", "eval.adjust",
       "sample.tokens", "sample.prompt_tokens", "sample.temperature",
-      "train.log_every", "train.health_every", "train.max_bad_steps", "model.remat", "model.vocab_chunk", "model.attention",
-      "model.attention_block",
+      "train.log_every", "train.health_every", "train.max_bad_steps", "model.remat", "model.vocab_chunk",
+      "model.attention", "model.attention_block",
   }  # fmt: skip
 
 

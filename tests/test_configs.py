@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ebt_jax.config import SIZES, resolve
-from ebt_jax.training import ahead
+from ebt_jax.training import inspect
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 ARGUMENTS = {"quickstart": ["", "ebt", "transformer"], "text_ebt_s1": ["", *SIZES], "text_transformer": ["", *SIZES],
@@ -45,8 +45,8 @@ def parameters(c) -> tuple[int, int]:
 def test_shapes(name, argument):
   config = config_of(name, argument)
   total, inner = parameters(config)
-  table = ahead.shapes(config)
-  assert f"\n{total:,} parameters, {inner:,} of them in no vocabulary table\n" in table
+  table = inspect.shapes(config)
+  assert f"\n{total:,} parameters, {inner:,} of them in blocks" in table
   assert sum(int(n.replace(",", "")) for n in re.findall(r"float32 +([\d,]+)$", table, re.M)) == total
 
 

@@ -12,9 +12,7 @@ PACKAGE = REPOSITORY / "ebt_jax"
 PACKAGES = {
   "flax": ("models/", "top"),
   "optax": ("training/optimizer.py", "top"),
-  "orbax": ("training/checkpoint.py", "top"),
-  "etils": ("training/checkpoint.py", "top"),
-  "absl": ("main.py", "top"),
+  "orbax": ("checkpoint.py", "top"),
   "grain": ("data/", "inside"),
   "tensorflow_datasets": ("data/", "inside"),
   "array_record": ("data/", "inside"),
@@ -27,12 +25,14 @@ PACKAGES = {
 NEVER = {"configs", "experiments", "tests", "tools", "torch", "tensorflow"}
 WITHOUT_JAX = (
   "config/",
-  "chrono.py",
+  "files.py",
+  "clock.py",
   "metrics.py",
   "flops.py",
   "sweep.py",
   "scaling.py",
   "main.py",
+  "flags.py",
   "data/",
   "interop/",
 )
@@ -104,4 +104,4 @@ def test_packages_stay_where_they_belong():
         seen.add(package)
         assert file.startswith(tuple(where.split())), f"{file} imports {dotted}, allowed in {where}"
         assert how == "top" or not top, f"{file} imports {dotted} at its top, allowed inside functions"
-  assert seen >= {"flax", "orbax", "grain", "tensorflow_datasets", "absl"}  # the names above are those in use
+  assert seen >= {"flax", "orbax", "grain", "tensorflow_datasets"}  # the names above are those in use

@@ -19,7 +19,8 @@ def test_cross_entropy_is_the_weighted_sum_over_smoothed_targets(x64, smoothing)
   s = float(smoothing)
   wanted = (1 - s) * np.eye(5)[TARGETS] + s / 5
   expected = -(WEIGHTS * (wanted * log_p).sum(-1)).sum()
-  np.testing.assert_allclose(losses.cross_entropy(LOGITS, TARGETS, WEIGHTS, smoothing), expected, rtol=1e-12)
+  found = losses.cross_entropy(*map(jnp.asarray, (LOGITS, TARGETS, WEIGHTS)), smoothing)
+  np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_cross_entropy_survives_extreme_logits():
@@ -30,8 +31,9 @@ def test_cross_entropy_survives_extreme_logits():
 
 
 def test_energy_contrast_is_the_two_way_cross_entropy(x64):
-  true, predicted = RNG.normal(size=(2, 2, 3)) * 4
+  true, predicted = jnp.asarray(RNG.normal(size=(2, 2, 3)) * 4)
+  weights = jnp.asarray(WEIGHTS)
   p = np.exp(-true) / (np.exp(-true) + np.exp(-predicted))
-  got = losses.energy_contrast(true, predicted, WEIGHTS)
+  got = losses.energy_contrast(true, predicted, weights)
   np.testing.assert_allclose(got, -(WEIGHTS * np.log(p)).sum(), rtol=1e-12)
-  assert losses.energy_contrast(true - 1, predicted, WEIGHTS) < got
+  assert losses.energy_contrast(true - 1, predicted, weights) < got

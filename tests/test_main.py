@@ -47,7 +47,8 @@ def test_training_leaves_what_it_says(trained):
   assert names >= {"config.json", "metrics.jsonl", "final_result.json", "sample.json", "checkpoints", "tensorboard"}
   result = json.loads((folder / "final_result.json").read_text(encoding="utf-8"))
   assert result["steps"] == 4 and len(result["eval"]["loss_by_step"]) == 3 and result["skipped_steps"] == 0
-  assert f"{result['eval']['loss']:.4f}" in done.out and "held-out text" in done.out and "energy gap" in done.out
+  assert f"{result['eval']['loss']:.4f}" in done.out and "held out, " in done.out and "energy gap" in done.out
+  assert f"--workdir={folder} --mode=eval --set eval.steps=6" in done.out
   assert f"--workdir={folder} --mode=generate" in done.out and not done.err  # what to do next
 
 
@@ -60,8 +61,8 @@ def test_a_finished_run_says_so(trained):
 
 
 MISTAKES = {
-    "mistyped": (["--config.thinking.step_sise=5"], ["step_sise: no such key; did you mean", "thinking.step_size"]),
-    "ill-typed": (["--config.train.steps=many"], ["config.train.steps: expected int, found 'many'"]),
+    "mistyped": (["--config.thinking.step_sise=5"], ["step_sise=5: no such key; did you mean", "thinking.step_size"]),
+    "ill-typed": (["--config.train.steps=many"], ["--config.train.steps: expected int, found 'many'"]),
     "impossible": (["--config.thinking.random_steps_min=9"], ["thinking.random_steps_min: 9", "raise thinking.steps"]),
     "tokenizer": (["--config.model.vocab_size=100"], ["model.vocab_size: 100 is less than the 257 tokens", "to 0"]),
     "context": (["--config.data.context_length=900", "--config.data.layout=document"],
@@ -70,10 +71,16 @@ MISTAKES = {
                  ["config.data.held_out", "of 11 documents leaves 11 for training and 0 for evaluation"]),
     "mesh": (["--config.mesh.data=3"], ["config.mesh", "needs 3 devices, found 8; set replica=1, data=8, model=1"]),
     "batch": (["--config.train.batch_size=6"], ["config.train.batch_size: 6 rows", "the nearest batch_size is 8"]),
-    "eval batch": (["--config.eval.batch_size=3"], ["config.eval.batch_size", "nearest is 8"]),
     "no workdir": (["--workdir="], ["--workdir: mode train needs the folder of a run"]),
     "argument": (["shapes"], ["shapes: not a flag; flags look like --name=value"]),
-    "mode": (["--mode=tarin"], ["--mode=tarin", "train|eval|generate|shapes|compile"]),
+    "mode": (["--mode=tarin"], ["--mode: no mode 'tarin'", "train|eval|generate|shapes|compile"]),
+    "no value": (["--config.train.steps"], ["--config.train.steps: expected one argument"]),
+    "no number": (["--mode=generate", "--max_tokens=few"], ["--max_tokens: invalid int value: 'few'"]),
+    "unknown flag": (["--promt=a"], ["--promt: no such flag; did you mean --prompt"]),
+    "unknown set": (["--set", "eval.stesp=6"], ["--set eval.stesp=6: no such key; did you mean eval.steps"]),
+    "ill-typed set": (["--set", "train.steps=5", "model.remat=no"], ["--set model.remat: expected bool, found 'no'"]),
+    "impossible set": (["--set=thinking.steps=1", "--set=thinking.landscapes=2"], ["need at least as many steps"]),
+    "set without a value": (["--set", "eval.steps", "6"], ["--set eval.steps: expected KEY=VALUE"]),
     "no run": (["--mode=eval", "--config.mesh.model=2"], ["checkpoints: no checkpoint; train first"]),
 }  # fmt: skip
 
@@ -98,6 +105,7 @@ def test_another_config_in_the_folder_of_a_run(trained):
 
 def test_config_file(tmp_path):
   refused(["--config=configs/quikstart.py"], "no file 'configs/quikstart.py'", "did you mean configs/quickstart.py")
+  refused(["--config=nowhere/a.py"], "no file 'nowhere/a.py'", "there is no folder 'nowhere' here")
   refused([f"--workdir={tmp_path}"], "--config: give a config file", "workdir")
   for text, words in {
     "x = 1\ndef get_config(:\n": ["bad.py, line 2: ", "invalid syntax"],
@@ -105,6 +113,8 @@ def test_config_file(tmp_path):
     "from ebt_jax.config import defaults\ndef get_config():\n  c = defaults()\n  c.train.stesp = 3\n  return c\n": [
       "config.train.stesp: no such key; did you mean steps"
     ],
+    "def get_config():\n  pass\n": ["bad.py: get_config() gave None, expected a ConfigDict"],
+    "x = 1\n": ["bad.py", "get_config"],
   }.items():
     (tmp_path / "bad.py").write_text(text, encoding="utf-8")
     refused([f"--config={tmp_path}/bad.py", f"--workdir={tmp_path}/run"], *words)
@@ -118,6 +128,30 @@ def test_config_file_imports_its_neighbour_from_anywhere(tmp_path):
   (folder / "run.py").write_text(text, encoding="utf-8")
   done = run([f"--config={folder}/run.py", "--mode=shapes", "--config.model.kind=transformer"], cwd=elsewhere)
   assert done.code == 0 and "parameters" in done.out, done.err
+
+
+def test_config_file_in_a_package_of_the_current_folder(tmp_path):
+  """As `experiments/own_task`: the file and what its strings name are found from where main is started."""
+  own = tmp_path / "studies" / "own"
+  own.mkdir(parents=True)
+  (own / "sizes.py").write_text("width = 32\n", encoding="utf-8")
+  text = """import importlib
+from ebt_jax.config import defaults
+def get_config():
+  config = defaults()
+  config.model.width = importlib.import_module("studies.own.sizes").width
+  return config
+"""
+  (own / "config.py").write_text(text, encoding="utf-8")
+  done = run(["--config=studies/own/config.py", "--mode=shapes"], cwd=tmp_path)
+  assert done.code == 0 and "(257, 32)" in done.out, done
+
+
+def test_no_device(tmp_path):
+  """What JAX says of a missing accelerator is one line."""
+  hook = "import jax; jax.config.update('jax_platforms', 'nowhere')"
+  refused(quickstart(f"--workdir={tmp_path}/run"), "JAX cannot start: ", "'nowhere'", hook=hook)
+  assert not files(tmp_path)
 
 
 def test_data_files(tmp_path):
@@ -152,9 +186,9 @@ def test_generate_one_prompt(trained, tmp_path):
   assert 0 < len(written["tokens"]) <= 20 and all(isinstance(t["energy"], float) for t in written["tokens"])
   assert done.out.startswith("the state" + written["text"]) and "energy of each token" in done.out
   assert run(flags).out == done.out  # the same seed, the same text
-  longer = run([*flags, "--thinking_steps=5", "--seed=1"])
+  longer = run([*flags, "--set", "eval.steps=5", "--seed=1"])
   assert longer.code == 0 and longer.out != done.out
-  best = run([*flags, "--candidates=4"])
+  best = run([*flags, "--set", "eval.candidates=4"])
   assert best.code == 0 and best.out != done.out
 
 
@@ -177,7 +211,9 @@ def test_generate_mistakes(trained, tmp_path):
     (["--temperature=0"], ["--temperature: expected more than 0, found 0.0; for greedy text use --top_k=1"]),
     (["--prompt=" + "x" * 16], ["prompt 2 has 16 tokens, expected 1 to 15", "context_length=16", "shorten it"]),
     (["--prompt="], ["--prompt: expected some text, found an empty prompt"]),
-    (["--candidates=-1"], ["--candidates: expected 1 or more (0: as configured), found -1"]),
+    (["--set", "eval.candidates=-1"], ["config.eval.candidates: expected more than 0, found -1"]),
+    (["--set", "model.size=small"], ["--set model.size=small: this model has its size", "model.layers"]),
+    (["--config.eval.steps=5"], ["--config.eval.steps=5: needs --config=FILE", "use --set eval.steps=5"]),
     (["--max_tokens=0"], ["--max_tokens: expected 1 or more, found 0"]),
     ([f"--prompts_file={tmp_path}/none"], ["--prompts_file", f"{tmp_path}/none"]),
     ([f"--prompts_file={tmp_path}/binary"], ["--prompts_file", f"{tmp_path}/binary", "UTF-8"]),
@@ -199,16 +235,17 @@ def test_eval(trained, tmp_path, corpus):
   found = json.loads((folder / "eval_held_out_step4_think3.json").read_text(encoding="utf-8"))
   assert {k: found[k] for k in final} == final and (found["step"], found["thinking_steps"]) == (4, 3)
   (tmp_path / "new.txt").write_text("the people of our union\n" * 9, encoding="utf-8")
-  more = [f"--source={tmp_path}/new.txt", "--thinking_steps=5", "--checkpoint_step=2"]
+  more = [f"--source={tmp_path}/new.txt", "--set=eval.steps=5", "--checkpoint_step=2"]
   done = run([f"--workdir={folder}", "--mode=eval", *more])
   assert done.code == 0, done.err
   (path,) = (p for p in folder.glob("eval_*") if "new_txt" in p.name)
   found = json.loads(path.read_text(encoding="utf-8"))
   assert path.name.endswith("_step2_think5.json") and str(path) in done.out
   assert len(found["loss_by_step"]) == len(found["energy_by_step"]) - 1 == 5
-  assert found["bytes"] == os.path.getsize(tmp_path / "new.txt") and found["tokens"] == found["bytes"] + 1
+  size = os.path.getsize(tmp_path / "new.txt")
+  assert found["items"] == size + 1 and found["bytes_per_token"] * found["items"] == pytest.approx(size, rel=1e-6)
   refused([f"--workdir={folder}", "--mode=eval", f"--source={tmp_path}/none.txt"], "none.txt", "no file")
-  refused([f"--workdir={folder}", "--mode=eval", "--thinking_steps=-1"], "--thinking_steps: expected 1 or more")
+  refused([f"--workdir={folder}", "--mode=eval", "--set=eval.steps=-1"], "config.eval.steps: expected at least 0")
 
 
 def test_shapes_and_compile_need_no_folder_and_no_text(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 
 from ebt_jax import parallel
 from ebt_jax.config import Config, DataConfig, MeshConfig, ModelConfig, ThinkingConfig, TrainConfig
-from ebt_jax.tasks.text import make_task
+from ebt_jax.tasks import registry
 from ebt_jax.training import state as state_lib
-from ebt_jax.training.step import make_train_step
+from ebt_jax.training.step import compiled_step
 
 ROWS, S, V, D = 16, 8, 64, 32
 BASE = Config(
@@ -59,18 +59,18 @@ CASES = [
 def batch_of(seed):
   rng = np.random.default_rng(seed)
   weights = np.arange(S)[None] < rng.permutation(np.resize([2, 5, S], ROWS))[:, None]
-  return {"tokens": rng.integers(0, V, (ROWS, S + 1), np.int32), "weights": weights.astype(np.float32)}
+  size = weights.sum(1).astype(np.float32)
+  tokens = rng.integers(0, V, (ROWS, S + 1), np.int32)
+  return {"tokens": tokens, "weights": weights.astype(np.float32), "bytes": size}
 
 
 def train(config, sizes):
   """Metrics of three steps, and the state after them."""
   mesh = parallel.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
-  task = make_task(config)
+  task = registry.make(config, parallel.shards_of(mesh))
   with jax.set_mesh(mesh):
-    state = state_lib.create(task, config, mesh)
-    shardings = jax.tree.map(lambda a: a.sharding, state)
-    outs = (shardings, parallel.replicated(mesh))
-    step = jax.jit(make_train_step(task, config), donate_argnums=0, out_shardings=outs)
+    state = state_lib.create(task, mesh)
+    step = compiled_step(task, state_lib.abstract(task, mesh), mesh)
     seen = []
     for i in range(3):
       state, values = step(state, parallel.global_batch(batch_of(i), mesh))

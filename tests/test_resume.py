@@ -11,10 +11,10 @@ import pytest
 
 from ebt_jax import config as config_lib
 from ebt_jax import metrics, parallel
+from ebt_jax.checkpoint import Checkpoints
 from ebt_jax.config import MeshConfig
-from ebt_jax.tasks import text
+from ebt_jax.tasks import registry
 from ebt_jax.training import state as state_lib
-from ebt_jax.training.checkpoint import Checkpoints
 from tests.helpers import quickstart, run, write_corpus
 
 # saves at 3, 6 and 7; evaluates at 2, 4, 6 and 7
@@ -30,32 +30,32 @@ MODELS = {
 # Sends a signal before the batch of a step, once the checkpoint of step 3 is whole: the run has rows beyond it.
 SIGNAL = """
 import os, pathlib, signal, sys, time
-from ebt_jax.data.loader import TextLoader
+from ebt_jax.data.loader import Loader
 folder = pathlib.Path(next(a for a in sys.argv if a.startswith("--workdir=")).partition("=")[2])
-batch = TextLoader.batch
+batch = Loader.batch
 def patched(self, step, rows=None):
   if step + 1 == {step}:
     while not (folder / "checkpoints/3/checksums.json").exists():
       time.sleep(0.01)
     os.kill(os.getpid(), signal.{name})
   return batch(self, step, rows)
-TextLoader.batch = patched
+Loader.batch = patched
 """
 # Kills when the second checkpoint has its final name but no checksums.
 SEALING = """
 import os, signal
-from ebt_jax.training import checkpoint
+from ebt_jax import checkpoint
 checksums = checkpoint._checksums
-def patched(folder):
+def patched(folder, *rest):
   if folder.name == "6":
     os.kill(os.getpid(), signal.SIGKILL)
-  return checksums(folder)
+  return checksums(folder, *rest)
 checkpoint._checksums = patched
 """
 # Kills while the second checkpoint is being written.
 WRITING = """
 import os, signal
-from ebt_jax.training.checkpoint import Checkpoints
+from ebt_jax.checkpoint import Checkpoints
 start = Checkpoints._start
 def patched(self, step, *rest):
   start(self, step, *rest)
@@ -68,18 +68,18 @@ Checkpoints._start = patched
 # Kills when all is trained and evaluated, and only the last files are missing.
 ENDING = """
 import os, signal
-from ebt_jax.evaluation import report
-report.write_sample = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+from ebt_jax.evaluation import text_report
+text_report.write_sample = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """
 # The disk is full while the checkpoint of a step is written.
 FULL = """
 import errno, os
-from ebt_jax.training import checkpoint
+from ebt_jax import checkpoint
 checksums = checkpoint._checksums
-def patched(folder):
+def patched(folder, *rest):
   if folder.name == "{step}":
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "part"))
-  return checksums(folder)
+  return checksums(folder, *rest)
 checkpoint._checksums = patched
 """
 # The disk is full when the metrics of step 5 are written.
@@ -119,7 +119,7 @@ def left_by(folder: pathlib.Path) -> dict:
   """Everything of a finished run that must not depend on what happened to it."""
   config = config_lib.load(folder / "config.json")
   mesh = parallel.make_mesh(MeshConfig(data=1), jax.devices()[:1])
-  abstract = state_lib.abstract(text.make_task(config), config, mesh)
+  abstract = state_lib.abstract(registry.make(config), mesh).split()
   with Checkpoints(folder / "checkpoints", config.checkpoint) as c:
     step, state, _ = c.restore(abstract)
   result = json.loads((folder / "final_result.json").read_text(encoding="utf-8"))
@@ -175,7 +175,7 @@ def test_interrupted_and_started_again(corpus, whole, tmp_path, kind, name):
 
 
 def damage(folder: pathlib.Path) -> str:
-  """Flips a bit in the largest file of a checkpoint and returns the file's name."""
+  """Flips a bit in the largest file of a folder and returns the file's name."""
   path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 1
@@ -196,7 +196,7 @@ def test_a_damaged_checkpoint_is_named_left_alone_and_passed_over(corpus, whole,
   assert {p.name: p.read_bytes() for p in (folder / "checkpoints/6.damaged").rglob("*") if p.is_file()} == damaged
   assert_same(left_by(folder), whole["transformer"])
   for step in (3, 6, 7):
-    damage(folder / "checkpoints" / str(step))
+    damage(folder / "checkpoints" / str(step) / "params")  # evaluation reads nothing else
   lost = run([f"--workdir={folder}", "--mode=eval"])
   assert lost.code == 2 and "no intact checkpoint" in lost.err and "Traceback" not in lost.err
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ebt_jax import scaling
-from ebt_jax.scaling import Interval, Points, crossing, faster, gap, interval, isoflop, law, line, points
+from ebt_jax.scaling import Interval, Points, crossing, faster, gap, interval, isoflop, law, line, points, student
 
 PAPER = pathlib.Path(__file__).parent.parent / "experiments/scaling/paper_points.json"
 PANELS = {p["name"]: p for p in json.loads(PAPER.read_text(encoding="utf-8"))["panels"]}
@@ -93,7 +93,7 @@ def test_isoflop():
   assert found.inside.all() and holds(interval(found.growth.slope), 0.5, 0.1)
   assert np.allclose(found.size[0], np.sqrt(budgets / 6), rtol=0.1)
   beyond = [(c, r * math.sqrt(c / 6)) for c in budgets for r in np.geomspace(3, 10, 5)]
-  with pytest.raises(ValueError, match="0 of 4 budgets have their least loss among the sizes tried"):
+  with pytest.raises(ValueError, match="0 of 4 budgets have their lowest loss within the range of sizes"):
     isoflop(noisy(lambda c, n: 1 + 50 * (n**-0.4 + (c / 6 / n) ** -0.4), beyond, noise=0))
 
 
@@ -114,6 +114,13 @@ def test_gap_at_an_equal_cost():
   assert math.isinf(gap(points(a.x[:8], a.y[:8]), points(b.x[:8], b.y[:8]), 2e6).high)  # one seed
   with pytest.raises(ValueError, match="no seed of both models has points on both sides of 2e"):
     gap(a, b, 2e7)
+
+
+def test_student_interval():
+  """Mean 2, standard error 1 / sqrt(3), t of two degrees of freedom 4.3027."""
+  assert student([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.302652730 / math.sqrt(3)))
+  assert student([1.0, 2.0, 3.0], 0.9)[1] == pytest.approx(2.919985580 / math.sqrt(3))
+  assert student([1.0]) == (1.0, math.inf)
 
 
 def test_more_seeds_and_less_noise_make_narrower_intervals():

@@ -3,7 +3,7 @@
 import pytest
 
 from ebt_jax.config import ConfigError
-from ebt_jax.sweep import Run, Variant, apply, chain, grid, load, named, prefix, product, runs, unique, zipped
+from ebt_jax.sweep import Run, Variant, apply, chain, grid, load, named, product, runs, unique
 
 QUICK = "configs/quickstart.py"
 SEEDS = grid({"seed": [0, 1]})
@@ -16,26 +16,22 @@ def values(sweep):
 
 def test_algebra():
   assert values(grid({"a": [1, 2], "b": [3, 4]})) == [{"a": i, "b": j} for i in (1, 2) for j in (3, 4)]
-  assert values(zipped({"a": [1, 2], "b": [3, 4]})) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
   assert product(SEEDS, product(WIDTHS, grid({"c": [1]}))) == product(product(SEEDS, WIDTHS), grid({"c": [1]}))
   assert product() == [Variant({}, "")] and product(SEEDS, product()) == SEEDS and product(SEEDS, []) == []
   assert chain(SEEDS, SEEDS, WIDTHS) == SEEDS + WIDTHS  # each once
   assert product(chain(SEEDS, grid({"seed": [5]})), WIDTHS) == product(SEEDS, WIDTHS) + product(
     grid({"seed": [5]}), WIDTHS
   )
-  assert prefix("model", grid({"width": [64, 128]})) == WIDTHS
-  with pytest.raises(ConfigError, match="two factors set seed"):
+  with pytest.raises(ConfigError, match="two sweeps set seed"):
     product(SEEDS, WIDTHS, SEEDS)
-  with pytest.raises(ConfigError, match=r"found \{'a': 2, 'b': 1\}"):
-    zipped({"a": [1, 2], "b": [3]})
 
 
 def test_names_are_stable_and_safe():
-  few = runs(QUICK, product(WIDTHS, SEEDS), label="ebt")
+  few = runs(QUICK, product(WIDTHS, SEEDS), series="ebt")
   assert few[1].name == "ebt,model.width=64,seed=1"
-  more = runs(QUICK, product(grid({"model.width": [32, 64, 128]}), SEEDS), base={"train.steps": 9}, label="ebt")
+  more = runs(QUICK, product(grid({"model.width": [32, 64, 128]}), SEEDS), base={"train.steps": 9}, series="ebt")
   assert {r.name for r in few} < {r.name for r in more}  # neither other runs nor the base change a name
-  assert runs(QUICK, zipped({"b": [1e-3], "a": [2]}))[0].name == "a=2,b=0.001"
+  assert runs(QUICK, grid({"a": [2], "b": [1e-3]}))[0].name == "a=2,b=0.001"
   assert runs(QUICK, [Variant({}, "")])[0].name == "run"
   odd = [r.name for r in runs(QUICK, grid({"data.source": ["x/*.txt", "x/?.txt", "y" * 200, "y" * 201]}))]
   assert len(set(odd)) == 4 and all(len(n) < 140 and not set(n) & set("/*? :") for n in odd)
@@ -43,12 +39,27 @@ def test_names_are_stable_and_safe():
 
 def test_one_name_for_two_runs_is_an_error():
   small = named({"small": {"model.width": 64, "model.heads": 1}})
-  assert runs(QUICK, product(small, SEEDS))[0] == Run(
-    "small,seed=0", QUICK, {"model.width": 64, "model.heads": 1, "seed": 0}
-  )
+  (run,) = runs(QUICK, small, seeds=[0])
+  assert run == Run("small,seed=0", QUICK, {"model.width": 64, "model.heads": 1, "seed": 0}, level="small")
   with pytest.raises(ConfigError, match="'small,seed=0' differ in model.heads, train.steps"):
     other = named({"small": {"model.width": 64, "model.heads": 2}})
-    unique([*runs(QUICK, product(small, SEEDS)), *runs(QUICK, product(other, SEEDS), {"train.steps": 7})])
+    unique([*runs(QUICK, small, seeds=[0, 1]), *runs(QUICK, other, {"train.steps": 7}, seeds=[0, 1])])
+
+
+def test_seeds_share_a_level_whatever_the_name():
+  """Names may be cut and get a digest; series and level are fields."""
+  wide = named({"w" * 200: {"model.width": 64}})
+  found = [r for series in ("ebt", "my model") for r in runs(QUICK, wide, series=series, seeds=[0, 1])]
+  assert {r.level for r in found} == {"w" * 200} and len({r.name for r in found}) == 4
+  assert [(r.series, r.overrides["seed"]) for r in found] == [("ebt", 0), ("ebt", 1), ("my model", 0), ("my model", 1)]
+  assert runs(QUICK, WIDTHS, seeds=[0, 1]) == [
+    Run(r.name, QUICK, r.overrides, level=f"model.width={r.overrides['model.width']}")
+    for r in runs(QUICK, product(WIDTHS, SEEDS))
+  ]
+  with pytest.raises(ConfigError, match="two sweeps set seed"):
+    runs(QUICK, SEEDS, seeds=[0])
+  with pytest.raises(ConfigError, match="'a,b,c' differ in level, series"):
+    unique([*runs(QUICK, named({"b,c": {}}), series="a"), *runs(QUICK, named({"c": {}}), series="a,b")])
 
 
 def test_a_run_resolves_to_what_its_flags_say():

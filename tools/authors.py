@@ -1,9 +1,9 @@
-"""EBT the way its authors compute it, with this package's parameters: rival of every benchmark, oracle of a test.
+"""EBT as its authors compute it, with this package's parameters: the rival in every benchmark, the oracle of a test.
 
-In each thinking step the embeddings of context and candidates stand in one sequence of 2n entries and pass the whole
-stack; a candidate's scores are a row of a dense n x (n + 1) matrix into which its own score is written; `[b, n, v]` is
-held whole; slopes are differentiated by plain autodiff, and the graphs of all steps live until the end. Generation
-computes the whole prefix, and a candidate for each of its positions, anew for each token.
+In each thinking step the embeddings of context and candidates are one sequence of 2n entries, which passes through all
+layers. The scores of a candidate are a row of a dense n x (n + 1) matrix, into which its own score is written. The
+whole `[b, n, v]` is in memory, autodiff differentiates the gradients a second time, and the graphs of all steps are
+kept until the end. To generate a token, the whole prefix and a candidate for each of its positions are computed again.
 """
 
 import dataclasses
@@ -12,15 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import flops, losses, parallel
+from ebt_jax import losses, parallel
 from ebt_jax.evaluation.sampling import sample
 from ebt_jax.models import layers
-from ebt_jax.tasks.text import EBTText
+from ebt_jax.tasks import text
+from ebt_jax.tasks.base import Flops, Mean, Output
+from ebt_jax.tasks.ebt import EBTTask
 
 
 @dataclasses.dataclass(frozen=True)
-class AuthorsText(EBTText):
-  """The text task in the authors' formulation: `default` and `time_embed`, fixed steps, no noise but the start's."""
+class AuthorsText(EBTTask):
+  """The text task in the authors' formulation: `default` and `time_embed`, fixed steps, noise only at the start."""
+
+  @classmethod
+  def of(cls, config):
+    """The task of a resolved config."""
+    ours = text.make(config)
+    return cls(ours.config, ours.problem, ours.model, ours.space)
 
   def __post_init__(self):
     m, t = self.config.model, self.config.thinking
@@ -52,10 +60,10 @@ class AuthorsText(EBTText):
     return energies[:, seen:, 0]
 
   def loss(self, params, batch, key, *, start=None):
-    """As `EBTText.loss`, at fixed numbers of steps."""
+    """As `EBTTask.loss`, with a fixed number of steps."""
     t, tokens = self.config.thinking, batch["tokens"][:, :-1]
     shape = (*tokens.shape, self.config.model.vocab_size)
-    x = parallel.keep_rows(self._start(key, shape) if start is None else start)
+    x = parallel.shard_rows(self._start(key, shape) if start is None else start)
     found, means = [], []
     for i in range(t.steps):
       if t.gradient == "each":
@@ -64,8 +72,10 @@ class AuthorsText(EBTText):
       x, energies = self._step(params, tokens, x, min(i, t.landscapes - 1), constant)
       found.append(losses.cross_entropy(x, batch["tokens"][:, 1:], batch["weights"]))
       means.append(jnp.sum(batch["weights"] * energies))
-    log = {"final_loss": found[-1], "first_energy": means[0], "last_energy": means[-1]}
-    return found[-1] if t.gradient == "last" else sum(found) / t.steps, jax.lax.stop_gradient(log)
+    count = jnp.sum(batch["weights"])
+    metrics = {"final_loss": Mean(found[-1], count), "energy_gap": Mean(means[0] - means[-1], count)}
+    total = found[-1] if t.gradient == "last" else sum(found) / t.steps
+    return Mean(total, count), Output(jax.lax.stop_gradient(metrics))
 
   def predict(self, params, tokens, key):
     """Logits `[b, n, v]` after thinking at every position."""
@@ -75,13 +85,14 @@ class AuthorsText(EBTText):
       x, _ = self._step(params, tokens, x, min(i, t.landscapes - 1), constant=True)
     return x
 
-  def train_row_flops(self) -> int:
-    """FLOPs of training on one row, counted as `ebt_jax.flops` does; nothing here is recomputation."""
-    part, t = flops.forward(self.config), self.config.thinking
+  def flops(self) -> Flops:
+    """Of training on one row; nothing here is recomputation."""
+    cost, t = self._cost(), self.config.thinking
     free = t.steps - 1 if t.gradient == "last" else 0
     learnt = t.steps - free
-    stack = part["context"] + part["candidate"]
-    return (6 * learnt + 2 * free) * stack + (5 * learnt + 2 * free) * part["vocabulary"]
+    stack = cost.context.forward + cost.candidate.forward
+    total = (6 * learnt + 2 * free) * stack + (5 * learnt + 2 * free) * cost.embedding
+    return Flops({"total": total, "recomputation": 0}, super().flops().prediction)
 
   def _start(self, key, shape):
     t = self.config.thinking
@@ -118,7 +129,7 @@ class AuthorsText(EBTText):
     context = product("bhst,bhtk->bhsk", jax.nn.softmax(scores, axis=-1), v)
 
     n = own_q.shape[2]
-    first = seen - n + 1  # entries that the first candidate sees; its own score stands right of theirs
+    first = seen - n + 1  # entries that the first candidate attends to; its own score is to the right of theirs
     own = jnp.eye(n, seen + 1, first, dtype=scores.dtype)
     scores = jnp.pad(product("bhsk,bhtk->bhst", own_q, k), ((0, 0), (0, 0), (0, 0), (0, 1)))
     scores = scores * (1 - own) + own * jnp.sum(own_q * own_k, -1, keepdims=True)
@@ -140,10 +151,12 @@ def _norm(x, weight):
 
 
 class Generator:
-  """What `ebt_jax.evaluation.generate.Generator` does, by full recomputation; all prompts have one length.
+  """Generates as `ebt_jax.evaluation.generate.Generator` does, but computes the whole prefix again for each token.
+
+  All prompts have one length.
 
   Args:
-    multiple: prefixes are padded to a multiple of so many tokens; each padded length is compiled once.
+    multiple: prefixes are padded to a multiple of this number of tokens; each padded length is compiled once.
   """
 
   def __init__(self, task: AuthorsText, params, multiple: int = 32):

@@ -1,4 +1,4 @@
-"""Measures this package beside its rivals, in one process and in turn. tools/README.md says what each suite is.
+"""Measures this package and its rivals, in one process and in turn. tools/README.md describes the suites.
 
   python tools/bench.py --suite=train,sizes,vocab,attention,decode,mesh [--rounds=5] [--out=build/bench]
 
@@ -25,19 +25,19 @@ from ebt_jax import flops
 from ebt_jax.config import SIZES, resolve
 from ebt_jax.evaluation.generate import Generator
 from ebt_jax.evaluation.sampling import Sampling
-from ebt_jax.tasks.text import make_task
+from ebt_jax.tasks import decoding, registry
 from ebt_jax.thinking import descent
 
 SHAPE = ("layers", "heads", "width", "context", "batch", "vocab")
 LAST = dict(gradient="last", learn_step_size=False)
 BASE = "Transformer++"
-REPEATS = 5  # of short calls whose times are told apart
+REPEATS = 5  # calls in one timing, where a single call is too short to time
 HERE = pathlib.Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
 class Rival:
-  """One line of a table: a task, options of its loss, and what figures sort it by."""
+  """One row of a table: a task, options of its loss, and the family and steps by which figures group it."""
 
   name: str
   task: object
@@ -60,31 +60,28 @@ def configured(shape, kind="ebt", model=None, thinking=None, evaluation=None):
 
 
 def transformer(shape, name=BASE, **model):
-  return Rival(name, make_task(configured(shape, "transformer", model)), BASE)
+  return Rival(name, registry.make(configured(shape, "transformer", model)), BASE)
 
 
-def ebt(shape, steps, gradient="each", model=None, slope=None, note="", **thinking):
-  """This package's EBT; `note` tells it from others with the same steps."""
+def ebt(shape, steps, gradient="each", model=None, rule=None, note="", **thinking):
+  """This package's EBT; `note` distinguishes rivals with the same steps."""
   thinking = {"steps": steps, **(LAST if gradient == "last" else {}), **thinking}
   family = gradient + note
-  options = (("slope", slope),) if slope else ()
+  options = (("rule", rule),) if rule else ()
   name = f"EBT, {gradient} {steps}{note}"
-  return Rival(name, make_task(configured(shape, model=model, thinking=thinking)), family, steps, options)
+  return Rival(name, registry.make(configured(shape, model=model, thinking=thinking)), family, steps, options)
 
 
 def rival_ebt(shape, steps, gradient="each", **thinking):
   """The authors' formulation."""
   thinking = {"steps": steps, **(LAST if gradient == "last" else {}), **thinking}
   family = f"authors' {gradient}"
-  return Rival(f"{family} {steps}", authors.AuthorsText(configured(shape, thinking=thinking)), family, steps)
+  return Rival(f"{family} {steps}", authors.AuthorsText.of(configured(shape, thinking=thinking)), family, steps)
 
 
 def counted(rival) -> int:
-  """FLOPs of one batch: those of this package's formulation without recomputation, or all of the authors'."""
-  config = rival.task.config
-  if isinstance(rival.task, authors.AuthorsText):
-    return config.train.batch_size * rival.task.train_row_flops()
-  return flops.train_step(config)
+  """FLOPs of one batch without recomputation."""
+  return rival.task.config.train.batch_size * rival.task.flops().row["total"]
 
 
 class Steps:
@@ -111,7 +108,13 @@ class Steps:
     tokens = np.random.default_rng(0).integers(0, m.vocab_size, (shape[0], shape[1] + 1)).astype(np.int32)
     batch = {"tokens": jnp.asarray(tokens), "weights": jnp.ones(shape)}
     arguments = (self._params[like], batch, jax.random.key(1))
-    step = jax.value_and_grad(functools.partial(task.loss, **dict(rival.options)), has_aux=True)
+
+    def total(params, batch, key):
+      mean, output = task.loss(params, batch, key, **dict(rival.options))
+      return mean.total, output
+
+    ours = registry.make(config)
+    step = jax.value_and_grad(total, has_aux=True)
     program, seconds = timing.compiled(step, *arguments)
     print(f"  compiled in {seconds:6.1f} s: {rival.name}", file=sys.stderr, flush=True)
     row = {
@@ -119,7 +122,8 @@ class Steps:
       "family": rival.family,
       "steps": rival.steps,
       "flops": counted(rival),
-      "progress_flops": flops.train_step(config),  # what the method needs, whoever computes it
+      "progress_flops": config.train.batch_size
+      * ours.flops().row["total"],  # what the method needs, the same for all implementations
       "temp_mb": timing.memory_mb(program),
       "result_mb": program.memory_analysis().output_size_in_bytes / 1e6,
       "compile_s": seconds,
@@ -135,7 +139,7 @@ class Steps:
         row.update(timing.summary(times[row["name"]]), rounds=rounds)
 
   def compare(self, base: str = BASE):
-    """Adds ratios of time and FLOPs to the row `base`, and the share of the device's peak where that is known."""
+    """Adds ratios of time and FLOPs to those of the row `base`, and the share of the device's peak if it is known."""
     first = next((r for r in self.rows if r["name"] == base), {})
     peak = flops.peak(jax.devices()[0].device_kind)
     for row in self.rows:
@@ -152,7 +156,7 @@ COST = (("temp MB", "temp_mb", ",.0f"), ("compile s", "compile_s", ".1f"))
 
 
 def train(args):
-  """Steps of every mode beside Transformer++."""
+  """Training steps of every gradient mode, and of Transformer++."""
   shape = shaped(args, layers=4, heads=4, width=256, context=256, batch=8, vocab=257)
   rivals = [transformer(shape)]
   rivals += [rival_ebt(shape, n) for n in (2, 8)] + [rival_ebt(shape, 3, "last")]
@@ -160,7 +164,7 @@ def train(args):
   rivals += [ebt(shape, n, "last") for n in (2, 3, 16)]
   rules = {", double reverse": descent.double_reverse, ", reverse over forward": descent.reverse_over_forward}
   other = {note: rule for note, rule in rules.items() if rule is not descent.second_order()}
-  rivals += [ebt(shape, n, slope=rule, note=note) for note, rule in other.items() for n in (2, 8)]
+  rivals += [ebt(shape, n, rule=rule, note=note) for note, rule in other.items() for n in (2, 8)]
   rivals.append(ebt(shape, 2, model={"variant": "time_embed"}, note=", time_embed", landscapes=2))
   steps = Steps(chosen(args, rivals), args.max_gb)
   steps.run(args.rounds)
@@ -182,7 +186,7 @@ def sizes(args):
     steps = Steps(rivals, args.max_gb)
     steps.run(args.rounds)
     steps.compare()
-    of_layers = flops.forward(rivals[0].task.config)["trunk"]
+    of_layers = rivals[0].task.model.flops(shape["context"])["trunk"]
     rows += [{**r, "name": f"{size}: {r['name']}", "size": size, "trunk_flops": of_layers} for r in steps.rows]
     shape_text = described({**shape, "layers": "*", "width": "*"})
   print(timing.table(rows, STEP + COST, shape_text))
@@ -190,15 +194,15 @@ def sizes(args):
 
 
 def vocab(args):
-  """A large vocabulary held whole, and computed a few positions at a time."""
+  """A large vocabulary: whole arrays, and chunks of positions."""
   shape = shaped(args, layers=6, heads=6, width=384, context=256, batch=8, vocab=50277)
   ways = (("whole", {"vocab_chunk": shape["context"]}), ("chunked", {}), ("chunked, remat", {"remat": True}))
-  lean = descent.second_order(lean=True)  # rules differ by rounding, which untrained thinking magnifies
+  lean = descent.second_order(True)  # one rule for all: an untrained model magnifies rounding
   pairs = []
   for make in (
     lambda how, model: transformer(shape, f"{BASE}, {how}", **model),
-    lambda how, model: ebt(shape, 2, model=model, slope=lean, note=f", {how}"),
-    lambda how, model: ebt(shape, 3, "last", model=model, slope=lean, note=f", {how}"),
+    lambda how, model: ebt(shape, 2, model=model, rule=lean, note=f", {how}"),
+    lambda how, model: ebt(shape, 3, "last", model=model, rule=lean, note=f", {how}"),
   ):
     pairs.append(chosen(args, [make(how, model) for how, model in ways]))
   default = {"model": ways[0][1], "note": ", whole, as by default"}
@@ -231,7 +235,7 @@ def difference(whole, chunked):
 
 
 def attention(args):
-  """Long contexts: scores held whole, and computed for some query positions at a time."""
+  """Long contexts: whole attention scores, and blocks of query positions."""
   shape = shaped(args, layers=4, heads=4, width=256, context=2048, batch=1, vocab=257)
   whole = shape["context"]
   blocks = [("whole", whole), ("chosen", 0), *((f"blocks of {n}", n) for n in (128, 256, 512) if n < whole)]
@@ -246,33 +250,38 @@ def attention(args):
   return {"shape": shape, "rows": steps.rows}
 
 
+def text_generator(task, params):
+  """Of text that never ends by itself."""
+  return Generator(decoding.writer(task), params, end_of_text=-1, capacity=task.config.data.context_length)
+
+
 def decode(args):
-  """Writing: tokens a second, the time of one token against the length of what stands before it, more candidates."""
+  """Decoding: tokens per second, the time of one token after prefixes of several lengths, with 1 and 8 candidates."""
   shape = shaped(args, layers=4, heads=4, width=256, context=256, batch=1, vocab=257)
   prompt = 3 * shape["context"] // 4
   tokens = shape["context"] - prompt
   how = Sampling()
   thinking = {"steps": 2}
-  ours = make_task(configured(shape, thinking=thinking))
+  ours = registry.make(configured(shape, thinking=thinking))
   params = ours.init(jax.random.key(0))
-  base = make_task(configured(shape, "transformer"))
+  base = registry.make(configured(shape, "transformer"))
   texts = np.random.default_rng(0).integers(0, 256, (shape["batch"], shape["context"]))
   write = {
-    "EBT": Generator(ours, params, end_of_text=-1),
-    "authors'": authors.Generator(authors.AuthorsText(ours.config), params),
-    BASE: Generator(base, base.init(jax.random.key(0)), end_of_text=-1),
+    "EBT": text_generator(ours, params),
+    "authors'": authors.Generator(authors.AuthorsText.of(ours.config), params),
+    BASE: text_generator(base, base.init(jax.random.key(0))),
   }
-  # the authors' token is measured at exactly its prefix, which favours them
-  exact = authors.Generator(authors.AuthorsText(ours.config), params, multiple=1)
-  many = make_task(configured(shape, thinking=thinking, evaluation={"candidates": 8}))
-  write["EBT, 8 candidates"] = Generator(many, params, end_of_text=-1)
+  # the authors' formulation is measured without padding of its prefix, which favours it
+  exact = authors.Generator(authors.AuthorsText.of(ours.config), params, multiple=1)
+  many = registry.make(configured(shape, thinking=thinking, evaluation={"candidates": 8}))
+  write["EBT, 8 candidates"] = text_generator(many, params)
 
   def call(generator, length, count, times=1):
     prompts = texts[:, :length].tolist()
     return lambda: [generator(prompts, count, how) for _ in range(times)]
 
   calls = {(name, "whole"): call(write[name], prompt, tokens) for name in ("EBT", "authors'", BASE)}
-  most = shape["context"] // 16  # tokens that the time of one is told from; the last prefix has room for half of them
+  most = shape["context"] // 16  # tokens whose times give the time of one; the last prefix leaves room for half of them
   prefixes = [round(shape["context"] * n / 256) for n in (20, 64, 128, 200)] + [shape["context"] - 1 - most // 2]
   several = {n: min(most, shape["context"] - 1 - n) for n in prefixes}
   for n in prefixes:
@@ -297,7 +306,7 @@ def decode(args):
       else:
         continue
       rows.append({"name": f"{name}: a token after {n}", "family": name, "prefix": n, **timing.summary(each)})
-    if (name, prefixes[-1], "one") in times:  # what best of N costs where the prefix is not encoded yet
+    if (name, prefixes[-1], "one") in times:  # the cost of the best of N including the encoding of the prefix
       row = {"name": f"{name}: {prefixes[-1]} encoded and a token", "family": name, "encoded": prefixes[-1]}
       rows.append({**row, **timing.summary([t / REPEATS for t in times[name, prefixes[-1], "one"]])})
 
@@ -316,7 +325,7 @@ def decode(args):
 
 
 def mesh(args):
-  """Paper configs compiled for many devices and never run; each in a process of its own."""
+  """Paper configs, compiled for many devices and not run; each in its own process."""
   rows = []
   for devices in map(int, args.devices.split(",")):
     for size in args.mesh_sizes.split(","):
@@ -340,7 +349,7 @@ def mesh(args):
 
 
 def torch(args, shape, rows, decode=False):
-  """The same in PyTorch (tools/bench_torch.py), in a process of its own with as many threads."""
+  """The same in PyTorch (tools/bench_torch.py), in its own process with the same number of threads."""
   out = pathlib.Path(args.out) / f"torch_{'decode' if decode else 'train'}.json"
   flags = [f"--{k}={shape[k]}" for k in SHAPE] + [f"--rounds={args.rounds}", f"--out={out}"]
   flags += [f"--suite={'decode' if decode else 'train'}", f"--threads={timing.machine()['cores']}"]
@@ -381,7 +390,7 @@ SUITES = {"train": train, "sizes": sizes, "vocab": vocab, "attention": attention
 def main():
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--suite", default=",".join(SUITES), help="comma-separated: " + ", ".join(SUITES))
-  parser.add_argument("--rounds", type=int, default=5, help="after one round of warming up")
+  parser.add_argument("--rounds", type=int, default=5, help="rounds after one warm-up round")
   parser.add_argument("--out", default="build/bench", help="folder for SUITE.json and figures")
   for name in SHAPE:
     parser.add_argument(f"--{name}", type=int, help="of every suite; each has its own default")

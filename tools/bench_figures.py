@@ -1,4 +1,4 @@
-"""Figures of what tools/bench.py has measured: `python tools/bench_figures.py FOLDER`."""
+"""Draws the figures of results that tools/bench.py has written: `python tools/bench_figures.py FOLDER`."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 
 def draw(folder) -> list[str]:
-  """Draws what the JSON files in `folder` allow; returns the paths of the figures."""
+  """Draws a figure for each suite whose JSON is in `folder`; returns the paths of the figures."""
   folder, drawn = pathlib.Path(folder), []
   for name, figure in (("train", _steps), ("decode", _decode), ("sizes", _sizes)):
     path = folder / f"{name}.json"
@@ -24,7 +24,7 @@ def draw(folder) -> list[str]:
 
 
 def _families(rows, x, y):
-  """(family, its rows in the order of x) of rows that have both."""
+  """(family, its rows sorted by x), of the rows that have x and y."""
   families = {}
   for row in rows:
     if row.get(x) and row.get(y) is not None:
@@ -60,7 +60,7 @@ def _steps(found):
 def _decode(found):
   figure, axes = plt.subplots(figsize=(5.5, 4.2), layout="constrained")
   _lines(axes, found["rows"], "prefix", "seconds", spread=True)
-  axes.set(xlabel="tokens before", ylabel="seconds of a token", title="writing", yscale="log")
+  axes.set(xlabel="tokens before", ylabel="seconds of a token", title="decoding", yscale="log")
   axes.legend(frameon=False)
   return figure
 

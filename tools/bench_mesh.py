@@ -1,9 +1,9 @@
-"""Compiles a training step of the paper's configs for many simulated devices, and runs nothing. Prints JSON.
+"""Compiles a training step of a paper config for many simulated devices, without running it. Prints JSON.
 
   python tools/bench_mesh.py --devices=8 --size=medium --kind=ebt
 
 Kinds: `transformer` and `ebt` are FSDP over all devices, `authors` is EBT in its authors' formulation with whole
-parameters on every device, as their code trains.
+parameters on every device, as in the authors' code.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import re
 import sys
 import time
 
-from ebt_jax.training.ahead import COLLECTIVES
+from ebt_jax.training.inspect import COLLECTIVES
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (\(.*)?\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\(")
@@ -25,11 +25,11 @@ _TRIPS = re.compile(r"known_trip_count\D+(\d+)")
 
 
 def collectives(program: str) -> tuple[dict[str, tuple[int, int]], int]:
-  """Collectives of a compiled program (HLO text): what each kind gives to one device.
+  """Collectives of a compiled program (HLO text), with the bytes that one device receives.
 
   Returns:
-    Kind -> (operations in the text, their output bytes), loop bodies counted once; and the bytes of all of them with
-    loop bodies counted as often as they run, where the compiler knows it.
+    Kind -> (operations in the text, their output bytes), with loop bodies counted once; and the bytes of all kinds,
+    with loop bodies counted as often as they run, if the compiler knows this number.
   """
   own, calls, entry, name = collections.Counter(), collections.defaultdict(list), None, None
   found = {}
@@ -42,7 +42,8 @@ def collectives(program: str) -> tuple[dict[str, tuple[int, int]], int]:
       trips = _TRIPS.search(line) if operation == "while" else None
       for called in _CALLED.findall(line):
         calls[name] += [(c, int(trips[1]) if trips else 1) for c in re.findall(r"[\w.\-]+", called)]
-      kind = operation.removesuffix("-done")  # an asynchronous one's result; its start has operands in its shape
+      # an asynchronous pair is counted at its -done: the shape of its -start also holds the operands
+      kind = operation.removesuffix("-done")
       if kind in COLLECTIVES:
         count, size = found.get(kind, (0, 0))
         found[kind] = (count + 1, size + _bytes(shape))
@@ -71,35 +72,32 @@ def _bytes(shape: str) -> int:
 def measure(kind: str, size: str, devices: int) -> dict:
   import authors
   import jax
-  import jax.numpy as jnp
 
   from configs import text_ebt_s1, text_transformer
   from ebt_jax import parallel
   from ebt_jax.config import MeshConfig, resolve
-  from ebt_jax.tasks.text import make_task
+  from ebt_jax.tasks import registry
+  from ebt_jax.training import inspect
   from ebt_jax.training import state as state_lib
-  from ebt_jax.training.step import make_train_step
+  from ebt_jax.training.step import compiled_step
 
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", devices)
   config = (text_transformer if kind == "transformer" else text_ebt_s1).get_config(size)
-  config.train.batch_size = -(-config.train.batch_size // 64) * 64  # the paper's 170 rows do not divide
+  config.train.batch_size = -(-config.train.batch_size // 64) * 64  # 170 rows in the paper do not divide by 64
   config = resolve(config)
   if kind == "authors":
     config = dataclasses.replace(config, mesh=MeshConfig(replica=devices, data=1))
-    task = authors.AuthorsText(config)
+    task = authors.AuthorsText.of(config)
   else:
-    task = make_task(config)
-  mesh = parallel.make_mesh(config.mesh)
+    task = registry.make(config, devices)
+  config, mesh = task.config, parallel.make_mesh(config.mesh)
   parallel.check_batch(config, mesh)
-  rows, length = config.train.batch_size, config.data.context_length
+  rows = config.train.batch_size
   with jax.set_mesh(mesh):
-    state = state_lib.abstract(task, config, mesh)
-    sharding = parallel.batch_sharding(mesh)
-    batch = {"tokens": ((rows, length + 1), jnp.int32), "weights": ((rows, length), jnp.float32)}
-    batch = {k: jax.ShapeDtypeStruct(*v, sharding=sharding) for k, v in batch.items()}
-    outs = (jax.tree.map(lambda s: s.sharding, state), parallel.replicated(mesh))
-    lowered = jax.jit(make_train_step(task, config), donate_argnums=0, out_shardings=outs).lower(state, batch)
+    state = state_lib.abstract(task, mesh)
+    batch = inspect.abstract_batch(task, parallel.batch_sharding(mesh))
+    lowered = compiled_step(task, state, mesh).lower(state, batch)
     start = time.perf_counter()
     program = lowered.compile()
     seconds = time.perf_counter() - start

@@ -1,9 +1,9 @@
-"""Times one training step of EBT beside Transformer++: the rows of `bench.py --suite=train` to look at after a change.
+"""Times one training step of EBT and Transformer++: the rows of `bench.py --suite=train` to check after a change.
 
   python tools/bench_step.py [--layers 4 --heads 4 --width 256 --context 256 --batch 8 --repeats 7] [--out bench.json]
 
-Rivals are run in turn and medians compared, so that a busy machine slows all alike. Memory is the compiled program's
-temporary memory; tracing is left out of the compile time.
+Rivals run in turn and medians are compared, so that a busy machine slows all of them. Memory is the temporary memory of
+the compiled program. Compile time is without tracing.
 """
 
 import argparse

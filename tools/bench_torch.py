@@ -2,8 +2,8 @@
 
   python tools/bench_torch.py --suite=train,decode [--threads=2] [--rounds=5] [--out=torch.json]
 
-Functions of nested dicts with this package's names and layouts (kernels `[in, out]`, layers stacked), so that both
-can be given the same parameters. A step is the loss and the gradient of one batch, in float32, eager.
+Parameters are nested dicts with this package's names and layouts (kernels `[in, out]`, layers stacked), so that both
+can use the same ones. A step is the loss and the gradient of one batch, in float32, in eager mode.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 
 def init(shape, ebt: bool, seed: int = 0):
-  """Parameters; scales as in the paper, though no measurement depends on them."""
+  """Random parameters, with the scales of the paper; no measurement depends on the scales."""
   generator = torch.Generator().manual_seed(seed)
   n, d, v = shape["layers"], shape["width"], shape["vocab"]
 
@@ -100,7 +100,7 @@ def energies(params, tokens, p, heads):
   """Energies `[b, s]` of candidates p `[b, s, v]`: context and candidates in one sequence, dense n x (n + 1) scores."""
   n = tokens.shape[1]
   x = torch.cat([params["embed"]["embedding"][tokens], p @ params["to_embed"]["kernel"]], dim=1)
-  seen = torch.ones(n, n + 1, dtype=torch.bool).tril(1)  # the candidate's own score is right of what it sees
+  seen = torch.ones(n, n + 1, dtype=torch.bool).tril(1)  # the candidate's own score is to the right of its context's
   own = torch.eye(n + 1, dtype=x.dtype)[1:]
 
   def attend(q, k, v):
@@ -120,7 +120,7 @@ def energies(params, tokens, p, heads):
 
 
 def think(params, tokens, x, step_size, heads, steps, gradient):
-  """Candidates after each step; `gradient` is `each`, `last` or, where nothing is learnt, `none`."""
+  """Candidates after each step; `gradient` is `each`, `last`, or `none` where nothing is trained."""
   found = []
   for i in range(steps):
     if gradient != "last":
@@ -153,7 +153,7 @@ def loss(params, step_size, tokens, heads, steps, gradient, start=None):
 
 
 def write(params, prompts, count, heads, steps):
-  """`count` tokens after each prompt, everything computed anew for each; `steps` 0 is Transformer++."""
+  """`count` tokens after each prompt; each token computes the whole prefix again. `steps` 0 is Transformer++."""
   tokens = prompts
   for _ in range(count):
     if steps:
@@ -167,7 +167,7 @@ def write(params, prompts, count, heads, steps):
 
 
 def training_calls(shape):
-  """Name -> one step."""
+  """Name -> a function that computes one training step."""
   tokens = torch.randint(0, min(shape["vocab"], 256), (shape["batch"], shape["context"] + 1))
   calls = {}
   for name, steps, gradient in (
@@ -202,7 +202,7 @@ def decoding_calls(shape):
 
 
 def measured(calls, rounds):
-  """Rows of a table; rivals take turns, after one round of warming up."""
+  """Rows of a table; rivals take turns, after one warm-up round."""
   times = {name: [] for name in calls}
   for i in range(rounds + 1):
     for name, call in calls.items():

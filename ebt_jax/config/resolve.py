@@ -68,28 +68,35 @@ def load(path) -> Config:
   return resolve(values)
 
 
-def set_keys(config: Config, assignments: Iterable[str]) -> Config:
+def set_keys(config: Any, assignments: Iterable[str]) -> Config:
   """A config with `KEY=VALUE` strings applied, e.g. `eval.steps=6`; values are typed as the keys are.
+
+  Args:
+    config: a `Config`, or a ConfigDict that is not resolved yet.
+    assignments: what the flag `--set` is given; `config.KEY=VALUE` is what the flag `--config.KEY=VALUE` says.
 
   Raises:
     ConfigError: no such key, a value of another type, or an impossible one.
   """
   values = config.to_dict()
-  known = _flatten(values)
+  known = _flatten(Config().to_dict())
   for assignment in assignments:
+    flag = "--" if assignment.startswith("config.") else "--set "
     key, equals, text = assignment.partition("=")
     key = key.strip().removeprefix("config.")
     if not equals:
-      raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set eval.steps=6")
+      raise ConfigError(f"{flag}{assignment}: expected KEY=VALUE, e.g. --set eval.steps=6")
     if key in MOVED:
-      raise ConfigError(f"--set {assignment}: {key} is now {MOVED[key]}")
+      raise ConfigError(f"{flag}{assignment}: {key} is now {MOVED[key]}")
     if key not in known:
-      raise ConfigError(f"--set {assignment}: no such key; {near(key, known)}")
+      raise ConfigError(f"{flag}{assignment}: no such key; {near(key, known)}")
+    if key == "model.size" and isinstance(config, Config):  # its layers, heads and width are not 0
+      raise ConfigError(f"{flag}{assignment}: this model has its size; set model.layers, model.heads and model.width")
     *groups, name = key.split(".")
     group = values
     for part in groups:
-      group = group[part]
-    group[name] = parse(text, group[name], f"--set {key}")
+      group = group.setdefault(part, {})
+    group[name] = parse(text, known[key], f"{flag}{assignment.partition('=')[0]}")
   return resolve(values)
 
 

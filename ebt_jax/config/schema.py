@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import dataclasses
 import difflib
 from typing import Any
@@ -26,10 +27,13 @@ class ConfigError(ValueError):
   """A config value is unknown, ill-typed or impossible; the text names the key and the fix."""
 
 
-def near(name: str, names) -> str:
-  """`did you mean ...?` for a mistyped name, or the list of what exists."""
-  close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-  return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(names))}"
+def near(name: str, names: Iterable[str]) -> str:
+  """`did you mean ...?` for a mistyped name, or else the names that exist, at most 30 of them."""
+  names = sorted(names)
+  close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+  if close:
+    return f"did you mean {' or '.join(close)}?"
+  return f"known: {', '.join(names[:30])}" + (f" and {len(names) - 30} more" if len(names) > 30 else "")
 
 
 class _Checks:
@@ -45,7 +49,7 @@ class _Checks:
     if value not in allowed:
       raise ConfigError(f"{self._key(name)}: no choice {value!r}; {near(value, allowed)}")
 
-  def _at_least(self, low: float, *names: str, why: str = "") -> None:
+  def _at_least(self, low: int | float, *names: str, why: str = "") -> None:
     for name in names:
       if getattr(self, name) < low:
         raise ConfigError(f"{self._key(name)}: expected at least {low}{why}, found {getattr(self, name)}")

@@ -4,15 +4,21 @@ import sys
 import time
 from typing import TextIO
 
+from ebt_jax.clock import duration
+
 
 class Progress:
   """Documents, tokens, speed and time left while text is tokenised.
 
-  A terminal sees one line that is rewritten; a log file a line now and then.
+  A terminal shows one line that is updated in place; a file gets a new line every ten seconds.
+
+  Args:
+    label: what the line begins with.
+    quiet_s: seconds at the start in which nothing is shown.
+    stream: where the line goes; None: standard error.
   """
 
   def __init__(self, label: str, quiet_s: float = 0.0, stream: TextIO | None = None):
-    """`quiet_s`: show nothing in the first so many seconds."""
     self._label = label
     self._stream = stream or sys.stderr
     self._tty = self._stream.isatty()
@@ -22,17 +28,17 @@ class Progress:
     self._shown = False
 
   def update(self, documents: int, tokens: int, megabytes: float, fraction: float) -> None:
-    """Shows the state if it is time to.
+    """Shows the state, if the last line is old enough.
 
     Args:
       documents: documents done.
       tokens: tokens done.
-      megabytes: text done since this object was made, in 1e6 bytes.
-      fraction: part of the input that is done, 0 to 1; 0 where unknown.
+      megabytes: text done since this object was made, in units of 1e6 bytes.
+      fraction: part of the input that is done, 0 to 1; 0 if unknown.
     """
     now = time.monotonic()
     if self._first is None:
-      self._first = fraction  # a resumed job begins in the middle
+      self._first = fraction  # a resumed job starts in the middle
     if now < self._next:
       return
     self._next = now + (0.5 if self._tty else 10.0)
@@ -40,7 +46,7 @@ class Progress:
     text = f"{self._label}: {documents:,} documents, {tokens:,} tokens, {megabytes / elapsed:.1f} MB/s"
     if fraction > self._first:
       left = elapsed * (1 - fraction) / (fraction - self._first)
-      text += f", {fraction:.0%}, {_duration(left)} left"
+      text += f", {fraction:.0%}, {duration(left)} left"
     self._stream.write(f"\r\x1b[K{text}" if self._tty else text + "\n")
     self._stream.flush()
     self._shown = True
@@ -50,9 +56,3 @@ class Progress:
     if self._shown and self._tty:
       self._stream.write("\n")
       self._stream.flush()
-
-
-def _duration(seconds: float) -> str:
-  minutes, s = divmod(round(seconds), 60)
-  hours, m = divmod(minutes, 60)
-  return f"{hours}h{m:02d}m" if hours else f"{m}m{s:02d}s" if m else f"{s}s"

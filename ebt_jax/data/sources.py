@@ -1,8 +1,7 @@
-"""Text sources: embedded text, local files and prepared TFDS data sets, as a stream of documents."""
+"""Text sources (embedded text, local files, prepared TFDS data sets) as a stream of documents."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
-import difflib
 import glob
 import gzip
 import importlib.resources
@@ -14,7 +13,7 @@ import re
 from typing import IO, Any
 import zlib
 
-from ebt_jax.config import ConfigError
+from ebt_jax.config import ConfigError, near
 
 EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".parquet")
 _KEY = "config.data.source"
@@ -24,40 +23,41 @@ _EMBEDDED = "sotu.jsonl.xz"
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """One text and an id that stays the same wherever the source is stored."""
+  """A text, and an id that does not depend on where the source is stored."""
 
   id: str
   text: str
 
 
 def documents(source: str, text_key: str = "text", max_documents: int = 0) -> Iterator[Document]:
-  """Streams the documents of a source in a fixed order; see `Source`.
+  """The documents of a source, in a fixed order; see `Source`.
 
   Args:
     source: `config.data.source`.
     text_key: field or column that holds the text (jsonl, parquet, tfds).
-    max_documents: stop after so many; 0: all.
+    max_documents: stop after this number of documents; 0: read all.
   """
   return iter(Source(source, text_key, max_documents))
 
 
 class Source:
-  """Documents of a source, and how far reading has come.
+  """The documents of a source, and how much of it has been read.
 
-  * `embedded`: State of the Union addresses, ids such as `1790-Washington-1`.
-  * local files, globs and folders (searched recursively), comma-separated. Ids are the path below the
-    folder or below the part of a glob before its first wildcard, for a file its name; with the line
-    number (`.jsonl`) or row number (`.parquet`), counted from 1. A `.txt` file is one document.
-  * `tfds:NAME[/CONFIG][:VERSION][:SPLIT]`, prepared as array_record; ids are `NAME:SPLIT:row`.
+  A source is one of:
+  * `embedded`: State of the Union addresses, with ids such as `1790-Washington-1`.
+  * Local files, globs and folders (searched recursively), separated by commas. The id is the name of the file, or its
+    path below the folder, or its path below the part of the glob before the first wildcard; `.jsonl` adds the line
+    number, `.parquet` the row number, counted from 1. A `.txt` file is one document.
+  * `tfds:NAME[/CONFIG][:VERSION][:SPLIT]`, prepared as array_record, with ids `NAME:SPLIT:row`.
 
   Empty texts are skipped.
 
   Attributes:
-    size: bytes of the input files as stored; 0 for tfds.
+    size: bytes of the input files as stored; 0 for `embedded` and tfds.
     fraction: part of the input that has been read, 0 to 1; updated before each document.
 
   Raises:
-    ConfigError: at construction for a source that does not exist, on the way for bad content.
+    ConfigError: at construction if the source does not exist, while reading if its content is bad.
   """
 
   def __init__(self, source: str, text_key: str = "text", max_documents: int = 0):
@@ -128,10 +128,10 @@ def find_files(source: str) -> list[tuple[str, str]]:
   """Files of a comma-separated list of files, globs and folders.
 
   Returns:
-    (path, id) pairs, each item's in the order of ids, no file twice.
+    (path, id) of each file, once; items in the order given, the files of an item in the order of their ids.
 
   Raises:
-    ConfigError: nothing matches, an item does not exist, or its extension is unknown.
+    ConfigError: an item does not exist or matches nothing, or a file's extension is unknown.
   """
   items = [s.strip() for s in source.split(",") if s.strip()]
   if not items:
@@ -176,28 +176,25 @@ def _extension(path: str) -> str:
 
 
 def _nearby(path: str) -> str:
-  """What is near a path that does not exist."""
+  """A hint for a path that does not exist: similar names in its folder, or what the folder holds."""
   folder, _, name = path.rpartition(os.sep)
   folder = folder or ("." if not path.startswith(os.sep) else os.sep)
   if glob.has_magic(folder):
     return "check the folder's name"
   if not os.path.isdir(folder):
     return f"its folder {folder} does not exist"
-  names = sorted(os.listdir(folder))
-  near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:5]
-  if not names:
-    return f"{folder} is empty"
-  return f"{folder} holds {', '.join(near)}{', ...' if len(names) > len(near) else ''}"
+  names = os.listdir(folder)
+  return f"in {folder}: {near(name, names)}" if names else f"{folder} is empty"
 
 
-def _reader(path: str):
+def _reader(path: str) -> Callable[[IO[bytes], str, str, str], Iterator[tuple[Document, float]]]:
   extension = _extension(path)
   if extension == ".txt":
     return _read_txt
   return _read_parquet if extension == ".parquet" else _read_jsonl
 
 
-# Readers yield (document, part of the file that has been read).
+# Each reader takes (open file, its path, its id, text key) and yields (document, part of the file that has been read).
 
 
 def _read_txt(raw: IO[bytes], path: str, name: str, key: str) -> Iterator[tuple[Document, float]]:
@@ -230,7 +227,7 @@ def _read_jsonl(raw: IO[bytes], path: str, name: str, key: str) -> Iterator[tupl
         raise ConfigError(f"config.data.text_key: {where}: {key!r} holds {type(text).__name__}, expected text")
       found += 1
       if text:
-        # the position in the compressed file, which is what there is to wait for
+        # the position in the file as stored, because that is what the time left depends on
         yield Document(f"{name}:{n}", text), min(raw.tell() / size, 1.0)
   except (EOFError, OSError, lzma.LZMAError, zlib.error) as e:
     raise ConfigError(f"{_KEY}: {path}: broken after line {n} ({e}); copy or pack the file again") from e
@@ -288,7 +285,7 @@ def _utf8(content: bytes, where: str, offset: int) -> str:
 
 
 def _open_tfds(source: str) -> tuple[str, Any]:
-  """(`NAME:SPLIT`, random-access data source) of `tfds:NAME[/CONFIG][:VERSION][:SPLIT]`."""
+  """(`NAME:SPLIT`, a data source with random access) for `tfds:NAME[/CONFIG][:VERSION][:SPLIT]`."""
   try:
     import tensorflow_datasets as tfds
   except ImportError as e:
@@ -302,13 +299,12 @@ def _open_tfds(source: str) -> tuple[str, Any]:
   try:
     builder = tfds.builder(name)
   except tfds.core.DatasetNotFoundError as e:
-    known = tfds.list_builders(with_community_datasets=False)  # the community's need the network and TensorFlow
-    near = difflib.get_close_matches(name.partition("/")[0], known, n=3, cutoff=0.5)
+    known = tfds.list_builders(with_community_datasets=False)  # community data sets need the network and TensorFlow
     raise ConfigError(
-      f"{_KEY}: no TFDS data set {name!r} is known or prepared in {tfds.core.constants.DATA_DIR}; "
-      + (f"did you mean {' or '.join(near)}?" if near else "set TFDS_DATA_DIR to the folder it was prepared in")
+      f"{_KEY}: no TFDS data set {name!r} is known or prepared in {tfds.core.constants.DATA_DIR}; set TFDS_DATA_DIR to "
+      f"the folder it was prepared in; {near(name.partition('/')[0], known)}"
     ) from e
-  except Exception as e:  # builders raise all sorts: bad configs, versions, imports
+  except Exception as e:  # builders raise errors of many types: bad configs, versions, imports
     raise ConfigError(f"{_KEY}: {source} cannot be opened ({str(e)[:300]})") from e
   if not builder.info.splits:
     raise ConfigError(

@@ -1,4 +1,4 @@
-"""Text data: documents are split, tokenised and cut into windows."""
+"""Text data: splits documents into training and held-out ones, tokenises them and cuts them into windows."""
 
 from collections.abc import Iterator
 import hashlib
@@ -14,28 +14,31 @@ from ebt_jax.data.sources import Document, Source, documents
 from ebt_jax.data.tokenizers import Tokenizer
 from ebt_jax.data.windows import Assembler, TextData, Windows, finish, from_flat, token_dtype
 
-__all__ = ["TextData", "Windows", "build", "is_held_out", "split_documents", "tokenized"]
-
 FEW_DOCUMENTS = 10
 PIECE = 16384  # characters
-_BATCH = 4_000_000  # characters tokenised at once
+_BATCH = 4_000_000  # characters that are tokenised at once
 
 
-def is_held_out(document_id: str, fraction: float, salt: str = "") -> bool:
-  """Whether a document is kept for evaluation, by a hash of its id alone.
+def is_held_out(document_id: str, fraction: float) -> bool:
+  """Whether a document is held out for evaluation, decided by a hash of its id alone.
 
-  The answer does not depend on other documents, their order, the tokenizer or any limit. A larger
-  `fraction` holds out the same documents and more.
+  The answer does not depend on other documents, their order, the tokenizer or any limit. A larger `fraction` holds out
+  the same documents and more.
   """
-  digest = hashlib.sha256((salt + document_id).encode("utf-8", "replace")).digest()
+  digest = hashlib.sha256(document_id.encode("utf-8", "replace")).digest()
   return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def split_documents(source: Source, name: str, text_key: str) -> Iterator[Document]:
-  """The documents that the split is made of.
+  """The documents to split into training and held-out ones.
 
-  These are the documents of the source; but where the whole source `name` has fewer than ten, each is cut
-  into pieces of about 16 kB at line ends (else at spaces), whose ids end in `#k`, so that some can be held out.
+  These are the documents of `source`. If all of the source has fewer than ten, each is cut at line ends (or at spaces)
+  into pieces of about 16 kB, with ids that end in `#k`, so that some can be held out.
+
+  Args:
+    source: the documents to read.
+    name: `config.data.source`, which is read again, without a limit, to count documents.
+    text_key: field or column that holds the text.
   """
   few = len(list(itertools.islice(documents(name, text_key), FEW_DOCUMENTS))) < FEW_DOCUMENTS
   for document in source:
@@ -46,9 +49,15 @@ def split_documents(source: Source, name: str, text_key: str) -> Iterator[Docume
 
 
 def tokenized(docs: Iterator[Document], tokenizer: Tokenizer, held_out: float) -> Iterator[tuple[str, np.ndarray]]:
-  """Tokenises documents in batches; yields their split (`train` or `held_out`) and ids, int32 [tokens]."""
+  """Tokenises documents in batches and yields the split (`train` or `held_out`) and the ids, int32 [tokens], of each.
 
-  def encode(batch):
+  Args:
+    docs: the documents.
+    tokenizer: gives the ids.
+    held_out: fraction of the documents that is held out.
+  """
+
+  def encode(batch: list[Document]) -> list[tuple[str, np.ndarray]]:
     ids = tokenizer.encode_batch([d.text for d in batch])
     return [("held_out" if is_held_out(d.id, held_out) else "train", i) for d, i in zip(batch, ids)]
 
@@ -65,12 +74,12 @@ def tokenized(docs: Iterator[Document], tokenizer: Tokenizer, held_out: float) -
 def build(config: DataConfig, tokenizer: Tokenizer) -> TextData:
   """Windows of both splits.
 
-  Text is tokenised in memory, which suits some 200 MB; more goes through `tools/tokenize_text.py`, whose
-  folder is a `config.source` too and gives the same windows.
+  Text is tokenised in memory, which is practical up to about 200 MB. For more, run `tools/tokenize_text.py`: its folder
+  can be given as `config.source` and yields the same windows.
 
   Raises:
-    ConfigError: the source is missing or bad, a split is empty, the text is shorter than one window, or a
-      folder of tokens was made with other settings.
+    ConfigError: the source is missing or bad, a split is empty, the text is shorter than one window, or a folder of
+      tokens was made with other settings.
   """
   if token_folder.is_folder(config.source):
     return token_folder.load(config, tokenizer)
@@ -98,10 +107,10 @@ def build(config: DataConfig, tokenizer: Tokenizer) -> TextData:
 
 
 def whole(config: DataConfig, tokenizer: Tokenizer) -> Windows:
-  """Windows of every document of the source, for evaluation on text that no model has been trained on.
+  """Windows of all documents of a source, for evaluation on text that the model was not trained on.
 
   Raises:
-    ConfigError: the source is missing, bad or empty, or a folder of tokens, which is split already.
+    ConfigError: the source is missing, bad or empty, or is a folder of tokens, which is split already.
   """
   if token_folder.is_folder(config.source):
     raise ConfigError(
@@ -119,6 +128,7 @@ def whole(config: DataConfig, tokenizer: Tokenizer) -> Windows:
 
 
 def _cut(document: Document) -> Iterator[Document]:
+  """Pieces of at most `PIECE` characters, cut after the last line end within, or else after the last space."""
   text, start, k = document.text, 0, 0
   while start < len(text):
     end = start + PIECE

@@ -1,10 +1,11 @@
-"""The folder that `tools/tokenize_text.py` writes and `ebt_jax.data.text.build` reads.
+"""The folder of tokens that `tools/tokenize_text.py` writes and `ebt_jax.data.text.build` reads.
 
-`{train,held_out}.tokens` are flat arrays of uint16 or int32, `{train,held_out}.lengths` of int32, both
-little-endian (see `Assembler`). While the job runs `manifest.json` says how much of each is finished; at the
-end `windows.json` takes its place.
+`{train,held_out}.tokens` are flat arrays of uint16 or int32 and `{train,held_out}.lengths` of int32, little-endian (see
+`Assembler`). While the job runs, `manifest.json` says how much of each is finished; at the end `windows.json` replaces
+it.
 """
 
+from collections.abc import Callable
 import errno
 import fcntl
 import json
@@ -24,7 +25,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_folder(source: str) -> bool:
-  """Whether a source is a folder of this kind, finished or not."""
+  """Whether a source is a folder of tokens, finished or not."""
   return any(os.path.isfile(os.path.join(os.path.expanduser(source), name)) for name in (WINDOWS, MANIFEST))
 
 
@@ -32,8 +33,8 @@ def load(config: DataConfig, tokenizer: Tokenizer) -> TextData:
   """Memory-maps the windows of a folder.
 
   Raises:
-    ConfigError: the folder is unfinished or damaged, or was made with another tokenizer, context length,
-      layout, held-out fraction or document limit than `config` asks for.
+    ConfigError: the folder is unfinished or damaged, or was made with another tokenizer, context length, layout,
+      held-out fraction or document limit than `config` asks for.
   """
   folder = os.path.expanduser(config.source)
   if not os.path.isfile(os.path.join(folder, WINDOWS)):
@@ -66,24 +67,23 @@ def load(config: DataConfig, tokenizer: Tokenizer) -> TextData:
 
 
 class Writer:
-  """Writes a folder so that nothing finished is lost when the job is killed. A context manager.
+  """Writes a folder of tokens; a killed job loses only what it added since the last `commit`. A context manager.
 
   Attributes:
-    finished: the folder was complete already.
-    documents: documents that are finished, to be skipped.
-    pending: tokens that are not finished yet.
+    finished: whether the folder is complete.
+    documents: number of documents that are finished; a job that continues skips them.
   """
 
   def __init__(self, folder: str, arguments: dict[str, Any], tokenizer: Tokenizer):
-    """Opens or continues a folder.
+    """Opens a folder, or continues one.
 
     Args:
-      folder: made if absent.
-      arguments: everything that the content depends on; `tokenizer`, `layout`, `context_length`, `held_out`, ...
-      tokenizer: of the documents.
+      folder: it is made if it does not exist.
+      arguments: everything that the content depends on: `tokenizer`, `layout`, `context_length`, `held_out`, ...
+      tokenizer: the one that makes the documents' ids.
 
     Raises:
-      ConfigError: the folder belongs to other arguments or another process, or cannot be written.
+      ConfigError: the folder was made with other arguments, another process writes it, or it cannot be written.
     """
     self._folder = folder
     self._arguments = arguments
@@ -124,14 +124,15 @@ class Writer:
     if not self.finished:
       self.commit()
 
-  def __enter__(self):
+  def __enter__(self) -> "Writer":
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_) -> None:
     os.close(self._lock)
 
   @property
   def pending(self) -> int:
+    """Number of tokens added since the last `commit`."""
     return sum(a.stored - self._saved[split]["stored"] for split, a in self._splits.items())
 
   def add(self, split: str, ids: np.ndarray) -> None:
@@ -139,10 +140,10 @@ class Writer:
     self._splits[split].add(ids)
 
   def commit(self) -> None:
-    """Finishes what was added so far: it survives any later interruption.
+    """Puts all that was added on the disk, where no later interruption can harm it.
 
     Raises:
-      ConfigError: the disk is full; what earlier commits finished stays.
+      ConfigError: the disk is full; earlier commits are kept.
     """
     self._append()
     self._saved = {split: a.state() for split, a in self._splits.items()}
@@ -183,7 +184,7 @@ class Writer:
     return summary
 
   def _append(self) -> None:
-    """Writes drained arrays behind what the manifest calls finished, over what an interrupted run left there."""
+    """Writes the drained arrays after the part that the manifest calls finished, over anything else that is there."""
     for split, assembler in self._splits.items():
       tokens, lengths = assembler.drain()
       for name, count, array in (("tokens", "stored", tokens), ("lengths", "rows", lengths)):
@@ -191,13 +192,14 @@ class Writer:
         self._guard(_append, path, self._saved[split][count] * array.itemsize, array.tobytes())
 
   def _write(self, name: str, content: dict[str, Any]) -> None:
-    """Replaces a JSON file in one step."""
+    """Replaces a JSON file in one step. The part file has one name, as one process alone writes this folder."""
     path = os.path.join(self._folder, name)
     self._guard(_append, path + ".tmp", 0, (json.dumps(content, indent=1) + "\n").encode())
     os.replace(path + ".tmp", path)
     os.fsync(self._lock)  # the folder's entry
 
-  def _guard(self, function, *arguments) -> None:
+  def _guard(self, function: Callable[..., None], *arguments: Any) -> None:
+    """Calls a function that writes, and turns an OSError into a ConfigError that says what is kept."""
     try:
       function(*arguments)
     except OSError as e:
@@ -209,7 +211,8 @@ class Writer:
 
 
 def _append(path: str, offset: int, content: bytes) -> None:
-  # unbuffered, so that a full disk is noticed here and not when the file is closed
+  """Cuts a file at `offset` bytes and writes `content` there, down to the disk."""
+  # unbuffered, so that a full disk raises here and not when the file is closed
   with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0) as f:
     f.truncate(offset)
     f.seek(offset)
@@ -229,6 +232,7 @@ def _read(folder: str, name: str) -> dict[str, Any]:
 
 
 def _map(folder: str, name: str, dtype: np.dtype, count: int) -> np.ndarray:
+  """A file of `count` entries, memory-mapped."""
   path = os.path.join(folder, name)
   size = os.path.getsize(path) if os.path.isfile(path) else -1
   if size != count * dtype.itemsize:

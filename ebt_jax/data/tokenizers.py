@@ -1,11 +1,11 @@
-"""Tokenizers: raw bytes, or any Hugging Face `tokenizer.json`, behind one small protocol."""
+"""Tokenizers: raw bytes, or any Hugging Face `tokenizer.json`, with one interface."""
 
 import codecs
 from collections.abc import Iterable, Sequence
 import hashlib
 import json
 import os
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,16 +14,17 @@ from ebt_jax.config import ConfigError
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[SEP]")
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
-  """What the rest of the program knows of a tokenizer.
+  """The interface of a tokenizer.
 
   Attributes:
     name: `bytes`, or the file's name.
-    fingerprint: `bytes`, or the SHA-256 of the file in hex; equal means the same ids.
-    vocab_size: ids are below it.
-    end_of_text: id that closes a document; never produced by `encode`.
-    token_bytes: int32 [vocab_size], UTF-8 bytes of text that each token stands for; 0 for control tokens.
-    pieces: the bytes of each token, or None where tokens are not byte strings.
+    fingerprint: `bytes`, or the SHA-256 of the file in hex; tokenizers with equal fingerprints give equal ids.
+    vocab_size: number of ids; all ids are below it.
+    end_of_text: id that ends a document; `encode` never returns it.
+    token_bytes: int32 [vocab_size], the number of UTF-8 bytes of each token's text; 0 for control tokens.
+    pieces: the bytes of each token, or None if tokens are not byte strings.
   """
 
   name: str
@@ -34,20 +35,21 @@ class Tokenizer(Protocol):
   pieces: list[bytes] | None
 
   def encode(self, text: str) -> np.ndarray:
-    """Ids of a text, int32 [tokens], without special tokens; lone surrogates become `?`."""
+    """The ids of a text, int32 [tokens], without special tokens; lone surrogates become `?`."""
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-    """`encode` of each text, in parallel where the library can."""
+    """`encode` of each text, in parallel if the library can."""
 
-  def decode(self, ids: Iterable[int]) -> str:
-    """Text of ids; control tokens and unknown ids are skipped, bad UTF-8 becomes U+FFFD. Never raises."""
+  def decode(self, ids: Iterable[int | np.integer]) -> str:
+    """The text of ids; control tokens and unknown ids are skipped, invalid UTF-8 becomes U+FFFD. Never raises."""
 
 
 def load_tokenizer(spec: str) -> Tokenizer:
-  """Loads `bytes` or the path of a `tokenizer.json`.
+  """The tokenizer of a spec: `bytes`, or the path of a `tokenizer.json`.
 
   Raises:
-    ConfigError: no such file, not a tokenizer, no end-of-text token, or `tokenizers` is not installed.
+    ConfigError: the file does not exist, is not a tokenizer or has no end-of-text token, or the package `tokenizers` is
+      not installed.
   """
   if spec == "bytes":
     return ByteTokenizer()
@@ -79,15 +81,18 @@ class ByteTokenizer:
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     return [self.encode(t) for t in texts]
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[int | np.integer]) -> str:
     return _join(self.pieces, ids)
 
 
 class HuggingFaceTokenizer:
   """A `tokenizer.json` of the library `tokenizers`.
 
-  Truncation, padding and BPE dropout that the file asks for are switched off, and
-  special tokens in raw text are encoded as the ordinary characters they are made of.
+  Truncation, padding and BPE dropout are switched off, whatever the file says, and special tokens that appear in raw
+  text are encoded as ordinary characters.
+
+  Raises:
+    ConfigError: as `load_tokenizer`.
   """
 
   def __init__(self, path: str):
@@ -126,7 +131,7 @@ class HuggingFaceTokenizer:
     self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), max(vocab.values()) + 1)
     self.end_of_text = vocab[found[0]]
     added = backend.get_added_tokens_decoder()
-    # an added token stands for itself, a special one for no text
+    # the text of an added token is its own name, and a special token has no text
     special = {i for i, t in added.items() if t.special} | {self.end_of_text}
     literal = {i: t.content.encode("utf-8") for i, t in added.items()} | {i: b"" for i in special}
     tokens = {i: t for t, i in vocab.items()}
@@ -150,13 +155,13 @@ class HuggingFaceTokenizer:
     encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
     return [np.array(e.ids, np.int32) for e in encodings]
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[int | np.integer]) -> str:
     if self.pieces is not None:
       return _join(self.pieces, ids)
     return self._backend.decode([int(i) for i in ids if int(i) in self._known])
 
   def _decoded_lengths(self, tokens: dict[int, str], literal: dict[int, bytes]) -> list[int]:
-    """UTF-8 bytes of each token as decoded after an ordinary token, so that a leading space counts."""
+    """Number of UTF-8 bytes of each token, decoded after an ordinary token so that a leading space counts."""
     anchor = [int(i) for i in self.encode("a")[-1:]]
     prefix = self._backend.decode(anchor)
     texts = self._backend.decode_batch([anchor + [i] for i in range(self.vocab_size)], skip_special_tokens=False)
@@ -172,22 +177,22 @@ class HuggingFaceTokenizer:
 
 
 class StreamDecoder:
-  """Decodes one id at a time and holds back incomplete UTF-8.
+  """Decodes one id at a time and holds incomplete UTF-8 back.
 
-  The joined output equals `tokenizer.decode` of all ids wherever tokens are byte
-  strings, and for other tokenizers as far as their decoder works from left to right.
+  If tokens are byte strings, the joined output equals `tokenizer.decode` of all ids; for other tokenizers it does if
+  their decoder works from left to right.
   """
 
-  _HOLD = 4  # tokens without a complete character before U+FFFD is shown: UTF-8 needs at most 4 bytes
+  _HOLD = 4  # after this number of tokens without a complete character show U+FFFD: UTF-8 needs at most 4 bytes
 
   def __init__(self, tokenizer: Tokenizer):
     self._tokenizer = tokenizer
     self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-    self._shown: list[int] = []  # ids of the last text shown: context for the leading space of the next
+    self._shown: list[int] = []  # ids of the last text shown, before which the next is decoded for its leading space
     self._pending: list[int] = []
 
   def push(self, token_id: int) -> str:
-    """Takes one id; returns the text that is complete now, often empty."""
+    """Takes one id; returns the text that is complete now, which is often empty."""
     pieces = self._tokenizer.pieces
     if pieces is not None:
       return self._utf8.decode(_piece(pieces, token_id))
@@ -200,7 +205,7 @@ class StreamDecoder:
     return text
 
   def flush(self) -> str:
-    """Ends the stream; returns what was held back, bad UTF-8 as U+FFFD."""
+    """Ends the stream; returns the text that was held back, with invalid UTF-8 as U+FFFD."""
     if self._tokenizer.pieces is not None:
       return self._utf8.decode(b"", final=True)
     text = self._pending_text()
@@ -216,12 +221,12 @@ def _piece(pieces: list[bytes], token_id: int) -> bytes:
   return pieces[token_id] if 0 <= token_id < len(pieces) else b""
 
 
-def _join(pieces: list[bytes], ids: Iterable[int]) -> str:
+def _join(pieces: list[bytes], ids: Iterable[int | np.integer]) -> str:
   return b"".join(_piece(pieces, int(i)) for i in ids).decode("utf-8", "replace")
 
 
-def _types(node: Any) -> set[str]:
-  """Every `type` in a part of tokenizer.json, sequences included."""
+def _types(node: Any) -> set[str | None]:
+  """All values of `type` in a part of tokenizer.json, nested parts included."""
   if isinstance(node, dict):
     return {node.get("type")}.union(*(_types(v) for v in node.values()))
   if isinstance(node, list):
@@ -230,7 +235,7 @@ def _types(node: Any) -> set[str]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-  """Character -> byte of byte-level vocabularies: printable Latin-1 is itself, the rest starts at U+0100."""
+  """Character -> byte in byte-level vocabularies: printable Latin-1 as it is, other bytes from U+0100 on."""
   printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
   others = [b for b in range(256) if b not in printable]
   return {chr(b): b for b in printable} | {chr(256 + k): b for k, b in enumerate(others)}

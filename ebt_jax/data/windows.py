@@ -1,4 +1,4 @@
-"""Windows of tokens: how the documents of a split become rows of `context_length` + 1 tokens."""
+"""Cuts the documents of a split into windows: rows of `context_length` + 1 tokens."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -12,11 +12,11 @@ from ebt_jax.data.tokenizers import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-  """Rows of tokens with their valid targets.
+  """Rows of tokens, and how many of their targets are valid.
 
   Attributes:
     tokens: uint16 or int32 [n, context_length + 1], possibly a view of a memory-mapped file.
-    lengths: int32 [n], so many of a row's targets `tokens[i, 1:]` count; what follows is no target.
+    lengths: int32 [n], the number of valid targets of each row: the first ones of `tokens[i, 1:]`. The rest is padding.
   """
 
   tokens: np.ndarray
@@ -30,7 +30,7 @@ class Windows:
     return self.tokens.shape[1] - 1
 
   def targets(self) -> Iterator[np.ndarray]:
-    """All valid targets in order, as flat arrays of some thousand windows each."""
+    """All valid targets in order, as flat arrays, one for every 4096 windows."""
     position = np.arange(self.context_length)
     for i in range(0, len(self), 4096):
       yield self.tokens[i : i + 4096, 1:][position < self.lengths[i : i + 4096, None]]
@@ -38,7 +38,7 @@ class Windows:
 
 @dataclasses.dataclass(frozen=True)
 class TextData:
-  """Both splits of a source, and the numbers that describe them (see `summarize`)."""
+  """Both splits of a source, and numbers that describe them (see `summarize`)."""
 
   train: Windows
   held_out: Windows
@@ -46,26 +46,33 @@ class TextData:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-  """Type in which tokens are stored, little-endian."""
+  """Type in which tokens are stored: the smaller of uint16 and int32 that holds every id, little-endian."""
   return np.dtype("<u2" if vocab_size < 65536 else "<i4")
 
 
 class Assembler:
-  """Turns the documents of one split, one after the other, into the flat arrays behind `Windows`.
+  """Builds the flat arrays behind `Windows` from the documents of one split, one document at a time.
 
-  `packed`: the stream is end-of-text, then each document closed by end-of-text; window i covers its tokens
-  i * C to i * C + C inclusive (C the context length), so everything but the opening end-of-text is a target
+  With layout `packed`, the stream is end-of-text followed by all documents, each with end-of-text after it. Window i
+  holds the tokens i * C to i * C + C inclusive (C is the context length), so that every token but the first is a target
   exactly once. The last window is padded with end-of-text.
-  `document`: each document is a row, cut at C + 1 tokens or padded with end-of-text; documents of fewer than
-  two tokens have no target and are dropped.
+  With layout `document`, each document is a row, cut at C + 1 tokens or padded with end-of-text; documents with fewer
+  than two tokens have no target and are dropped.
 
   The flat arrays do not depend on when they are drained, so a job can be interrupted between documents.
 
+  Args:
+    layout: `packed` or `document`.
+    context_length: targets in a full window.
+    end_of_text: id of the token that ends a document.
+    dtype: type of the stored tokens.
+    **state: `state()` of an earlier Assembler, from which this one continues.
+
   Attributes:
-    documents: documents added.
-    stored: tokens of the flat array so far, drained ones included.
-    rows: entries of `lengths` so far.
-    longest: targets in the longest possible window: of the whole stream, or of the longest document.
+    documents: number of documents added.
+    stored: number of tokens in the flat array so far, drained ones included.
+    rows: number of entries of `lengths` so far.
+    longest: number of targets in the longest possible window: the whole stream, or the longest document.
   """
 
   STATE = ("documents", "stored", "rows", "longest")
@@ -83,7 +90,7 @@ class Assembler:
       setattr(self, name, value)
 
   def state(self) -> dict[str, int]:
-    """What a new Assembler needs to continue after what was drained."""
+    """What a new Assembler needs to continue after the last drain."""
     return {name: getattr(self, name) for name in self.STATE}
 
   def add(self, ids: np.ndarray) -> None:
@@ -106,7 +113,7 @@ class Assembler:
     self._measure(np.array([n - 1]))
 
   def finish(self) -> None:
-    """Pads the last window; nothing may be added afterwards."""
+    """Pads the last window; no document may be added afterwards."""
     targets = self.stored - 1
     if self._packed and targets > 0:
       lengths = np.full(-(-targets // self._context), self._context)
@@ -115,7 +122,7 @@ class Assembler:
       self._store(np.full(self._context - lengths[-1], self._end))
 
   def drain(self) -> tuple[np.ndarray, np.ndarray]:
-    """Hands over tokens and int32 lengths that were not drained before."""
+    """The flat tokens and int32 lengths that were added since the last drain."""
     tokens = np.concatenate([np.empty(0, self._dtype), *self._tokens])
     lengths = np.concatenate([np.empty(0, "<i4"), *self._lengths])
     self._tokens, self._lengths = [], []
@@ -131,7 +138,7 @@ class Assembler:
 
 
 def from_flat(tokens: np.ndarray, lengths: np.ndarray, layout: str, context_length: int) -> Windows:
-  """Windows as a view of an Assembler's whole flat output."""
+  """Windows as a view of the complete flat arrays of an Assembler."""
   if not len(lengths):
     return Windows(np.empty((0, context_length + 1), tokens.dtype), lengths)
   if layout == "packed":  # neighbours share one token
@@ -144,14 +151,14 @@ def from_flat(tokens: np.ndarray, lengths: np.ndarray, layout: str, context_leng
 def finish(
   config: DataConfig, tokenizer: Tokenizer, train: Windows, held_out: Windows, counts: dict[str, dict[str, int]]
 ) -> TextData:
-  """Checks both splits, limits the training tokens and measures what is left.
+  """Checks both splits, limits the training tokens and computes the summary.
 
   Args:
     config: layout, context_length, held_out and max_tokens are used.
-    tokenizer: whose ids the windows hold.
+    tokenizer: the one that made the windows' ids.
     train: all training windows.
     held_out: all held-out windows.
-    counts: `Assembler.state()` of `train` and `held_out`.
+    counts: `Assembler.state()` of each split, `train` and `held_out`.
 
   Raises:
     ConfigError: a split is empty, or the text is shorter than one window.
@@ -163,7 +170,7 @@ def finish(
 
 
 def check(config: DataConfig, counts: dict[str, dict[str, int]]) -> None:
-  """Raises ConfigError unless both splits have a window and the text fills at least one."""
+  """Raises ConfigError unless each split has a window and the text fills at least one window."""
   n_train, n_held = counts["train"]["documents"], counts["held_out"]["documents"]
   if not counts["train"]["rows"] or not counts["held_out"]["rows"]:
     raise ConfigError(
@@ -182,7 +189,7 @@ def check(config: DataConfig, counts: dict[str, dict[str, int]]) -> None:
 
 
 def limit(windows: Windows, max_tokens: int) -> Windows:
-  """The first windows, with `max_tokens` targets at most; the last one may be cut."""
+  """The first windows, with at most `max_tokens` targets in all; the last one may be cut."""
   before = np.cumsum(windows.lengths, dtype=np.int64) - windows.lengths
   n = int(np.searchsorted(before, max_tokens))
   lengths = np.minimum(windows.lengths[:n], max_tokens - before[:n]).astype(np.int32)
@@ -190,12 +197,12 @@ def limit(windows: Windows, max_tokens: int) -> Windows:
 
 
 def summarize(train: Windows, held_out: Windows, layout: str, tokenizer: Tokenizer) -> dict[str, Any]:
-  """Numbers of both splits.
+  """Sizes of both splits, and the loss of a unigram model.
 
   Returns:
-    `{train,held_out}_{documents,windows,tokens,bytes}`, where tokens are valid targets and bytes the UTF-8 bytes
-    they stand for; `unigram_nats_per_token` and `unigram_bits_per_byte`: what the held-out targets cost under the
-    training targets' own frequencies, add-one smoothed over the vocabulary. A model must do better than this.
+    `{train,held_out}_{documents,windows,tokens,bytes}`, where tokens are valid targets and bytes are their UTF-8 bytes;
+    `unigram_nats_per_token` and `unigram_bits_per_byte`: the cross-entropy of the held-out targets under the token
+    frequencies of the training targets, with add-one smoothing over the vocabulary. Every model should be below it.
   """
   out: dict[str, Any] = {"tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size}
   counts = {}
@@ -204,7 +211,7 @@ def summarize(train: Windows, held_out: Windows, layout: str, tokenizer: Tokeniz
     for targets in windows.targets():
       count += np.bincount(targets, minlength=tokenizer.vocab_size)
     counts[split] = count
-    # packed closes each document with end-of-text, the other layout has one a row
+    # packed ends each document with end-of-text; the other layout has one document in each row
     out[f"{split}_documents"] = int(count[tokenizer.end_of_text]) if layout == "packed" else len(windows)
     out[f"{split}_windows"] = len(windows)
     out[f"{split}_tokens"] = int(count.sum())

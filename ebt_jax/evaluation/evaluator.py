@@ -1,4 +1,4 @@
-"""The held-out loss: token-weighted exact means over every window of a split."""
+"""Exact means over a held-out set, and the numbers that people read."""
 
 from collections.abc import Callable
 import math
@@ -8,80 +8,90 @@ import jax
 import numpy as np
 
 from ebt_jax import parallel, streams
-from ebt_jax.config import Config
-from ebt_jax.data.loader import eval_batches
+from ebt_jax.data.loader import in_order
+from ebt_jax.tasks.base import Examples, Task
 
 
 class Evaluator:
-  """Evaluates parameters on fixed windows.
+  """Evaluates parameters on fixed examples; the result does not depend on batch size, devices or memory."""
 
-  Args:
-    task: a text task.
-    windows: of the split.
-    token_bytes: int `[vocab]`, bytes that each token stands for.
-  """
-
-  def __init__(self, task: Any, config: Config, mesh: jax.sharding.Mesh, windows: Any, token_bytes: np.ndarray):
-    self._config, self._mesh, self._windows, self._token_bytes = config, mesh, windows, token_bytes
+  def __init__(self, task: Task, mesh: jax.sharding.Mesh, examples: Examples):
+    self._task, self._mesh, self._examples = task, mesh, examples
+    config = task.config
     self._step = jax.jit(self._evaluate, out_shardings=parallel.replicated(mesh))
-    self._task = task
     parts = mesh.shape["replica"] * mesh.shape["data"]
     wanted = config.eval.batch_size or config.train.batch_size
-    self._rows = math.ceil(wanted / parts) * parts  # padded rows weigh nothing, so any multiple will do
+    self._rows = math.ceil(wanted / parts) * parts  # rows of zeros weigh nothing, so any multiple will do
 
   def _evaluate(self, params, batch, numbers):
-    """Each window draws by its own number, so that no result depends on how windows are batched."""
-    key = streams.key_for(self._config.eval.seed, streams.EVALUATE)
+    """Each example draws by its own number, so that no result depends on how examples are batched."""
+    key = streams.key_for(self._task.config.eval.seed, streams.EVALUATE)
     return self._task.evaluate(params, batch, streams.each(key, numbers))
 
   def __call__(self, params: Any, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Evaluates on the whole split, or on `eval.max_windows` of it.
+    """Evaluates on all examples, or on the first `eval.max_windows`.
+
+    Args:
+      progress: called with the number of examples done and of all.
 
     Returns:
-      `loss` (nats per token after the last step), `perplexity` (exp of it), `bits_per_byte`, `loss_by_step` and, for
-      EBT, `energy_by_step` (before each step and at the end) and `steps_used` (mean), `tokens`, `bytes`, `windows`.
+      `loss` (mean error after the last step), the problem's numbers, `loss_by_step` and `HEADLINE_by_step`, where there
+      are energies `energy_by_step` (before each step and at the end) and `steps_used` (mean), `items` (what weights
+      count) and `examples`.
     """
-    limit = self._config.eval.max_windows
-    count = min(len(self._windows), limit or len(self._windows))
+    limit = self._task.config.eval.max_windows
+    count = min(len(self._examples), limit or len(self._examples))
     rows = parallel.process_rows(self._rows, self._mesh)
-    sums: dict[str, np.ndarray] = {}
-    tokens = n_bytes = 0.0
-    for i, batch in enumerate(eval_batches(self._windows, self._rows, limit)):
-      numbers = np.arange(i * self._rows, (i + 1) * self._rows)
-      mine = parallel.global_batch({k: v[rows] for k, v in {**batch, "numbers": numbers}.items()}, self._mesh)
-      result = jax.device_get(self._step(params, {k: mine[k] for k in batch}, mine["numbers"]))
-      for name, value in result.items():
-        sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
-      tokens += float(batch["weights"].sum())
-      n_bytes += float((self._token_bytes[batch["tokens"][:, 1:]] * batch["weights"]).sum())
+    sums: dict[str, tuple[np.ndarray, float]] = {}
+    for i, (numbers, batch) in enumerate(in_order(self._examples, self._rows, limit)):
+      mine = {name: a[rows] for name, a in batch.items()}
+      placed = parallel.global_batch({"batch": mine, "numbers": numbers[rows]}, self._mesh)
+      for name, mean in jax.device_get(self._step(params, **placed)).items():
+        total, weight = sums.get(name, (0.0, 0.0))
+        sums[name] = total + np.asarray(mean.total, np.float64), weight + float(mean.weight)
       if progress:
         progress(min((i + 1) * self._rows, count), count)
-    means = {name: total / tokens for name, total in sums.items()}
-    used = {"steps_used": float(means.pop("steps")[0])} if "steps" in means else {}
-    by_step = {f"{name}_by_step": [float(x) for x in mean] for name, mean in means.items()}
-    loss = by_step["loss_by_step"][-1]
-    return {
-      "loss": loss,
-      "perplexity": math.exp(min(loss, 700.0)),
-      "bits_per_byte": loss * tokens / (math.log(2) * n_bytes),
-      **by_step,
-      **used,
-      "tokens": int(tokens),
-      "bytes": int(n_bytes),
-      "windows": count,
-    }
+    return self._summarized(sums, count)
+
+  def _summarized(self, sums, count):
+    means = {name: total / max(weight, 1e-300) for name, (total, weight) in sums.items()}
+    problem, steps = self._task.problem, len(means["loss"])
+
+    def numbers_after(step):
+      """The problem's numbers after one of the steps, and the loss itself."""
+      values = {n: float(v[step] if np.ndim(v) else v) for n, v in means.items() if n not in ("energy", "steps")}
+      return {"loss": values["loss"], **problem.numbers(values)}
+
+    out = numbers_after(steps - 1)
+    out["loss_by_step"] = [float(x) for x in means["loss"]]
+    if problem.headline not in ("loss", ""):
+      out[f"{problem.headline}_by_step"] = [numbers_after(i)[problem.headline] for i in range(steps)]
+    if "energy" in means:
+      out["energy_by_step"] = [float(x) for x in means["energy"]]
+    if "steps" in means:
+      out["steps_used"] = float(means["steps"])
+    return {**out, "items": round(sums["loss"][1]), "examples": count}
 
 
-def table(result: dict[str, Any]) -> str:
-  """Loss and energy after each thinking step, to print; step 0 is the start, whose energy alone is known."""
-  lines = [f"{'step':>6} {'nats/token':>11} {'bits/byte':>10} {'energy':>9}"]
-  per_byte = result["bits_per_byte"] / result["loss"] if result["loss"] else 0.0
-  energies = result.get("energy_by_step")
-  if energies:
-    lines.append(f"{0:>6} {'':>11} {'':>10} {energies[0]:>9.4f}")
-  for i, loss in enumerate(result["loss_by_step"], 1):
-    shown = f"{energies[i]:.4f}" if energies else "-"
-    lines.append(f"{i:>6} {loss:>11.4f} {loss * per_byte:>10.4f} {shown:>9}")
-  if result.get("steps_used", len(result["loss_by_step"])) < len(result["loss_by_step"]):
+def table(result: dict[str, Any], headline: str = "loss", unit: str = "") -> str:
+  """Loss, headline number and energy after each thinking step; step 0 is the start, whose energy alone is known."""
+  energies, losses = result.get("energy_by_step"), result["loss_by_step"]
+  columns = [("step", range(len(losses) + 1), "{:>6}"), (unit or "loss", [None, *losses], "{:>11.4f}")]
+  if headline not in ("loss", ""):
+    columns.append(
+      (headline.replace("_per_", "/").replace("_", " "), [None, *result[f"{headline}_by_step"]], "{:>10.4f}")
+    )
+  columns.append(("energy", energies or [None] * (len(losses) + 1), "{:>9.4f}"))
+
+  def cell(form, value):
+    width = int(form.split(">")[1].split(".")[0].rstrip("}"))
+    return f"{'-':>{width}}" if value is None else form.format(value)
+
+  def line(i):
+    return " ".join(" " * len(cell(f, None)) if v[i] is None and i == 0 else cell(f, v[i]) for _, v, f in columns)
+
+  lines = [" ".join(f"{name:>{len(cell(form, None))}}" for name, _, form in columns)]
+  lines += [line(i) for i in range(0 if energies else 1, len(losses) + 1)]
+  if result.get("steps_used", len(losses)) < len(losses):
     lines.append(f"steps used, on average: {result['steps_used']:.2f}")
   return "\n".join(lines)

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from ebt_jax.config import ConfigError
 
@@ -32,17 +32,17 @@ class Sampling:
       raise ConfigError(f"--top_p: expected 0 < p <= 1, found {self.top_p}")
 
 
-def sample(logits: Float[Array, "b v"], keys: PRNGKeyArray, how: Sampling) -> Int[Array, " b"]:
+def sample(logits: Float[Array, "b v"], keys: Key[Array, " b"], sampling: Sampling) -> Int[Array, " b"]:
   """One token for each row, drawn with the key of the row."""
-  if how.top_k == 1:
+  if sampling.top_k == 1:
     return jnp.argmax(logits, -1)
-  logits = logits / how.temperature
-  if how.top_k and how.top_k < logits.shape[-1]:
-    least = jax.lax.top_k(logits, how.top_k)[0][:, -1:]
+  logits = logits / sampling.temperature
+  if sampling.top_k and sampling.top_k < logits.shape[-1]:
+    least = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
     logits = jnp.where(logits < least, -jnp.inf, logits)
-  if how.top_p < 1:
+  if sampling.top_p < 1:
     ordered = jnp.sort(logits, axis=-1)[:, ::-1]
     before = jnp.cumsum(jax.nn.softmax(ordered, -1), -1) - jax.nn.softmax(ordered, -1)
-    least = jnp.min(jnp.where(before < how.top_p, ordered, jnp.inf), -1, keepdims=True)
+    least = jnp.min(jnp.where(before < sampling.top_p, ordered, jnp.inf), -1, keepdims=True)
     logits = jnp.where(logits < least, -jnp.inf, logits)
   return jax.vmap(jax.random.categorical)(keys, logits)

@@ -1,11 +1,13 @@
-"""Fused attention for what is differentiated once: `config.model.attention = "fused"`.
+"""Fused attention where one derivative is enough: `config.model.attention = "fused"`.
 
 One library kernel for each backend: cuDNN through `jax.nn.dot_product_attention` on GPUs, splash attention on TPUs.
-They never hold the scores, and have no second derivative, which the candidates' attention needs in training and nothing
-else does. Neither has a derivative of its log-sum-exp; `_attend_lse` makes it from the derivative of the output.
+They never hold the scores and have no second derivative, which only the candidates' attention in training needs.
+Neither has a derivative of its log-sum-exp; `_attend_lse` makes it from the derivative of the output.
 
-They have run on no accelerator here: tests run the splash kernel interpreted on a CPU and, as cuDNN has no interpreter,
-the same call with JAX's plain implementation in its place.
+They have not run on an accelerator yet: tests run the splash kernel interpreted on a CPU and, as cuDNN has no
+interpreter, the same call with JAX's plain implementation in its place.
+
+Shape suffixes: B rows, S queries, T context entries, H heads, K width of a head.
 """
 
 import math
@@ -17,11 +19,11 @@ from jax.sharding import PartitionSpec as P
 from ebt_jax import parallel
 from ebt_jax.config import ConfigError
 
-INTERPRETED = ""  # gpu | tpu: whose kernel a test runs on a CPU
+INTERPRETED = ""  # gpu | tpu: the backend whose kernel a test runs on a CPU
 
 
 def context_attention(q_BxHxTxK, k_BxHxTxK, v_BxHxTxK, dtype=None):
-  """Causal attention of as many queries as entries: `layers.context_attention` with query i at entry i.
+  """`attention.context_attention` of one query for each entry, query i at entry i.
 
   Returns:
     `[b, h, t, k]`. Differentiable once, in reverse.
@@ -35,10 +37,9 @@ def context_attention(q_BxHxTxK, k_BxHxTxK, v_BxHxTxK, dtype=None):
 
 
 def candidate_attention(q_BxHxSxK, k_BxHxSxK, v_BxHxSxK, context_k_BxHxTxK, context_v_BxHxTxK, dtype=None):
-  """`layers.candidate_attention` where the last candidate sees all entries but none is behind: candidate i sees entries
-  0..t-s+i and itself.
+  """`attention.candidate_attention` where the last candidate sees all entries: candidate i sees 0..t-s+i and itself.
 
-  Softmax over entries and self is a mean of what each gives alone, weighted by their sums of exponentials.
+  Softmax over entries and self is the mean of what both give alone, weighted by their sums of exponentials.
 
   Returns:
     `[b, h, s, k]`. Differentiable once, in reverse, in every argument.
@@ -64,8 +65,8 @@ def _attend_forward(q, k, v):
   return jax.vjp(_kernel, *_once((q, k, v)))
 
 
-def _attend_backward(pull, d_y):
-  return pull(_once(d_y))
+def _attend_backward(vjp, d_y):
+  return vjp(_once(d_y))
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -83,14 +84,14 @@ def _attend_lse_forward(q, k, v):
 
 
 def _attend_lse_backward(saved, cotangents):
-  """With weights p of query s and entry t: d lse_s / d q_s = sum_t p k_t, which is attention to the keys as values, and
-  d (sum_s c_s lse_s) / d k_t = sum_s p c_s q_s, which is the gradient of the values for the cotangent c q."""
+  """With the attention weight p of query s and entry t: d lse_s / d q_s = sum_t p k_t, which is attention with the keys
+  as values; d (sum_s c_s lse_s) / d k_t = sum_s p c_s q_s, the gradient of the values for the cotangent c q."""
   q, k, v = saved
   d_y, d_lse = _once(cotangents)
   scale = d_lse[..., None].astype(q.dtype)
-  _, pull = jax.vjp(_kernel, q, k, v)
-  d_q, d_k, d_v = pull(d_y)
-  return d_q + scale * _kernel(q, k, k), d_k + pull(scale * q)[2], d_v
+  _, vjp = jax.vjp(_kernel, q, k, v)
+  d_q, d_k, d_v = vjp(d_y)
+  return d_q + scale * _kernel(q, k, k), d_k + vjp(scale * q)[2], d_v
 
 
 _attend_lse.defvjp(_attend_lse_forward, _attend_lse_backward)
@@ -98,7 +99,7 @@ _attend_lse.defvjp(_attend_lse_forward, _attend_lse_backward)
 
 @jax.custom_jvp
 def _once(x):
-  """Marks what is differentiated no more."""
+  """The identity, which refuses a further derivative."""
   return x
 
 
@@ -110,13 +111,13 @@ def _once_again(primals, tangents):
 
 
 def _kernel(q, k, v, lse=False):
-  """The kernel of this backend: outputs, and the log-sum-exp if asked for, which has no derivative."""
+  """The kernel of this backend: outputs, and where `lse` the log-sum-exp, which has no derivative."""
   backend = INTERPRETED or jax.default_backend()
   if backend not in KERNELS:
     raise ConfigError(f"config.model.attention: fused needs a gpu or tpu, found backend {backend}; set it to plain")
   t, (kernel, multiple) = q.shape[2], KERNELS[backend]
-  behind = ((0, 0), (0, 0), (0, -t % multiple), (0, 0))  # where no query looks
-  q, k, v = (jnp.pad(a, behind) for a in (q, k, v))
+  padding = ((0, 0), (0, 0), (0, -t % multiple), (0, 0))  # behind all queries, so that none sees it
+  q, k, v = (jnp.pad(a, padding) for a in (q, k, v))
   found = kernel(q, k, v, lse, interpret=bool(INTERPRETED))
   return jax.tree.map(lambda a: a[:, :, :t], found)
 
@@ -162,14 +163,14 @@ def _splash(q, k, v, lse, interpret):
   return (found[0], found[1][0]) if lse else found
 
 
-KERNELS = {"gpu": (_cudnn, 2), "tpu": (_splash, 128)}  # and what a length must be a multiple of, to be differentiated
+KERNELS = {"gpu": (_cudnn, 2), "tpu": (_splash, 128)}  # kernel, and what lengths must be multiples of for derivatives
 
 
 def _over_devices(attend, q, k, v):
-  """`attend` for the rows and heads that each device has: the compiler does not cut kernels itself."""
+  """`attend` on the rows and heads of each device: the compiler does not shard kernels itself."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return attend(q, k, v)
-  rows = None if q.shape[0] % parallel.row_ways() else parallel.ROW_AXES
-  cut = P(rows, None if q.shape[1] % mesh.shape["model"] else "model")
-  return jax.shard_map(attend, in_specs=(cut, cut, cut), out_specs=cut, check_vma=False)(q, k, v)
+  rows = None if q.shape[0] % parallel.row_shards() else parallel.ROW_AXES
+  spec = P(rows, None if q.shape[1] % mesh.shape["model"] else "model")
+  return jax.shard_map(attend, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(q, k, v)

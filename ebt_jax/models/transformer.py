@@ -7,16 +7,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ebt_jax import vocabulary
 from ebt_jax.config import ModelConfig
-from ebt_jax.models import layers, trunk
-from ebt_jax.models.trunk import Context
+from ebt_jax.flops import PredictorCost
+from ebt_jax.models import cache, layers, trunk
+from ebt_jax.models.base import Predictor
+from ebt_jax.models.cache import Context
 
 
 @dataclasses.dataclass(frozen=True)
-class Transformer:
-  """Pure functions of a parameter dict (facts 1.6)."""
+class Transformer(Predictor):
+  """Pure functions of a parameter dict; `predict` is `read(head(params), hidden(params, inputs))`."""
 
   config: ModelConfig
+  tables = ("embed", "output")
 
   def init(self, key: jax.Array) -> dict:
     c = self.config
@@ -28,34 +32,49 @@ class Transformer:
       "output": {"kernel": layers.initializer(c)(k_output, (c.width, c.vocab_size))},
     }
 
-  def hidden(self, params: dict, tokens: Int[Array, "b s"]) -> Float[Array, "b s d"]:
-    """The stream after the last norm; row t is what `read` turns into the prediction of token t + 1."""
-    x = params["embed"]["embedding"][tokens]
-    x, _ = trunk.context(self.config, params["layers"], x, jnp.arange(tokens.shape[1]))
-    return self._norm.apply({"params": params["norm"]}, x)
+  def predict(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s v"]:
+    """Logits of the token after each of the tokens `inputs`."""
+    return self.read(params["output"]["kernel"], self.hidden(params, inputs))
 
-  def read(self, kernel: Float[Array, "d v"], hidden: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
-    """Log-probabilities up to a constant; `kernel` is `params["output"]["kernel"]`."""
-    return layers.wide(layers.einsum("bsd,dv->bsv", hidden, kernel, layers.compute_dtype(self.config)))
+  def hidden(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s d"]:
+    """The stream after the last norm."""
+    x_BxSxD = params["embed"]["embedding"][inputs]
+    x_BxSxD, _ = trunk.context(self.config, params["layers"], x_BxSxD, jnp.arange(inputs.shape[1]))
+    return self._norm.apply({"params": params["norm"]}, x_BxSxD)
 
-  def logits(self, params: dict, tokens: Int[Array, "b s"]) -> Float[Array, "b s v"]:
-    return self.read(params["output"]["kernel"], self.hidden(params, tokens))
+  def head(self, params: dict) -> Float[Array, "d w"]:
+    """The vocabulary projection, sharded and padded as `vocabulary.slice_table` does it; w >= v."""
+    return vocabulary.slice_table(params["output"]["kernel"], 1)
+
+  def read(self, head: Float[Array, "d w"], hidden: Float[Array, "b s d"]) -> Float[Array, "b s w"]:
+    """Logits of hidden states; -inf at the padding of `head`."""
+    logits = layers.wide(layers.einsum("bsd,dv->bsv", hidden, head, layers.compute_dtype(self.config)))
+    return vocabulary.mask_padding(logits, self.config.vocab_size)
+
+  def unstacked(self, params: dict) -> dict:
+    """The parameters as decoding wants them; see `cache.unstack`."""
+    return {**params, "layers": cache.unstack(params["layers"])}
 
   def empty_cache(self, params: dict, rows: int, capacity: int) -> Context:
-    keys, values = trunk.empty(self.config, rows, capacity, params["embed"]["embedding"].dtype)
-    return Context(keys, values, jnp.zeros((rows, 1), jnp.int32))
+    """A context of no tokens with room for `capacity`, ready for `extend`."""
+    return cache.empty(self.config, rows, capacity, params["embed"]["embedding"].dtype)
 
   def extend(
     self, params: dict, context: Context, tokens: Int[Array, "b s"], lengths: Int[Array, " b"]
   ) -> tuple[Context, Float[Array, "b v"]]:
     """Appends the first `lengths` tokens of each row; returns the logits after the last of them too."""
     positions = context.positions[:, :1] + jnp.arange(tokens.shape[1])
-    x = params["embed"]["embedding"][tokens]
-    x, (keys, values) = trunk.cached(self.config, params["layers"], x, positions, context.keys, context.values)
-    last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
-    last = self._norm.apply({"params": params["norm"]}, last)
-    logits = self.read(params["output"]["kernel"], last)[:, 0]
+    x_BxSxD = params["embed"]["embedding"][tokens]
+    x_BxSxD, (keys, values) = trunk.cached(self.config, params["layers"], x_BxSxD, positions, context)
+    last_Bx1xD = jnp.take_along_axis(x_BxSxD, (lengths - 1)[:, None, None], axis=1)
+    last_Bx1xD = self._norm.apply({"params": params["norm"]}, last_Bx1xD)
+    logits = self.read(params["output"]["kernel"], last_Bx1xD)[:, 0]
     return Context(keys, values, context.positions + lengths[:, None]), logits
+
+  def flops(self, inputs: jax.ShapeDtypeStruct, single: bool = False) -> PredictorCost:
+    c, length = self.config, inputs.shape[1]
+    positions = 1 if single else length
+    return PredictorCost(trunk.pass_cost(c, positions, length), 2 * positions * c.width * c.vocab_size)
 
   @property
   def _norm(self):

@@ -1,60 +1,41 @@
-"""The stack of pre-norm blocks that EBT and Transformer++ share, scanned over layers.
+"""The stack of pre-norm blocks that all transformers here share.
 
-One block has three ways to be used: `context` (causal, whole sequence), `cached` (causal, against entries
-already encoded) and `candidate` (against context entries and itself). All use the same weights.
+A block is used in three ways, with the same weights: `context` (causal, over a whole sequence), `cached` (causal, over
+new entries and those of a cache) and `candidates` (over a context and themselves).
+
+Shape suffixes: B rows, S positions, D width of the stream.
 """
-
-from typing import NamedTuple
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ebt_jax import parallel
 from ebt_jax.config import ModelConfig
-from ebt_jax.models import fused, layers
+from ebt_jax.flops import Pass
+from ebt_jax.models import attention, cache, fused, layers
+from ebt_jax.models.cache import Context
 
-WRITTEN_OUT = (
-  12  # so many layers at most; a loop over them stacks and slices what each keeps (measured: tools/README.md)
-)
-
-
-class Context(NamedTuple):
-  """What candidates look at: keys and values of every layer, and where the candidates stand.
-
-  Also the cache of generation, which `extend` appends to; it holds each layer apart, `[b, h, t, k]` times l, so that
-  nothing is sliced out of it or put back.
-  """
-
-  keys: Float[Array, "l b h t k"] | tuple[jax.Array, ...]
-  values: Float[Array, "l b h t k"] | tuple[jax.Array, ...]
-  positions: Int[Array, "*b s"]  # of the candidates, `[s]` or `[b, s]`; each sees entries before its own
+MAX_UNROLLED = 12  # unroll up to this many layers; a scan would stack and slice every layer's saved activations
 
 
 class Block(nn.Module):
-  """h = x + attention(norm(x)); y = h + ffn(norm(h)), optionally modulated by a landscape (adaLN).
-
-  Where `decoding`, entries are few and energies are differentiated once: products take the form that CPUs like.
-  """
+  """h = x + attention(norm(x)); y = h + ffn(norm(h)). `modulated`: a condition shifts, scales and gates (adaLN)."""
 
   config: ModelConfig
-  decoding: bool = False
+  modulated: bool = False
 
   def setup(self):
     c = self.config
-
-    def norm():
-      return layers.Norm(c.norm, c.dyt_scale)
-
-    self.attention_norm, self.ffn_norm = norm(), norm()
-    self.attention, self.ffn = layers.Attention(c, self.decoding), layers.GatedFFN(c, self.decoding)
-    if c.kind == "ebt" and c.variant.startswith("adaln"):
-      self.modulation = modulation(c, 6)
+    self.attention_norm, self.ffn_norm = (layers.Norm(c.norm, c.dyt_scale) for _ in range(2))
+    self.attention, self.ffn = attention.Attention(c), layers.GatedFFN(c)
+    if self.modulated:
+      self.modulation = layers.modulation(c, 6)
 
   def _around(self, x, condition, attend):
     """The block around `attend(normed x) -> (attention output before projection, extra)`."""
-    if condition is None:
+    if not self.modulated:
       y, extra = attend(self.attention_norm(x))
       x = x + self.attention.merge(y)
       return x + self.ffn(self.ffn_norm(x)), extra
@@ -63,58 +44,50 @@ class Block(nn.Module):
     x = x + gate_a * self.attention.merge(y)
     return x + gate_f * self.ffn(self.ffn_norm(x) * (1 + scale_f) + shift_f), extra
 
-  def context(self, x, table, positions, condition):
+  def context(self, x, angles, positions, condition):
+    """Extra: keys and values."""
+
     def attend(x):
       c = self.config
-      q, k, v = self.attention.heads(x, table)
+      q, k, v = self.attention.heads(x, angles)
       dtype = layers.compute_dtype(c)
       if c.attention == "fused" and x.shape[1] > 1:
         return fused.context_attention(q, k, v, dtype), (k, v)
-      return layers.context_attention(q, k, v, positions, dtype, c.attention_block), (k, v)
+      return attention.context_attention(q, k, v, positions, dtype, c.attention_block), (k, v)
 
     return self._around(x, condition, attend)
 
-  def cached(self, x, table, positions, condition, keys, values):
+  def cached(self, x, angles, positions, condition, keys, values):
+    """Extra: the cache's keys and values with those of x written in."""
+
     def attend(x):
       c = self.config
-      q, k, v = self.attention.heads(x, table)
-      k, v = write(keys, k, positions[:, 0]), write(values, v, positions[:, 0])
-      return layers.context_attention(q, k, v, positions, layers.compute_dtype(c), c.attention_block), (k, v)
+      q, k, v = self.attention.heads(x, angles)
+      k, v = cache.write(keys, k, positions[:, 0]), cache.write(values, v, positions[:, 0])
+      return attention.context_attention(q, k, v, positions, layers.compute_dtype(c), c.attention_block), (k, v)
 
     return self._around(x, condition, attend)
 
-  def candidate(self, x, table, positions, condition, keys, values):
+  def candidates(self, x, angles, positions, condition, keys, values):
+    """No extra."""
+
     def attend(x):
       c = self.config
-      q, k, v = self.attention.heads(x, table)
+      q, k, v = self.attention.heads(x, angles)
       dtype = layers.compute_dtype(c)
       if c.attention == "fused" and positions.ndim == 1:
         return fused.candidate_attention(q, k, v, keys, values, dtype), None
-      block, decoding = c.attention_block, self.decoding
-      return layers.candidate_attention(q, k, v, keys, values, positions, dtype, block, decoding), None
+      return attention.candidate_attention(q, k, v, keys, values, positions, dtype, c.attention_block), None
 
     return self._around(x, condition, attend)
 
 
-def modulation(config: ModelConfig, parts: int) -> layers.Linear:
-  """adaLN: landscape embedding -> shifts, scales, gates. `adaln` keeps the authors' uniform start, `adaln_zero` zeros."""
-  if config.variant == "adaln_zero":
-    init = nn.initializers.zeros
-  else:
-    bound = config.width**-0.5
-
-    def init(key, shape, dtype=jnp.float32):
-      return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return layers.Linear(parts * config.width, init, init)
-
-
-def init(config: ModelConfig, key: jax.Array) -> dict:
+def init(config: ModelConfig, key: jax.Array, modulated: bool = False) -> dict:
   """Parameters of all blocks, each leaf with a leading layer axis."""
   x = jnp.zeros((1, 1, config.width))
   positions = jnp.zeros((1,), jnp.int32)
-  condition = jnp.zeros(config.width) if config.kind == "ebt" and config.variant.startswith("adaln") else None
-  block = Block(config)
+  condition = jnp.zeros(config.width) if modulated else None
+  block = Block(config, modulated)
 
   def one(key):
     return block.init(key, x, layers.rope(positions, config.head_dim), positions, condition, method="context")
@@ -122,71 +95,85 @@ def init(config: ModelConfig, key: jax.Array) -> dict:
   return jax.vmap(one)(jax.random.split(key, config.layers))["params"]
 
 
-def _run(config: ModelConfig, method: str, params, x, positions, condition, per_layer=(), written_out=True):
-  """Applies every block; returns the stream and the extras of the layers, stacked unless the layers are apart."""
-  decoding = bool(per_layer) and isinstance(per_layer[0], tuple)
-  block = Block(config, decoding)
-  table = layers.rope(positions, config.head_dim, jnp.promote_types(x.dtype, jnp.float32))
+def context(config: ModelConfig, params, x_BxSxD, positions, condition=None):
+  """Causal pass over a whole sequence.
 
-  def body(x, layer):
-    layer_params, *rest = layer
-    x = parallel.keep_rows(x)  # else the compiler slices the stream's width as the weights are, over many devices
-    return block.apply({"params": layer_params}, x, table, positions, condition, *rest, method=method)
+  Args:
+    params: of all layers, stacked.
+    positions: `[s]`.
+    condition: `[d]`, of the adaLN variants.
 
-  if decoding:
-    extras = []
-    for layer in zip(apart(params), *per_layer, strict=True):
-      x, extra = body(x, layer)
-      extras.append(extra)
-    return x, extras
-  body = jax.checkpoint(body, prevent_cse=False, policy=None if config.remat else layers.is_kept)
-  unroll = config.layers if written_out and config.layers <= WRITTEN_OUT else 1
-  return jax.lax.scan(body, x, (params, *per_layer), unroll=unroll)
-
-
-def apart(params) -> tuple:
-  """Stacked parameters of the layers as one tree for each, as decoding uses them: a token repeats no slices.
-
-  Kernels are `layers.joined` too, unless a mesh slices them over `model`, where heads would have to move.
+  Returns:
+    The stream `[b, s, d]`, and keys and values `[l, b, h, s, k]`.
   """
-  if isinstance(params, tuple):
-    return params
-  each = tuple(jax.tree.map(lambda a: a[i], params) for i in range(jax.tree.leaves(params)[0].shape[0]))
-  return each if parallel.model_ways() > 1 else tuple(map(layers.joined, each))
+  apply = _layer(config, "context", x_BxSxD, positions, condition)
+  return _scan(config, apply, x_BxSxD, (params,), unroll=True)
 
 
-def context(config, params, x_BxSxD, positions, condition=None):
-  """Causal pass over a whole sequence: the stream, and keys and values `[l, b, h, s, k]`."""
-  return _run(config, "context", params, x_BxSxD, positions, condition)
+def cached(config: ModelConfig, params, x_BxSxD, positions_BxS, old: Context, condition=None):
+  """Causal pass over new entries; row i of them is written to the cache from position `positions_BxS[i, 0]` on.
 
+  Args:
+    params: of all layers, stacked or unstacked.
+    old: a cache.
 
-def cached(config, params, x_BxSxD, positions_BxS, keys, values, condition=None):
-  """Causal pass over new entries; returns the stream and the keys and values with the new entries written in."""
-  x, cache = _run(config, "cached", params, x_BxSxD, positions_BxS, condition, (keys, values))
-  return x, tuple(zip(*cache))
-
-
-def write(old: Float[Array, "b h t k"], new: Float[Array, "b h s k"], at: Int[Array, " b"]) -> Float[Array, "b h t k"]:
-  """Row i of `old` with that of `new` from entry `at[i]` on.
-
-  As a scatter with one index for each row and head XLA does this in place. One index alone becomes a
-  dynamic_update_slice, which the CPU compiler fuses with each of its readers, and copies `old` for each.
+  Returns:
+    The stream `[b, s, d]`, and keys and values of the cache with the new entries.
   """
-  one = jax.vmap(jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)))
-  return one(old, new, jnp.broadcast_to(at[:, None], old.shape[:2]))
+  apply = _layer(config, "cached", x_BxSxD, positions_BxS, condition)
+  x, entries = _loop(apply, x_BxSxD, (cache.unstack(params), old.keys, old.values))
+  return x, tuple(zip(*entries))
 
 
-def candidates(config, params, x_BxSxD, where: Context, condition=None, written_out=False):
-  """Candidate stream `[b, s, d]` after the last block. Few layers `written_out` take less time, and may take more memory."""
-  x, _ = _run(config, "candidate", params, x_BxSxD, where.positions, condition, (where.keys, where.values), written_out)
-  return x
+def candidates(
+  config: ModelConfig, params, x_BxSxD, where: Context, condition=None, unroll: bool = False
+) -> Float[Array, "b s d"]:
+  """The stream of candidates after the last block.
+
+  Args:
+    where: the context, or a cache.
+    unroll: unroll the layers over a context, up to `MAX_UNROLLED`: faster, and may take more memory.
+  """
+  apply = _layer(config, "candidates", x_BxSxD, where.positions, condition)
+  if where.is_cache:
+    return _loop(apply, x_BxSxD, (cache.unstack(params), where.keys, where.values))[0]
+  return _scan(config, apply, x_BxSxD, (params, where.keys, where.values), unroll)[0]
 
 
-def empty(config: ModelConfig, rows: int, capacity: int, dtype=jnp.float32) -> tuple[tuple, tuple]:
-  """Keys and values of a cache with room for `capacity` entries, for each layer."""
-  shape = (rows, config.heads, capacity, config.head_dim)
+def _layer(config, method, x, positions, condition):
+  """`(x, (params, ...)) -> (x, extra)` of one layer."""
+  block = Block(config, modulated=condition is not None)
+  angles = layers.rope(positions, config.head_dim, jnp.promote_types(x.dtype, jnp.float32))
 
-  def make():
-    return tuple(jnp.zeros(shape, dtype) for _ in range(config.layers))
+  def apply(x, layer):
+    params, *rest = layer
+    x = parallel.shard_rows(x)  # without this, XLA shards the activations along their width on large meshes
+    return block.apply({"params": params}, x, angles, positions, condition, *rest, method=method)
 
-  return make(), make()
+  return apply
+
+
+def _scan(config, apply, x, stacked, unroll):
+  """All layers, stacked; the backward pass recomputes what `layers.save_policy` does not save."""
+  apply = jax.checkpoint(apply, prevent_cse=False, policy=None if config.remat else layers.save_policy)
+  return jax.lax.scan(apply, x, stacked, unroll=config.layers if unroll and config.layers <= MAX_UNROLLED else 1)
+
+
+def _loop(apply, x, unstacked):
+  """All layers, one tree for each."""
+  extras = []
+  for layer in zip(*unstacked, strict=True):
+    x, extra = apply(x, layer)
+    extras.append(extra)
+  return x, extras
+
+
+def pass_cost(config: ModelConfig, tokens: int, entries: int) -> Pass:
+  """FLOPs of one stream of `tokens` through all blocks, attention over `entries` counted over the full square."""
+  m = config
+  last, attention = m.width * m.hidden, 2 * m.width * entries
+  rest = 4 * m.width**2 + 2 * m.width * m.hidden
+  # a layer saves the outputs of its projections, with remat nothing; that of its last product is not needed again
+  again = rest + attention if m.remat else attention
+  per_layer = (rest + last + attention, again, last)
+  return Pass(*(2 * tokens * m.layers * n for n in per_layer))

@@ -1,41 +1,38 @@
-"""The inner optimiser: give `think` an energy, a candidate space and a start, and it descends.
+"""The inner optimisation: give `think` an energy, a candidate space and a start, and it descends the energy.
 
 Imports neither flax nor any model of this package.
 """
 
+from ebt_jax.thinking import replay
+from ebt_jax.thinking.chunked import ChunkedSimplex
 from ebt_jax.thinking.descent import double_reverse, reverse_over_forward, second_order
-from ebt_jax.thinking.health import advice, look
-from ebt_jax.thinking.replay import Replay
-from ebt_jax.thinking.replay import add as add_replay
-from ebt_jax.thinking.replay import capacity as replay_capacity
-from ebt_jax.thinking.replay import draw as draw_replay
-from ebt_jax.thinking.replay import empty as empty_replay
-from ebt_jax.thinking.spaces import ChunkedSimplex, Euclidean, Simplex, Space
-from ebt_jax.thinking.think import Draws, Schedule, Thoughts, at_landscape, schedule, think, thinking_loss
+from ebt_jax.thinking.diagnose import diagnose, warnings_for
+from ebt_jax.thinking.loss import ThinkingAux, thinking_loss
+from ebt_jax.thinking.spaces import ArraySpace, Euclidean, Simplex, Space
+from ebt_jax.thinking.think import PerLandscape, Randomness, StepPlan, Thoughts, at_landscape, step_plan, think
 from ebt_jax.thinking.verify import Verified, think_and_verify
 
 __all__ = [
+  "ArraySpace",
   "ChunkedSimplex",
-  "Draws",
   "Euclidean",
-  "Replay",
-  "Schedule",
+  "PerLandscape",
+  "Randomness",
   "Simplex",
   "Space",
+  "StepPlan",
+  "ThinkingAux",
   "Thoughts",
   "Verified",
-  "add_replay",
-  "advice",
   "at_landscape",
+  "diagnose",
   "double_reverse",
-  "draw_replay",
-  "empty_replay",
-  "look",
-  "replay_capacity",
+  "replay",
   "reverse_over_forward",
-  "schedule",
   "second_order",
+  "step_plan",
   "think",
   "think_and_verify",
   "thinking_loss",
+  "warnings_for",
 ]

@@ -1,6 +1,7 @@
-"""The replay buffer: a ring of finished thoughts on the device, on which training thinks further (facts 2.5).
+"""The replay buffer: finished thoughts on the device that later training steps start from (paper section 3).
 
-Rows are any pytree; the oldest are overwritten. Everything runs under jit and is part of the training state.
+A ring of rows, which are any pytree; the oldest are overwritten. All of it runs under jit and is part of the training
+state.
 """
 
 import math
@@ -12,14 +13,14 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 
 class Replay(NamedTuple):
-  """`rows` has leaves `[capacity, ...]`; `added` counts every row that ever came in."""
+  """`rows` has leaves `[capacity, ...]`; `added` counts every row that was ever added."""
 
   rows: Any
   added: Int[Array, ""]
 
 
 def capacity(wanted: int, row: Any, gigabytes: float) -> int:
-  """Rows that fit: `wanted` at most, fewer where they would take more than `gigabytes` (1e9 bytes).
+  """How many rows fit: `wanted`, or fewer where those would take more than `gigabytes` (1e9 bytes).
 
   Args:
     row: pytree of `jax.ShapeDtypeStruct`, one row.
@@ -29,12 +30,16 @@ def capacity(wanted: int, row: Any, gigabytes: float) -> int:
 
 
 def empty(rows: int, row: Any) -> Replay:
-  """A buffer with room for `rows`."""
+  """A buffer with room for `rows` rows like `row`, a pytree of `jax.ShapeDtypeStruct`."""
   return Replay(jax.tree.map(lambda a: jnp.zeros((rows, *a.shape), a.dtype), row), jnp.zeros((), jnp.int32))
 
 
 def add(replay: Replay, rows: Any, wanted: Bool[Array, ""] | bool = True) -> Replay:
-  """Writes `rows` `[n, ...]` over the oldest, in place where the buffer is donated; not `wanted`: changes nothing."""
+  """Writes `rows` `[n, ...]` over the oldest ones; in place where the buffer is donated.
+
+  Args:
+    wanted: False changes nothing, for steps that are skipped.
+  """
   size, n = _length(replay.rows), _length(rows)
   kept = min(n, size)
   index = (replay.added + n - kept + jnp.arange(kept)) % size
@@ -47,7 +52,7 @@ def add(replay: Replay, rows: Any, wanted: Bool[Array, ""] | bool = True) -> Rep
 
 
 def draw(replay: Replay, key: PRNGKeyArray, count: int) -> tuple[Any, Bool[Array, " count"]]:
-  """`count` rows without replacement, and which of them are there: fewer than asked may have come in so far."""
+  """`count` rows without replacement, and a mask of those that exist: the buffer may hold fewer than `count` so far."""
   size = _length(replay.rows)
   lots = jnp.where(jnp.arange(size) < replay.added, jax.random.uniform(key, (size,)), -1.0)
   best, index = jax.lax.top_k(lots, count)

@@ -1,10 +1,6 @@
-"""Thinking: several steps of descent over one or more landscapes, and the loss of a thought process.
+"""Thinking: several steps of descent on one or more energy landscapes.
 
-Gradient modes of `thinking_loss` (facts 2.1):
-  each      System 1: a loss at every step, no path between steps
-  last      System 2: the loss of the last step, which alone is differentiated; their number may be traced
-  unrolled  a loss at every step, differentiated through all of them
-The first two need the memory of one step whatever the number of steps.
+`think` is for inference and for any energy. Training differentiates `loss.thinking_loss`, which takes the same steps.
 """
 
 from collections.abc import Callable
@@ -12,310 +8,248 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 import numpy as np
 
-from ebt_jax import chunks, streams
-from ebt_jax.config import EvalConfig, ThinkingConfig
+from ebt_jax import streams
+from ebt_jax.config import InferenceConfig, ThinkingConfig
 from ebt_jax.thinking import descent
+from ebt_jax.thinking.shapes import check_prefix
+from ebt_jax.thinking.spaces import Space, draw
 
-NOISE_MIN = 1e-6  # floor of a Langevin scale that is learnt
+NOISE_MIN = 1e-6  # least Langevin noise where its scale is learnt
 
 
-class Draws(NamedTuple):
-  """The randomness of one thought, for callers that bring their own; None is drawn from the key."""
+class PerLandscape(NamedTuple):
+  """Marks a context that differs by landscape: the leaves have a leading axis of `config.landscapes`."""
 
-  step_size: Float[Array, "*p 1"] | None = None  # uniform in [0, 1)
-  noise: Float[Array, " n *x"] | None = None  # standard normal, one for each step
+  contexts: Any
+
+
+class Randomness(NamedTuple):
+  """The random numbers of one thought process, for callers that bring their own; None is drawn from the key."""
+
+  step_size: Float[Array, "*e"] | None = None  # uniform in [0, 1), one for each energy
+  noise: Any = None  # standard normal, leaves [n, *x], one for each step
   repeats: Int[Array, " m"] | None = None  # how often each landscape is descended
 
 
-class Schedule(NamedTuple):
-  """Which landscape each step descends. `count` may be traced; `landscapes` has `longest` entries."""
+class StepPlan(NamedTuple):
+  """Which landscape each step descends. `count` of the entries are steps; it may be traced."""
 
-  landscapes: Any
+  landscapes: Int[Array, " n"]
   count: Any
-  longest: int
+
+
+class Process(NamedTuple):
+  """What the steps of one thought process share."""
+
+  plan: StepPlan
+  key: Key[Array, "*k"]
+  randomness: Randomness
 
 
 class Thoughts(NamedTuple):
-  """Outcome of thinking; per-step values are those of `steps_used` steps, what follows repeats nothing (zeros)."""
+  """What thinking found; entries of `energies` and `observed` beyond `steps_used` are zero."""
 
-  candidate: jax.Array
-  energies: Float[Array, " n *p"]  # before each step
-  observed: Any  # what `observe` saw after each step, stacked
+  candidate: Any
+  energies: Float[Array, " n *e"]  # before each step
+  observed: Any  # what `observe` gave after each step, stacked
   steps_used: Any
 
 
-def schedule(config: ThinkingConfig, training: bool = False, key: PRNGKeyArray | None = None, repeats=None) -> Schedule:
-  """The landscapes to descend; random repetitions only in training (facts 2.2).
+def step_plan(
+  config: ThinkingConfig,
+  training: bool = False,
+  key: Key[Array, "*k"] | None = None,
+  repeats: Any = None,
+) -> StepPlan:
+  """The landscapes to descend (paper section 3); landscapes are repeated at random in training only.
 
   Args:
     key: draws the repetitions where they are random and `repeats` is None.
-    repeats: `[landscapes]`, how often each landscape is descended.
+    repeats: `[landscapes]`, how often each landscape is descended; traced ones may not exceed what `config` allows.
+
+  Raises:
+    ValueError: `repeats` has another length, or repetitions are random and `key` is not one key.
   """
   last = config.landscapes - 1
   if repeats is None and not (training and config.random_steps_min):
-    return Schedule(np.minimum(np.arange(config.steps), last), config.steps, config.steps)
-  most = config.steps - last
+    return StepPlan(np.minimum(np.arange(config.steps), last), config.steps)
+  longest = config.steps if config.random_steps_of == "final" else config.repeats_max * config.landscapes
   if repeats is None:
-    repeats = jax.random.randint(key, (config.landscapes,), config.random_steps_min, most + 1)
+    if key is None or key.ndim:
+      found = "no key" if key is None else f"keys {list(key.shape)}"
+      raise ValueError(
+        f"thinking.random_steps_min: all rows take the same random number of steps, drawn from one key; found {found}"
+      )
+    repeats = jax.random.randint(key, (config.landscapes,), config.random_steps_min, config.repeats_max + 1)
     if config.random_steps_of == "final":
       repeats = jnp.where(jnp.arange(config.landscapes) == last, repeats, 1)
-  longest = config.steps if config.random_steps_of == "final" else most * config.landscapes
+  elif len(repeats) != config.landscapes:
+    raise ValueError(
+      f"randomness.repeats: expected one number for each of config.thinking.landscapes = {config.landscapes}, found "
+      f"{len(repeats)}"
+    )
+  elif not isinstance(repeats, jax.core.Tracer):
+    longest = int(sum(repeats))
   ends = jnp.cumsum(jnp.asarray(repeats))
   landscapes = jnp.minimum(jnp.searchsorted(ends, jnp.arange(longest), side="right"), last)
-  return Schedule(landscapes, ends[-1], longest)
+  return StepPlan(landscapes, ends[-1])
 
 
-def at_landscape(contexts: Any, landscape: Any) -> Any:
-  """The context of one landscape, from contexts stacked along their first axis (one entry: it serves all)."""
-  return jax.tree.map(lambda a: a[0] if a.shape[0] == 1 else a[landscape], contexts)
+def at_landscape(context: Any, landscape: Any) -> Any:
+  """The context of one landscape; a context that is not `PerLandscape` serves all."""
+  if not isinstance(context, PerLandscape):
+    return context
+  return jax.tree.map(lambda a: a[landscape], context.contexts)
 
 
-def stepper(energy, space, config: ThinkingConfig, training: bool, slope, how: EvalConfig = EvalConfig()):
-  """`step(params, contexts, x, i, randomness) -> (x_new, energies)` for step i; randomness is (schedule, key, draws).
+def check_context(context: Any, config: ThinkingConfig) -> None:
+  """Raises ValueError where leaves of a `PerLandscape` have no leading axis of `config.landscapes`."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(context.contexts if isinstance(context, PerLandscape) else ()):
+    if np.shape(leaf)[:1] != (config.landscapes,):
+      raise ValueError(
+        f"PerLandscape context{jax.tree_util.keystr(path)}: expected a leading axis of config.thinking.landscapes = "
+        f"{config.landscapes}, found shape {list(np.shape(leaf))}; give a context that serves all landscapes without "
+        "PerLandscape"
+      )
 
-  `how` adjusts step size and noise outside training.
+
+def with_thinking(params: Any, config: ThinkingConfig) -> Any:
+  """`params` with `params["thinking"]` whole: what it lacks of step size and noise comes from `config`."""
+  given = {name: jnp.asarray(getattr(config, name), float) for name in ("step_size", "noise")}
+  return {**params, "thinking": {**given, **params.get("thinking", {})}}
+
+
+def step_size_of(thinking: Any, config: ThinkingConfig) -> jax.Array:
+  """The step size of a step: that of `params["thinking"]`, at least `config.step_size_min`."""
+  return jnp.maximum(thinking["step_size"], config.step_size_min)
+
+
+def gradient_bound(step_size: jax.Array, config: ThinkingConfig) -> jax.Array | None:
+  """Largest magnitude of an entry of dE/dp in a step, if there is a bound."""
+  return config.authors.clip_gradient / step_size if config.authors.clip_gradient else None
+
+
+def make_step(
+  energy: descent.Energy,
+  space: Space,
+  config: ThinkingConfig,
+  rule: Callable[[descent.Energy], descent.Slope],
+  training: bool = False,
+  inference: InferenceConfig = InferenceConfig(),
+) -> Callable[..., tuple[Any, jax.Array]]:
+  """`step(params, context, x, i, process) -> (x_new, energies)` for step i of a `Process`.
+
+  Args:
+    energy: of four arguments.
+    rule: how the slope of the energy is computed and differentiated, e.g. `descent.double_reverse`.
+    training: whether step sizes are random and Langevin noise is added, as `config` says.
+    inference: adjusts step size and noise where not training.
   """
-  slope = slope(energy)
-  how = EvalConfig() if training else how
+  slope = rule(energy)
+  inference = InferenceConfig() if training else inference
+  random_size = training and config.random_step_size > 1
   trained_noise = config.noise > 0 and (training or config.authors.eval_noise)
 
   def adjusted(landscape, new, old):
-    return jnp.where(landscape == config.landscapes - 1, new, old) if how.adjust == "final" else new
+    return jnp.where(landscape == config.landscapes - 1, new, old) if inference.adjust == "final" else new
 
-  def sigma(thinking, landscape):
+  def noise_scale(thinking, landscape):
     trained = jnp.maximum(thinking["noise"], NOISE_MIN) if trained_noise else 0.0
-    return adjusted(landscape, how.noise, trained) if how.noise else trained
+    return adjusted(landscape, inference.noise, trained) if inference.noise else trained
 
-  def step(params, contexts, x, i, randomness):
-    plan, key, draws = randomness
+  def step(params, context, x, i, process):
+    plan, key, randomness = process
     thinking = params["thinking"]
     landscape = jnp.asarray(plan.landscapes)[i]
-    base = jnp.maximum(thinking["step_size"], config.step_size_min)
-    if how.step_size_factor != 1:
-      base = base * adjusted(landscape, how.step_size_factor, 1.0)
-    bound = config.authors.clip_gradient / base if config.authors.clip_gradient else None
+    base = step_size_of(thinking, config)
+    if inference.step_size_factor != 1:
+      base = base * adjusted(landscape, inference.step_size_factor, 1.0)
 
-    def size(y):
-      if not (training and config.random_step_size > 1):
+    def size(energies):
+      if not random_size:
         return base
-      # one draw for each independent candidate, kept for all its steps
-      u = draws.step_size
-      if u is None:
-        u = jax.random.uniform(jax.random.fold_in(key, 0), (*y.shape[:-1], 1), y.dtype)
+      u = randomness.step_size
+      if u is None:  # one draw for each energy, kept for all its steps
+        u = draw(jax.random.uniform, streams.fold(key, 0), energies.shape, energies.dtype)
+      elif jnp.shape(u) != energies.shape:
+        raise ValueError(
+          f"randomness.step_size: expected a number for each energy, {list(energies.shape)}, found {list(jnp.shape(u))}"
+        )
       low, high = base / config.random_step_size, base * config.random_step_size
       return low + u * (high - low)
 
-    if trained_noise or how.noise:
-      noise = None if draws.noise is None else jnp.asarray(draws.noise)[i]
-      x = space.disturb(x, streams.fold(key, 1 + i), sigma(thinking, landscape), noise)
-    context = at_landscape(contexts, landscape)
-    return descent.step(slope, space, params["model"], context, x, landscape, size, bound)
+    if trained_noise or inference.noise:
+      noise = None
+      if randomness.noise is not None:
+        noise = jax.tree.map(lambda a: jnp.asarray(a)[i], randomness.noise)
+      x = space.add_noise(x, streams.fold(key, 1 + i), noise_scale(thinking, landscape), noise)
+    here, bound = at_landscape(context, landscape), gradient_bound(base, config)
+    return descent.step(slope, space, params["model"], here, x, landscape, size, bound)
 
   return step
 
 
 def think(
-  energy: descent.Energy,
-  space: Any,
+  energy: Callable[..., jax.Array],
+  space: Space,
   params: Any,
-  contexts: Any,
+  context: Any,
   candidate0: Any,
-  key: PRNGKeyArray,
-  config: ThinkingConfig,
+  key: Key[Array, "*k"],
+  config: ThinkingConfig = ThinkingConfig(),
   *,
   training: bool = False,
-  plan: Schedule | None = None,
-  draws: Draws = Draws(),
-  observe: Callable[[jax.Array], Any] | None = None,
+  plan: StepPlan | None = None,
+  randomness: Randomness = Randomness(),
+  observe: Callable[[Any], Any] | None = None,
 ) -> Thoughts:
-  """Descends the energy from `candidate0`. Works for any energy and space; first order, not for training.
+  """Descends the energy from `candidate0`, for any energy and space. Its result has no useful gradient.
 
   Args:
-    energy: `(model_params, context, y, landscape) -> [*p]`, one energy for each independent candidate.
+    energy: `(model_params, context, y, landscape) -> [*e]`, or the same without `landscape`: one energy for each
+      independent candidate, whose leading axes are those of the candidate.
     space: see `spaces`.
-    params: `{"model": ..., "thinking": {"step_size": scalar, "noise": scalar}}`.
-    contexts: context stacked along a first axis of one entry, or of one for each landscape.
-    candidate0: start, e.g. `space.start(key, shape)`.
-    key: for what `draws` leaves open.
-    config: number of steps, landscapes, step size rules.
-    training: whether the random step sizes, numbers of steps and Langevin noise of training are used.
-    plan: overrides the schedule that `config` implies.
-    draws: randomness from outside.
+    params: `{"model": ..., "thinking": {"step_size": scalar, "noise": scalar}}`; without `thinking` the numbers of
+      `config` count.
+    context: any pytree, for all landscapes; `PerLandscape(contexts)` where each landscape has its own.
+    candidate0: the start `[*e, ...]`, e.g. `space.start(key, shape)`.
+    key: of the noise and the random step sizes; one key, or an array of keys for the leading axes of the candidate.
+    config: number of steps, landscapes, rules of step sizes.
+    training: whether to draw the random step sizes, numbers of steps and Langevin noise of training.
+    plan: the landscape of each step, in place of the one that `config` implies.
+    randomness: random numbers in place of those of `key`.
     observe: called on the candidate after each step; its results are stacked.
 
   Returns:
     `Thoughts`; the number of steps may be traced.
+
+  Raises:
+    ValueError: shapes of energies, `PerLandscape` or `randomness` do not fit; the text says which.
+    TypeError: `energy` takes neither three nor four arguments.
   """
-  schedule_key, step_key = jax.random.split(key)
-  plan = schedule(config, training, schedule_key, draws.repeats) if plan is None else plan
-  step = stepper(energy, space, config, training, descent.double_reverse)
-  candidate0 = space.prepare(params["model"], candidate0, plan.longest)
-  randomness = (plan, step_key, draws)
-  see = observe or (lambda x: ())
+  check_context(context, config)
+  energy, params = descent.with_landscape(energy), with_thinking(params, config)
+  plan_key, step_key = streams.split(key, 2)
+  plan = step_plan(config, training, plan_key, randomness.repeats) if plan is None else plan
+  longest = len(plan.landscapes)
+  candidate0 = jax.tree.map(jnp.asarray, candidate0)
+  step = make_step(energy, space, config, descent.double_reverse, training)
+  process = Process(plan, step_key, randomness)
+  start = space.prepare(params["model"], candidate0, longest)
+
+  def see(x):
+    return observe(x) if observe else ()
 
   def body(i, carry):
     x, energies, observed = carry
-    x, energy_now = step(params, contexts, x, i, randomness)
+    x, energy_now = step(params, context, x, i, process)
+    return x, energies.at[i].set(energy_now), jax.tree.map(lambda a, now: a.at[i].set(now), observed, see(x))
 
-    def put(whole, part):
-      return whole.at[i].set(part)
-
-    return x, put(energies, energy_now), jax.tree.map(put, observed, see(x))
-
-  shapes = jax.eval_shape(lambda x: (step(params, contexts, x, 0, randomness)[1], see(x)), candidate0)
-  energies, observed = jax.tree.map(lambda s: jnp.zeros((plan.longest, *s.shape), s.dtype), shapes)
-  candidate, energies, observed = jax.lax.fori_loop(0, plan.count, body, (candidate0, energies, observed))
+  shapes = jax.eval_shape(lambda x: (step(params, context, x, 0, process)[1], see(x)), start)
+  check_prefix(shapes[0], candidate0)
+  energies, observed = jax.tree.map(lambda s: jnp.zeros((longest, *s.shape), s.dtype), shapes)
+  candidate, energies, observed = jax.lax.fori_loop(0, plan.count, body, (start, energies, observed))
   return Thoughts(candidate, energies, observed, plan.count)
-
-
-def thinking_loss(
-  energy: descent.Energy,
-  space: Any,
-  measure: Callable,
-  params: Any,
-  contexts: Any,
-  batch: Any,
-  candidate0: Any,
-  key: PRNGKeyArray,
-  config: ThinkingConfig,
-  *,
-  training: bool = True,
-  draws: Draws = Draws(),
-  slope: Callable | None = None,
-) -> tuple[jax.Array, Any]:
-  """The loss of thinking, differentiable in `params` and `contexts` as `config.gradient` says.
-
-  Args:
-    measure: `(params, contexts, batch, x, energies, i, count) -> (loss, seen)`: what step i of `count` adds to the
-      loss, and a pytree of scalars to log. `x` is the candidate after the step, `energies` are those before it.
-    batch: targets and weights, handed to `measure`.
-    slope: second-order rule, `descent.reverse_over_forward` or `descent.double_reverse`; None: `descent.second_order`.
-
-  Returns:
-    The loss and `{"seen": measure's scalars for each step, "steps": their number, "candidate": the last one}`,
-    which carry no gradient. In mode `last` only the last step is measured; `seen` then has one entry.
-  """
-  schedule_key, step_key = jax.random.split(key)
-  plan = schedule(config, training, schedule_key, draws.repeats)
-  step = stepper(energy, space, config, training, slope or descent.second_order())
-  candidate0 = space.prepare(params["model"], candidate0, plan.longest)
-  args = (params, contexts, batch, candidate0, (plan, step_key, draws))
-  if config.gradient == "each":
-    loss, aux = _each(step, measure, config, *args)
-  elif config.gradient == "last":
-    free_step = stepper(energy, space, config, training, descent.constant)
-    loss, aux = _last(step, measure, config, *args, free_step)
-  else:
-    loss, aux = _unrolled(step, measure, config, *args)
-  return loss, jax.lax.stop_gradient(aux)
-
-
-def _measured(step, measure, params, contexts, batch, x, i, randomness):
-  x, energies = step(params, contexts, x, i, randomness)
-  loss, seen = measure(params, contexts, batch, x, energies, i, randomness[0].count)
-  return loss, (x, energies, seen)
-
-
-def _each(step, measure, config, params, contexts, batch, x0, randomness):
-  """No path between steps, so each step's gradient is added up inside the loop: memory of one step."""
-  plan = randomness[0]
-  randomness = (plan._replace(longest=None), *randomness[1:])  # a static number, not an argument
-  floats, integers, join = chunks.split(contexts)
-
-  def run(differentiate, params, floats, integers, batch, x0, randomness):
-    theta = (params, floats)
-    count = randomness[0].count
-
-    def at(theta, x, i):
-      return _measured(step, measure, theta[0], join(theta[1], integers), batch, x, i, randomness)
-
-    def body(i, carry):
-      x, loss, seen, gradient = carry
-      if differentiate:
-        (part, (x, _, seen_now)), g = jax.value_and_grad(at, has_aux=True)(theta, x, i)
-        gradient = jax.tree.map(jnp.add, gradient, g)
-      else:
-        part, (x, _, seen_now) = at(theta, x, i)
-      return x, loss + part, jax.tree.map(lambda whole, now: whole.at[i].set(now), seen, seen_now), gradient
-
-    part, (_, _, seen) = jax.eval_shape(at, theta, x0, 0)
-    seen = jax.tree.map(lambda s: jnp.zeros((plan.longest, *s.shape), s.dtype), seen)
-    gradient = jax.tree.map(jnp.zeros_like, theta) if differentiate else ()
-    carry = (x0, jnp.zeros(part.shape, part.dtype), seen, gradient)
-    x, loss, seen, gradient = jax.lax.fori_loop(0, count, body, carry)
-    return (loss, {"seen": seen, "steps": count, "candidate": x}), gradient
-
-  @jax.custom_vjp
-  def each(*args):
-    return run(False, *args)[0]
-
-  def forward(*args):
-    return run(True, *args)
-
-  def backward(gradient, cotangents):
-    d_params, d_floats = jax.tree.map(lambda g: cotangents[0] * g, gradient)
-    return d_params, d_floats, None, None, None, None
-
-  each.defvjp(forward, backward)
-  return each(params, floats, integers, batch, x0, randomness)
-
-
-def _last(step, measure, config, params, contexts, batch, x0, randomness, free_step):
-  """All steps but the last run without a graph; what the step size and noise did to them enters as a tangent."""
-  plan = randomness[0]
-  frozen, frozen_contexts = jax.lax.stop_gradient((params, contexts))
-  learnt = [n for n, on in (("step_size", config.learn_step_size), ("noise", config.learn_noise)) if on]
-  values = {n: frozen["thinking"][n] for n in learnt} if config.step_size_path else {}
-
-  def unit(name):
-    return {n: jnp.ones_like(v) if n == name else jnp.zeros_like(v) for n, v in values.items()}
-
-  floats, others, join = chunks.split(x0)  # of the candidate; a change of the step size moves its floats
-
-  def walk(values, floats, others, i):
-    thinking = {**frozen["thinking"], **values}
-    x = join(floats, others)
-    x, energies = free_step({**frozen, "thinking": thinking}, frozen_contexts, x, i, randomness)
-    floats, others, _ = chunks.split(x)
-    return floats, (others, energies)
-
-  def body(i, carry):
-    floats, others, tangents, first = carry
-    floats, linear, (others, energies) = jax.linearize(
-      lambda v, floats: walk(v, floats, others, i), values, floats, has_aux=True
-    )
-    tangents = {n: linear(unit(n), t) for n, t in tangents.items()}
-    return floats, others, tangents, jnp.where(i == 0, energies, first)
-
-  energies = jax.eval_shape(lambda: walk(values, floats, others, 0)[1][1])
-  still = {n: jax.tree.map(jnp.zeros_like, floats) for n in values}
-  carry = (floats, others, still, jnp.zeros(energies.shape, energies.dtype))
-  floats, others, tangents, first = jax.lax.stop_gradient(jax.lax.fori_loop(0, plan.count - 1, body, carry))
-  for name, tangent in tangents.items():
-    value = params["thinking"][name]
-    change = value - jax.lax.stop_gradient(value)  # zero, with a derivative
-    floats = jax.tree.map(lambda x, t: x + t * change, floats, tangent)
-  x = join(floats, others)
-  loss, (x, energies, seen) = _measured(step, measure, params, contexts, batch, x, plan.count - 1, randomness)
-  first = jnp.where(plan.count == 1, energies, first)
-  aux = {"seen": jax.tree.map(lambda s: s[None], seen), "steps": plan.count, "candidate": x, "first_energies": first}
-  return loss, aux
-
-
-def _unrolled(step, measure, config, params, contexts, batch, x0, randomness):
-  plan = randomness[0]
-
-  def body(carry, i):
-    x, loss = carry
-    part, (stepped, _, seen) = _measured(step, measure, params, contexts, batch, x, i, randomness)
-    on = i < plan.count
-    seen = jax.tree.map(lambda s: jnp.where(on, s, 0), seen)
-    x = jax.tree.map(lambda new, old: jnp.where(on, new, old), stepped, x)
-    return (x, loss + jnp.where(on, part, 0)), seen
-
-  part = jax.eval_shape(lambda: _measured(step, measure, params, contexts, batch, x0, 0, randomness)[0])
-  (x, loss), seen = jax.lax.scan(body, (x0, jnp.zeros(part.shape, part.dtype)), jnp.arange(plan.longest))
-  return loss, {"seen": seen, "steps": plan.count, "candidate": x}

@@ -1,6 +1,7 @@
-"""Thinking at inference: as long as it helps, over several candidates, keeping the one that verifies best (facts 3.2).
+"""Thinking at inference: for as long as it helps, with several candidates, keeping the one of least energy.
 
-Every position decides for itself how long it thinks, which steps it keeps and which candidate it trusts.
+Every energy stands for itself: its candidate decides how long it thinks, which steps it keeps, and whether it is the
+best of several (paper section 4.3).
 """
 
 from collections.abc import Callable
@@ -8,125 +9,165 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from ebt_jax.config import EvalConfig, ThinkingConfig
+from ebt_jax.config import InferenceConfig, ThinkingConfig
 from ebt_jax.thinking import descent
-from ebt_jax.thinking.think import Draws, Schedule, at_landscape, schedule, stepper
+from ebt_jax.thinking.shapes import check_prefix, select
+from ebt_jax.thinking.spaces import ArraySpace, Space
+from ebt_jax.thinking.think import (
+  Process,
+  Randomness,
+  StepPlan,
+  at_landscape,
+  check_context,
+  make_step,
+  step_plan,
+  with_thinking,
+)
 
 
 class Verified(NamedTuple):
-  """What came of `n` candidates for each position `*p`. `best` of every array is the kept candidate's."""
+  """What thinking with n candidates found; `best` of an array takes the kept candidate of each energy `*e`."""
 
-  candidates: Float[Array, " n *p v"]
-  energies: Float[Array, " t n *p"]  # before each step of the budget; a finished candidate repeats its last
-  final: Float[Array, " n *p"]  # energy of the finished candidates at the last landscape, free of noise
-  observed: Any  # what `observe` saw after each step, stacked; a finished candidate repeats its last
-  steps_used: Int[Array, " n *p"]
-  kept: Int[Array, "*p"]  # which candidate each position keeps
+  candidates: Any  # leaves [n, *e, ...]
+  energies: Float[Array, " t n *e"]  # before each step of the budget; a finished candidate repeats its last
+  final: Float[Array, " n *e"]  # of the finished candidates at the last landscape, without noise
+  observed: Any  # what `observe` gave after each step, stacked; a finished candidate repeats its last
+  steps_used: Int[Array, " n *e"]
+  kept: Int[Array, "*e"]  # the index of the candidate that is kept
 
-  def best(self, array: jax.Array, axis: int = 0) -> jax.Array:
-    """`array` with its candidate axis reduced to the candidate that each position keeps."""
-    moved = jnp.moveaxis(array, axis, 0)
-    after = moved.ndim - 1 - axis - self.kept.ndim
-    index = self.kept.reshape(*[1] * (1 + axis), *self.kept.shape, *[1] * after)
-    return jnp.take_along_axis(moved, index, axis=0)[0]
+  def best(self, tree: Any, axis: int = 0) -> Any:
+    """`tree` without its candidate axis, at the kept candidates.
+
+    Args:
+      tree: arrays whose axes from `axis` on are `[n, *e, ...]`: `candidates`, `final` and `steps_used`, or with
+        `axis=1` `energies` and `observed`.
+    """
+
+    def leaf(array):
+      moved = jnp.moveaxis(array, axis, 0)
+      after = moved.ndim - 1 - axis - self.kept.ndim
+      index = self.kept.reshape(*[1] * (1 + axis), *self.kept.shape, *[1] * after)
+      return jnp.take_along_axis(moved, index, axis=0)[0]
+
+    return jax.tree.map(leaf, tree)
 
 
-def plan_for(config: ThinkingConfig, how: EvalConfig) -> Schedule:
-  """The landscapes that a budget of `how.steps` descends: extra steps go to the last one, or are shared by all."""
-  steps = how.steps or config.steps
-  if how.steps_of == "final":
-    return Schedule(jnp.minimum(jnp.arange(steps), config.landscapes - 1), steps, steps)
-  return Schedule(jnp.arange(steps) * config.landscapes // steps, steps, steps)
+def plan_for(config: ThinkingConfig, inference: InferenceConfig) -> StepPlan:
+  """The landscapes that a budget of `inference.steps` descends: extra steps go to the last, or are shared by all."""
+  steps = inference.steps or config.steps
+  if inference.steps_of == "final":
+    return StepPlan(jnp.minimum(jnp.arange(steps), config.landscapes - 1), steps)
+  return StepPlan(jnp.arange(steps) * config.landscapes // steps, steps)
 
 
 def think_and_verify(
-  energy: descent.Energy,
-  space: Any,
+  energy: Callable[..., jax.Array],
+  space: Space,
   params: Any,
-  contexts: Any,
-  candidates0: Float[Array, " n *p v"],
-  key: PRNGKeyArray,
-  config: ThinkingConfig,
-  how: EvalConfig = EvalConfig(),
+  context: Any,
+  candidates0: Any,
+  key: Key[Array, "*k"],
+  config: ThinkingConfig = ThinkingConfig(),
+  inference: InferenceConfig = InferenceConfig(),
   *,
-  draws: Draws = Draws(),
-  observe: Callable[[jax.Array], Any] | None = None,
-  several: descent.Energy | None = None,
+  randomness: Randomness = Randomness(),
+  observe: Callable[[Any], Any] | None = None,
+  several: Callable[..., jax.Array] | None = None,
 ) -> Verified:
   """Thinks with several candidates over one context, and verifies them by their energy.
 
-  A position's candidate is finished when a step on one landscape has changed its energy by less than `how.tolerance`;
-  a larger rise is an overshoot, which later steps mend. The loop ends when all are, or the budget is used up.
+  A candidate is finished when a step on one landscape has changed its energy by less than `inference.tolerance`, up or
+  down. The loop ends when all are finished or the budget of steps is used up.
 
   Args:
-    energy: `(model_params, context, y, landscape) -> [*p]`, as in `think`.
-    candidates0: starts, e.g. `space.start(key, (n, *shape))`.
+    energy: of one candidate, `(model_params, context, y, landscape) -> [*e]` or without `landscape`, as for `think`.
+    space: one whose candidates are held as arrays.
+    params, context: as for `think`.
+    candidates0: n starts, leaves `[n, *e, ...]`, e.g. `space.start(key, (n, *shape))`.
+    key: one key, or an array of keys for the leading axes of `candidates0`.
     config: how the model was trained to think.
-    how: steps and their landscapes, tolerance, choice, acceptance, overrides of step size and noise.
-    draws: randomness from outside; `noise` is `[t, n, *x]`.
+    inference: steps and their landscapes, tolerance, choice, acceptance, step size and noise.
+    randomness: random numbers in place of those of `key`; leaves of `noise` are `[t, n, *e, ...]`.
     observe: called on all candidates after each step.
-    several: `energy` of `y` with a leading candidate axis, `[n, *p]`, over one context; None maps `energy`.
+    several: `energy` for y with a leading candidate axis, `[n, *e]`, over one context; None: `jax.vmap` of `energy`.
+
+  Raises:
+    TypeError: `space` does not hold candidates as arrays, or `energy` takes neither three nor four arguments.
+    ValueError: shapes of candidates, energies or `PerLandscape` do not fit; the text says which.
   """
-  last = config.landscapes - 1
-  plan = plan_for(config, how)
-  if draws.repeats is not None:
-    plan = schedule(config, repeats=draws.repeats)._replace(longest=int(sum(draws.repeats)))
-  several = several or (
-    lambda params, context, y, landscape: jax.vmap(lambda y: energy(params, context, y, landscape))(y)
-  )
-  step = stepper(several, space, config, False, descent.double_reverse, how)
-  see = observe or (lambda x: ())
+  if not isinstance(space, ArraySpace):
+    raise TypeError(f"think_and_verify: {type(space).__name__} does not hold candidates as arrays; use Simplex")
+  check_context(context, config)
+  energy, params, model = descent.with_landscape(energy), with_thinking(params, config), params["model"]
+  candidates0 = jax.tree.map(jnp.asarray, candidates0)
+  _check_candidates(candidates0)
+  plan = plan_for(config, inference)
+  if randomness.repeats is not None:
+    plan = step_plan(config, repeats=randomness.repeats)
+  process = Process(plan, key, randomness)
   landscapes = jnp.asarray(plan.landscapes)
-  model = params["model"]
 
-  def wide(mask):
-    return mask.reshape(*mask.shape, *[1] * (candidates0.ndim - mask.ndim))
+  def mapped(params, context, y, landscape):
+    return jax.vmap(lambda y: energy(params, context, y, landscape))(y)
 
-  def verdict(x, landscape):
-    return several(model, at_landscape(contexts, landscape), space.read(model, x, landscape), landscape)
+  several = descent.with_landscape(several) if several else mapped
+  step = make_step(several, space, config, descent.double_reverse, inference=inference)
+
+  def see(x):
+    return observe(x) if observe else ()
+
+  def energies_of(x, landscape):
+    return several(model, at_landscape(context, landscape), space.energy_input(model, x, landscape), landscape)
 
   def body(carry):
     i, x, before, finished, used, energies, observed = carry
-    stepped, now = step(params, contexts, x, i, (plan, key, draws))
-    if how.tolerance:
+    stepped, now = step(params, context, x, i, process)
+    if inference.tolerance:
       same = (i > 0) & (landscapes[i] == landscapes[i - 1])
-      finished = finished | (same & (jnp.abs(before - now) < how.tolerance))
-    if how.accept != "all":
+      finished = finished | (same & (jnp.abs(before - now) < inference.tolerance))
+    if inference.accept != "all":
       # the authors leave a rejected candidate as it was read, so that the next step reads it twice
-      rejected = space.perceive(x, landscapes[i]) if how.accept == "lower_authors" else x
-      lower = verdict(stepped, landscapes[i]) < now
-      stepped = jnp.where(wide(lower), stepped, rejected)
-    x = jnp.where(wide(finished), x, stepped) if how.tolerance else stepped
-
-    def put(whole, part):
-      return whole.at[i].set(part)
-
-    return i + 1, x, now, finished, used + ~finished, put(energies, now), jax.tree.map(put, observed, see(x))
+      rejected = space.read(x, landscapes[i]) if inference.accept == "lower_authors" else x
+      stepped = select(energies_of(stepped, landscapes[i]) < now, stepped, rejected)
+    x = select(finished, x, stepped) if inference.tolerance else stepped
+    observed = jax.tree.map(lambda a, now: a.at[i].set(now), observed, see(x))
+    return i + 1, x, now, finished, used + ~finished, energies.at[i].set(now), observed
 
   def going(carry):
     i, finished = carry[0], carry[3]
     return (i < plan.count) & ~jnp.all(finished)
 
-  def room(x):
-    shapes = jax.eval_shape(lambda x: (step(params, contexts, x, 0, (plan, key, draws))[1], see(x)), x)
-    return jax.tree.map(lambda s: jnp.zeros((plan.longest, *s.shape), s.dtype), shapes)
-
-  energies, observed = room(candidates0)
-  finished: Bool[Array, " n *p"] = jnp.zeros(energies.shape[1:], bool)
+  shapes = jax.eval_shape(lambda x: (step(params, context, x, 0, process)[1], see(x)), candidates0)
+  try:
+    check_prefix(shapes[0], candidates0)
+  except ValueError as error:
+    raise ValueError(f"candidates0 needs a leading axis of candidates, also for one: {error}") from None
+  energies, observed = jax.tree.map(lambda s: jnp.zeros((len(landscapes), *s.shape), s.dtype), shapes)
+  finished: Bool[Array, " n *e"] = jnp.zeros(energies.shape[1:], bool)
   carry = (jnp.int32(0), candidates0, energies[0], finished, jnp.zeros(finished.shape, jnp.int32), energies, observed)
-  if how.tolerance:
+  if inference.tolerance:
     carry = jax.lax.while_loop(going, body, carry)
   else:  # a loop of known length, which compilers like better
     carry = jax.lax.fori_loop(0, plan.count, lambda _, carry: body(carry), carry)
   count, x, _, _, used, energies, observed = carry
-  rest = jnp.arange(plan.longest) >= count
+  rest = jnp.arange(len(landscapes)) >= count
 
   def fill(a):
     return jnp.where(rest.reshape(-1, *[1] * (a.ndim - 1)), a[count - 1], a)
 
   energies, observed = jax.tree.map(fill, (energies, observed))
-  final = verdict(x, last)
-  kept = jnp.argmin(final, 0) if how.choose == "energy" else jnp.argmax(energies[0] - final, 0)
+  final = energies_of(x, config.landscapes - 1)
+  kept = jnp.argmin(final, 0) if inference.choose == "energy" else jnp.argmax(energies[0] - final, 0)
   return Verified(x, energies, final, observed, used, kept)
+
+
+def _check_candidates(candidates0) -> None:
+  """Raises ValueError unless all leaves share a first axis."""
+  shapes = [leaf.shape for leaf in jax.tree.leaves(candidates0)]
+  if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
+    raise ValueError(
+      "candidates0: expected a leading axis of the number of candidates in every leaf, found shapes "
+      f"{', '.join(str(list(shape)) for shape in shapes)}; for one candidate add an axis of length 1"
+    )

@@ -1,39 +1,39 @@
 """The training loop: data, mesh, state, steps, evaluation, checkpoints, and what a finished run leaves behind."""
 
-import json
 import logging
 import math
 import pathlib
-import platform
 import signal
-import subprocess
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from ebt_jax import config as config_lib
-from ebt_jax import flops, metrics, parallel, streams, thinking
-from ebt_jax.chrono import Chrono
-from ebt_jax.config import Config, ConfigError
-from ebt_jax.data.loader import TextLoader
-from ebt_jax.evaluation import report
+from ebt_jax import files, flops, metrics, parallel, runs, streams, thinking
+from ebt_jax.checkpoint import CheckpointError, Checkpoints
+from ebt_jax.clock import Clock
+from ebt_jax.config import Config
+from ebt_jax.data.loader import Loader
+from ebt_jax.evaluation import samples
 from ebt_jax.evaluation.evaluator import Evaluator
-from ebt_jax.tasks import text
+from ebt_jax.tasks import registry
+from ebt_jax.tasks.base import Task, Thinks
+from ebt_jax.training import console
 from ebt_jax.training import state as state_lib
-from ebt_jax.training.checkpoint import CheckpointError, Checkpoints
-from ebt_jax.training.step import make_train_step
+from ebt_jax.training.signals import StopSignal
+from ebt_jax.training.state import TrainState
+from ebt_jax.training.step import compiled_step
 
 log = logging.getLogger(__name__)
 
 
 class TrainingStopped(RuntimeError):
-  """Training cannot or should not go on; the text says why and what to do."""
+  """Training cannot or should not go on; the message says why and what to do."""
 
 
 class Interrupted(SystemExit):
-  """SIGTERM came and the state is saved; the exit code is the shell's for that signal."""
+  """A signal has asked the run to end and the state is saved; the exit code is the shell's for that signal."""
 
 
 def train(config: Config, workdir: str) -> dict[str, Any]:
@@ -44,268 +44,209 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     TrainingStopped: too many non-finite steps in a row.
     CheckpointError: nothing intact to resume from, or the last save failed.
   """
-  folder = pathlib.Path(workdir)
-  config, tokenizer = text.with_tokenizer(config)
-  claim(folder, config)
-  done = folder / "final_result.json"
-  if done.exists():
-    print(f"{folder}: this run is finished ({config.train.steps} steps); give another --workdir to train anew")
-    return json.loads(done.read_text(encoding="utf-8"))
-
   mesh = parallel.make_mesh(config.mesh)
+  task = registry.make(config, parallel.shards_of(mesh))
+  config, folder = task.config, pathlib.Path(workdir).expanduser()
+  if done := runs.claim(folder, config):
+    print(f"{folder}: this run is finished ({config.train.steps} steps); give another --workdir to train again")
+    return done
   parallel.check_batch(config, mesh)
-  task = text.make_task(config)
-  data = text.load_data(config, tokenizer)
-  loader = TextLoader(data.train, config.train.batch_size, config.seed, config.model.vocab_size)
+  data = task.problem.data()
+  loader = Loader(data.train, config.train.batch_size, config.seed)
   rows = parallel.process_rows(config.train.batch_size, mesh)
-  chrono = Chrono()
-  main_process = jax.process_index() == 0
-  checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
-  with jax.set_mesh(mesh), checkpoints, _StopSignal() as stop:
-    abstract = state_lib.abstract(task, config, mesh)
+  main = jax.process_index() == 0
+  with jax.set_mesh(mesh), Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints, StopSignal() as stop:
+    abstract = state_lib.abstract(task, mesh)
     parallel.assert_sharded(abstract.params, mesh)
-    restored = checkpoints.restore(abstract)
-    if main_process:  # not before all is known to fit, so that a mistake does not hold the folder
-      metrics.write_json(folder / "config.json", config.to_dict())
-    if restored:
-      start, state, extra = restored
-      chrono.load_state_dict(extra["chrono"])
-      if main_process:
+    start, state, items, clock = _start(task, mesh, abstract, checkpoints)
+    if main:  # not before all is known to fit, so that a mistake does not hold the folder
+      files.write_json(folder / "config.json", config.to_dict())
+      if start:
         print(f"resuming from step {start}")
-    else:
-      start, state = 0, state_lib.create(task, config, mesh)
-    if main_process:
-      _announce(config, data.summary, abstract, mesh)
+      console.announce(task, data, abstract, mesh)
+    step_fn = compiled_step(task, abstract, mesh)
+    session = Session(task, folder, mesh, data, checkpoints, clock, start, items)
 
-    shardings = jax.tree.map(lambda s: s.sharding, abstract)
-    step_fn = jax.jit(
-      make_train_step(task, config), donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh))
-    )
-    evaluator = Evaluator(task, config, mesh, data.held_out, tokenizer.token_bytes)
-    writer, evaluated = None, set()
-    if main_process:
-      writer = metrics.MetricsWriter(folder)
-      writer.truncate_after(start)
-      # a run killed after its last row and before its final_result.json has that row already
-      evaluated = {row["step"] for row in metrics.read_rows(writer.path) if "eval/loss" in row}
-
-    def finish(pending):
-      """Reads the metrics of a step that the device has been working on meanwhile."""
-      step, values, bytes_per_token = pending
-      values = {k: float(v) for k, v in jax.device_get(values).items()}
-      chrono.tick(step, int(values.pop("tokens")))
-      if values["skipped_in_row"] >= config.train.max_bad_steps:
-        raise TrainingStopped(
-          f"step {step}: the loss or the gradient was not finite for {int(values['skipped_in_row'])} steps in a row "
-          "(config.train.max_bad_steps); lower config.train.learning_rate or config.thinking.step_size"
-        )
-      if step % config.train.log_every and step not in (1, config.train.steps):
-        return
-      values["bits_per_byte"] = values["final_loss"] / math.log(2) / bytes_per_token
-      if writer:
-        timing = {"time/wall_seconds": chrono.wall_seconds}
-        if math.isfinite(chrono.tokens_per_second):  # known from the second step on
-          timing["time/tokens_per_second"] = chrono.tokens_per_second
-          used = flops.utilisation(config, chrono.tokens_per_second, jax.device_count(), jax.devices()[0].device_kind)
-          if used:
-            timing["time/utilisation"] = used
-        writer.write(step, {**{f"train/{k}": v for k, v in values.items()}, **timing})
-        print(_line(step, config, values, chrono, timing.get("time/utilisation")), flush=True)
-
-    looks = config.train.health_every if config.model.kind == "ebt" else 0
-    health_fn = jax.jit(task.health, out_shardings=parallel.replicated(mesh)) if looks else None
-    advised = set()
-
-    def look(step, batch):
-      """Logs how thinking goes on the batch of this step, and warns, once for each kind of trouble."""
-      with chrono.pause():
-        key = jax.random.fold_in(streams.key_for(config.seed, streams.DIAGNOSE), step)
-        values = {k: float(v) for k, v in jax.device_get(health_fn(state.params, batch, key)).items()}
-      if writer:
-        writer.write(step, {f"health/{k}": v for k, v in values.items()})
-      for text in thinking.advice(values, config.thinking.steps):
-        if main_process and text.split("(")[0] not in advised:
-          log.warning("step %d: %s", step, text)
-        advised.add(text.split("(")[0])
-
-    def evaluate(step):
-      with chrono.pause():
-        result = evaluator(state.params)
-      if writer and step not in evaluated:
-        writer.write(step, {f"eval/{k}": v for k, v in result.items() if isinstance(v, float)})
-      return result
-
-    def save(step):
-      try:
-        extra = {"config": config.to_dict(), "position": {"step": step}, "chrono": chrono.state_dict()}
-        checkpoints.save(step, state, extra)
-      except CheckpointError as e:  # an earlier save; training goes on and the next one tries again
-        log.warning("%s", e)
-
-    # the order within a step matters for exact resumption: update, log, evaluate, save
+    # The order within a step matters for exact resumption: update, log, diagnose, evaluate, save.
     pending = None
     for step in range(start + 1, config.train.steps + 1):
-      rows_here = loader.batch(step - 1, rows)
-      batch = parallel.global_batch(rows_here, mesh)
+      batch = parallel.global_batch(loader.batch(step - 1, rows), mesh)
       state, values = step_fn(state, batch)
-      if pending:
-        finish(pending)
-      n_bytes = float((tokenizer.token_bytes[rows_here["tokens"][:, 1:]] * rows_here["weights"]).sum())
-      pending = (step, values, n_bytes / max(1.0, float(rows_here["weights"].sum())))
-      stopping = _agreed(stop.asked, step, config)  # read once: the signal may come at any moment
-      evaluates = config.eval.every and step % config.eval.every == 0 and step < config.train.steps
-      saves = config.checkpoint.every and step % config.checkpoint.every == 0
-      looking = looks and step % looks == 0
-      if evaluates or saves or stopping or looking or step == config.train.steps:
-        finish(pending)
+      if pending:  # read after the next step is dispatched, so that the device never waits for the host
+        session.log(*pending)
+      pending = step, values
+      asked = _agreed(stop.asked, step, config)  # read once: the signal may come at any moment
+      last = step == config.train.steps
+      evaluates = config.eval.every and step % config.eval.every == 0 and not last
+      diagnoses = session.diagnoses and step % config.train.health_every == 0
+      saves = last or asked or session.must_save(step)
+      if evaluates or saves or diagnoses:
+        session.log(*pending)
         pending = None
-      if looking:
-        look(step, batch)
+      if diagnoses:
+        session.diagnose(step, state, batch)
       if evaluates:
-        result = evaluate(step)
-        if main_process:
-          print(f"step {step}  held-out {result['loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte")
-      if saves or step == config.train.steps or stopping:
-        save(step)
-      if stopping:
-        checkpoints.close()
-        if main_process:
-          print(f"stopped by SIGTERM after step {step}; the same command continues", flush=True)
-        raise Interrupted(128 + signal.SIGTERM)
+        session.evaluate(step, state)
+      if saves:
+        session.save(step, state)
+      if asked:
+        _close(checkpoints, step)
+        if main:
+          print(f"stopped by {asked.name} after step {step}; the same command continues", flush=True)
+        raise Interrupted(128 + asked)
 
-    result = evaluate(config.train.steps)
-    checkpoints.close()
-    summary = _summary(config, state, data.summary, chrono, result)
-    if main_process:
+    results = session.evaluate(config.train.steps, state)
+    _close(checkpoints, config.train.steps)
+    summary = runs.final_result(
+      task, state.params, items=session.items, clock=clock, skipped=int(state.skipped), evals=results, data=data.summary
+    )
+    if main:
       sample = "no sample: parameters lie on several hosts; use --mode=generate on one"
       if jax.process_count() == 1:
-        sample = report.write_sample(task, state.params, data.held_out, tokenizer, folder)
-      writer.close()
-      metrics.write_json(done, summary)
-      print(report.ending(config, workdir, result, data.summary, sample))
+        sample = samples.show(task, state.params, data, folder)
+      session.close()
+      runs.write_result(folder, summary)
+      print(console.ending(task, workdir, results, data, sample))
   return summary
 
 
-def _agreed(asked: bool, step: int, config: Config) -> bool:
-  """Whether to stop after this step. Processes ask each other when a line is due, so that all stop at the same one."""
+def _start(task: Task, mesh, abstract: TrainState, checkpoints: Checkpoints) -> tuple[int, TrainState, float, Clock]:
+  """Step, state, items trained on and the clock: of the newest checkpoint, or fresh."""
+  clock = Clock()
+  restored = checkpoints.restore(abstract.split())
+  if restored:
+    start, parts, extra = restored
+    clock.load_state_dict(extra.get("clock") or extra["chrono"])
+    return start, TrainState.joined(parts), extra["position"].get("items", clock.train_items), clock
+  state = state_lib.create(task, mesh)
+  if task.config.init_from:
+    state = state._replace(params=runs.warm_start(task.config, state.params, mesh))
+  return 0, state, 0.0, clock
+
+
+class Session:
+  """What goes on beside the steps of one run: logging, diagnoses of thinking, evaluations, checkpoints."""
+
+  def __init__(self, task: Task, folder, mesh, data, checkpoints: Checkpoints, clock: Clock, start: int, items: float):
+    self.task, self.config, self.clock, self.items = task, task.config, clock, items
+    self._checkpoints, self._saved_at = checkpoints, clock.wall_seconds
+    self._evaluators = {name: Evaluator(task, mesh, examples) for name, examples in data.held_out.items()}
+    self.diagnoses = self.config.train.health_every if isinstance(task, Thinks) else 0
+    if self.diagnoses:
+      self._diagnose = jax.jit(task.diagnose, out_shardings=parallel.replicated(mesh))
+    self._warned: set[str] = set()
+    self._row_flops = task.flops().row["total"]
+    self._writer, self._evaluated = None, set()
+    if jax.process_index() == 0:
+      self._writer = metrics.MetricsWriter(folder)
+      self._writer.truncate_after(start)
+      # a run killed after its last row and before its final_result.json has that row already
+      self._evaluated = {row["step"] for row in metrics.read_rows(self._writer.path) if "eval/loss" in row}
+
+  def log(self, step: int, values: dict[str, jax.Array]) -> None:
+    """Reads the metrics of a step, logs them when a line is due, and stops a run that has gone wrong."""
+    values = {k: float(v) for k, v in jax.device_get(values).items()}
+    items = values.pop("items")
+    self.items += items
+    self.clock.tick(step, round(items))
+    if values["skipped_in_row"] >= self.config.train.max_bad_steps:
+      raise TrainingStopped(
+        f"step {step}: the loss or the gradient was not finite for {int(values['skipped_in_row'])} steps in a row "
+        "(config.train.max_bad_steps); lower config.train.learning_rate or config.thinking.step_size"
+      )
+    if not self._writer or step % self.config.train.log_every and step not in (1, self.config.train.steps):
+      return
+    headline = self.task.problem.headline
+    numbers = self.task.problem.numbers({**values, "loss": values["final_loss"]})
+    if headline in numbers:
+      values[headline] = numbers[headline]
+    timing = {"time/wall_seconds": self.clock.wall_seconds}
+    used = None
+    if math.isfinite(self.clock.items_per_second):  # known from the second step on
+      timing["time/items_per_second"] = self.clock.items_per_second
+      rate = self.clock.steps_per_second * runs.rows_of_step(self.config)
+      used = flops.utilisation(self._row_flops, rate, jax.device_count(), jax.devices()[0].device_kind)
+      if used:
+        timing["time/utilisation"] = used
+    self._writer.write(step, {**{f"train/{k}": v for k, v in values.items()}, **timing})
+    print(console.line(self.task, step, values, self.clock, used), flush=True)
+
+  def diagnose(self, step: int, state: TrainState, batch: Any) -> None:
+    """Logs how thinking goes on the batch of this step, and warns once of each kind of trouble."""
+    with self.clock.pause():
+      key = jax.random.fold_in(streams.key_for(self.config.seed, streams.DIAGNOSE), step)
+      values = {k: float(v) for k, v in jax.device_get(self._diagnose(state.params, batch, key)).items()}
+    if not self._writer:
+      return
+    self._writer.write(step, {f"health/{k}": v for k, v in values.items()})
+    for kind, text in thinking.warnings_for(values, self.config.thinking.steps):
+      if kind not in self._warned:
+        log.warning("step %d: %s", step, text)
+      self._warned.add(kind)
+
+  def evaluate(self, step: int, state: TrainState) -> dict[str, dict[str, Any]]:
+    """Results of every held-out set, by name; logged as `eval/NAME`, of all sets but the first as `eval/SET/NAME`."""
+    with self.clock.pause():
+      results = {name: evaluator(state.params) for name, evaluator in self._evaluators.items()}
+    if self._writer and step not in self._evaluated:
+      row = {"progress/items": self.items, "progress/flops": self._flops_after(step)}
+      for i, (name, result) in enumerate(results.items()):
+        prefix = "eval" if i == 0 else f"eval/{name}"
+        row |= {f"{prefix}/{k}": v for k, v in result.items() if isinstance(v, float)}
+      self._writer.write(step, row)
+      if step < self.config.train.steps:
+        print(console.evaluated(self.task, step, results), flush=True)
+    return results
+
+  def _flops_after(self, step: int) -> float:
+    return float(self._row_flops) * runs.rows_of_step(self.config) * step
+
+  def must_save(self, step: int) -> bool:
+    """Whether a checkpoint is due by steps or by time; processes agree on the time when a line is due."""
+    c = self.config.checkpoint
+    if any(n and step % n == 0 for n in (c.every, c.keep_every)):
+      return True
+    if not c.minutes:
+      return False
+    late = self.clock.wall_seconds - self._saved_at >= 60 * c.minutes
+    return bool(_any_process(late)) if step % self.config.train.log_every == 0 or jax.process_count() == 1 else False
+
+  def save(self, step: int, state: TrainState) -> None:
+    """Starts to save; the failure of an earlier save is a warning, and the next one tries again."""
+    self._saved_at = self.clock.wall_seconds
+    position = {"step": step, "items": self.items}
+    extra = {"config": self.config.to_dict(), "position": position, "clock": self.clock.state_dict()}
+    try:
+      self._checkpoints.save(step, state.split(), extra)
+    except CheckpointError as e:
+      log.warning("%s", e)
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+def _close(checkpoints: Checkpoints, step: int) -> None:
+  """Waits for the last save. Raises CheckpointError unless the checkpoint of `step` is there."""
+  checkpoints.close()
+  if step not in checkpoints.steps():
+    raise CheckpointError(
+      f"{checkpoints.directory}: the checkpoint of step {step} was not written (see the warning above); finished "
+      "checkpoints are untouched; free space or make the folder writable, and start the same command again"
+    )
+
+
+def _any_process(value: bool) -> bool:
+  if jax.process_count() == 1:
+    return value
+  return bool(multihost_utils.process_allgather(np.array(value)).any())
+
+
+def _agreed(asked: Any, step: int, config: Config) -> Any:
+  """The signal that asks to stop after this step. Processes ask each other when a line is due, so that all stop at the
+  same step."""
   if jax.process_count() == 1:
     return asked
-  return step % config.train.log_every == 0 and bool(multihost_utils.process_allgather(np.array(asked)).any())
-
-
-def claim(folder: pathlib.Path, config: Config) -> None:
-  """Makes `folder`; refuses one that holds a run of another config."""
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except (FileExistsError, NotADirectoryError) as e:
-    raise ConfigError(f"--workdir: {folder} is not a folder; choose another name") from e
-  path = folder / "config.json"
-  if path.exists():
-    found = config_lib.load(path)
-    differ = config_lib.differences(found, config)
-    if differ:
-      raise ConfigError(
-        f"--workdir: {folder} holds a run of another config; give another folder. It differs in (there -> here):\n  "
-        + "\n  ".join(differ)
-      )
-
-
-class _StopSignal:
-  """Remembers a SIGTERM until the loop looks."""
-
-  def __init__(self):
-    self.asked = False
-
-  def __enter__(self) -> "_StopSignal":
-    try:
-      self._before = signal.signal(signal.SIGTERM, self._handle)
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
-      self._before = None
-    return self
-
-  def __exit__(self, *_) -> None:
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)
-
-  def _handle(self, *_):
-    self.asked = True
-
-
-def count_parameters(params: Any) -> tuple[int, int]:
-  """All parameters, and those that are not a vocabulary table."""
-  tables = ("embed", "to_embed", "output")
-  sizes = {k: sum(math.prod(a.shape) for a in jax.tree.leaves(v)) for k, v in params["model"].items()}
-  inner = sum(math.prod(a.shape) for a in jax.tree.leaves(params.get("thinking", {})))
-  total = sum(sizes.values()) + inner
-  return total, total - sum(n for k, n in sizes.items() if k in tables)
-
-
-def _announce(config, data, abstract, mesh):
-  total, inner = count_parameters(abstract.params)
-  m = config.model
-  name = f"{m.kind} {m.variant}" if m.kind == "ebt" else m.kind
-  shape = ", ".join(f"{k} {v}" for k, v in mesh.shape.items())
-  print(
-    f"model: {name}, {m.layers} layers, width {m.width}, {metrics.si(total)} parameters ({metrics.si(inner)} in blocks)"
-  )
-  print(
-    f"data: {metrics.si(data['train_tokens'])} training tokens, {metrics.si(data['held_out_tokens'])} held out "
-    f"({data['held_out_documents']} documents); unigram entropy {data['unigram_nats_per_token']:.4f} nats/token, "
-    f"{data['unigram_bits_per_byte']:.4f} bits/byte"
-  )
-  if abstract.replay:
-    print(f"replay buffer: {parallel.describe_rows(abstract.replay.rows, mesh)}")
-  print(f"mesh: {shape} on {jax.device_count()} {jax.devices()[0].platform} device(s)", flush=True)
-  if jax.device_count() > 1:
-    table, whole = parallel.sharding_report(abstract.params, mesh)
-    print(f"{table}\nleft whole on every device: {whole:.2%} of parameter bytes", flush=True)
-
-
-def _line(step, config, values, chrono, used):
-  parts = [
-    f"step {step}/{config.train.steps}",
-    f"loss {values['loss']:.4f}",
-    f"bits/byte {values['bits_per_byte']:.4f}",
-  ]
-  if "energy_gap" in values:
-    parts.append(f"energy gap {values['energy_gap']:+.4f}")
-  speed = chrono.tokens_per_second
-  parts.append(f"{metrics.si(speed) if math.isfinite(speed) else '?'} tokens/s")
-  if used:
-    parts.append(f"{used:.1%} of peak FLOPs")
-  parts.append(f"ETA {chrono.eta(config.train.steps)}")
-  if values["skipped"]:
-    parts.append(f"{int(values['skipped'])} skipped")
-  return "  ".join(parts)
-
-
-def _summary(config, state, data, chrono, result):
-  total, inner = count_parameters(state.params)
-  steps = config.train.steps
-  return {
-    "task": config.task,
-    "model": config.to_dict()["model"],
-    "params": total,
-    "params_non_embedding": inner,
-    "steps": steps,
-    "tokens": steps * config.train.batch_size * config.data.context_length,
-    "flops": float(steps * flops.train_step(config)),
-    "wall_seconds": chrono.wall_seconds,
-    "train_seconds": chrono.train_seconds,
-    "skipped_steps": int(state.skipped),
-    "eval": result,
-    "data": data,
-    "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
-    "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    "git": _git(),
-  }
-
-
-def _git() -> str:
-  """The commit of this program; empty where it is not run from a repository."""
-  command = ["git", "describe", "--always", "--dirty"]
-  try:
-    found = subprocess.run(command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True)
-  except OSError:  # git is not installed
-    return ""
-  return found.stdout.strip() if found.returncode == 0 else ""
+  if step % config.train.log_every:
+    return None
+  found = int(multihost_utils.process_allgather(np.array(int(asked or 0))).max())
+  return signal.Signals(found) if found else None

@@ -1,4 +1,4 @@
-"""AdamW with two parameter groups: the learnable step size, and all else (facts 2.3 and 4.2)."""
+"""AdamW with two parameter groups: the learnable step size, and all else (paper appendix D)."""
 
 import jax
 import jax.numpy as jnp
@@ -69,8 +69,8 @@ def labels(config: Config, params) -> dict:
   out = {"model": jax.tree.map(lambda _: "weights", params["model"])}
   if "thinking" in params:
     out["thinking"] = thinking
-  if config.model.norm == "dyt" and config.model.kind == "ebt":
-    out["model"]["norm"]["bias"] = "fixed"  # shifts every energy alike (facts 1.4)
+  if config.model.norm == "dyt" and "thinking" in params:
+    out["model"]["norm"]["bias"] = "fixed"  # shifts every energy alike
   return out
 
 

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ebt_jax import parallel, streams, thinking
-from ebt_jax.config import Config, ConfigError
+from ebt_jax import parallel, streams
+from ebt_jax.config import ConfigError
+from ebt_jax.tasks.base import Task
+from ebt_jax.thinking import replay
 from ebt_jax.training import optimizer
 
 
@@ -18,41 +20,51 @@ class TrainState(NamedTuple):
   optimizer: Any
   skipped: jax.Array  # steps whose loss or gradient was not finite
   skipped_in_row: jax.Array
-  replay: Any = ()  # thinking.Replay where there is one
+  replay: Any = ()  # thinking.replay.Replay where there is one
+
+  def split(self) -> dict[str, Any]:
+    """As a checkpoint keeps it: parameters can be read without the rest."""
+    rest = self._asdict()
+    return {"params": rest.pop("params"), "training": rest}
+
+  @classmethod
+  def joined(cls, parts: dict[str, Any]) -> "TrainState":
+    """The state that `split` has taken apart."""
+    return cls(params=parts["params"], **parts["training"])
 
 
-def fresh(task: Any, config: Config) -> TrainState:
+def fresh(task: Task) -> TrainState:
   """The state of step 0, from the seed."""
-  params = task.init(streams.key_for(config.seed, streams.INIT))
+  params = task.init(streams.key_for(task.config.seed, streams.INIT))
   zero = jnp.zeros((), jnp.int32)
-  return TrainState(zero, params, optimizer.make(config).init(params), zero, zero, empty_replay(task, config))
+  return TrainState(zero, params, optimizer.make(task.config).init(params), zero, zero, empty_replay(task))
 
 
-def empty_replay(task: Any, config: Config) -> Any:
+def empty_replay(task: Task) -> Any:
   """The replay buffer that the config asks for, as large as `thinking.replay_gb` lets it be; () for none."""
-  t, drawn = config.thinking, config.replayed_rows
+  t, drawn = task.config.thinking, task.config.replayed_rows
   if not drawn:
     return ()
-  rows = thinking.replay_capacity(t.replay_rows, task.replay_row(), t.replay_gb)
+  rows = replay.capacity(t.replay_rows, task.replay_row(), t.replay_gb)
   if rows < drawn:
     raise ConfigError(
       f"config.thinking.replay_gb: {t.replay_gb} holds {rows} rows, and each batch draws {drawn}; raise it, or lower "
       "config.thinking.replay_fraction or config.train.batch_size"
     )
-  return thinking.empty_replay(rows, task.replay_row())
+  return replay.empty(rows, task.replay_row())
 
 
-def abstract(task: Any, config: Config, mesh: jax.sharding.Mesh) -> TrainState:
+def abstract(task: Task, mesh: jax.sharding.Mesh) -> TrainState:
   """Shapes, types and shardings; computes nothing."""
-  shapes = jax.eval_shape(lambda: fresh(task, config))
+  shapes = jax.eval_shape(lambda: fresh(task))
 
-  def add(s, sharding):
-    return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding)
+  def placed(shape, sharding):
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
-  return jax.tree.map(add, shapes, parallel.shardings(shapes, mesh))
+  return jax.tree.map(placed, shapes, parallel.shardings(shapes, mesh))
 
 
-def create(task: Any, config: Config, mesh: jax.sharding.Mesh) -> TrainState:
+def create(task: Task, mesh: jax.sharding.Mesh) -> TrainState:
   """A fresh state, born sharded."""
-  shardings = jax.tree.map(lambda s: s.sharding, abstract(task, config, mesh))
-  return jax.jit(lambda: fresh(task, config), out_shardings=shardings)()
+  shardings = jax.tree.map(lambda s: s.sharding, abstract(task, mesh))
+  return jax.jit(lambda: fresh(task), out_shardings=shardings)()

@@ -1,6 +1,7 @@
-"""Figures of the report, as SVG text that is the same for the same points."""
+"""Figures of the report as SVG text. Equal points give equal text."""
 
 import io
+import itertools
 import math
 import re
 
@@ -12,18 +13,18 @@ import numpy as np
 from ebt_jax.metrics import si
 from experiments.scaling.analysis import AxisResult, Fit
 
-# told apart by colour-blind readers, and by shape in print
+# colours that colour-blind readers can tell apart; shapes and dashes for print
 STYLES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"))
 _LOOK = {"svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
          "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}  # fmt: skip
 
 
-def panel(result: AxisResult, label: str) -> str:
-  """Loss over the axis, both logarithmic, with fits and bands; below, what the fits leave."""
+def panel(result: AxisResult, label: str, y_label: str) -> str:
+  """y over the axis, both logarithmic, with fits and bands; below, the residuals of the fits."""
   with matplotlib.rc_context(_LOOK | {"svg.hashsalt": result.axis["name"]}):
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     top, low = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    for (name, fit), style in zip(result.fits.items(), STYLES):
+    for (name, fit), style in zip(result.fits.items(), itertools.cycle(STYLES)):
       _series(top, low, name, fit, style)
     for axes in (top, low):
       axes.set_xscale("log")
@@ -31,20 +32,20 @@ def panel(result: AxisResult, label: str) -> str:
     _plain(top, "y")
     _plain(low, "x")
     top.tick_params(labelbottom=False, which="both")
-    top.set_ylabel("held-out loss, nats a token")
+    top.set_ylabel(y_label)
     low.set_ylabel("residual, %")
     low.set_xlabel(label)
     low.axhline(0, color="0.6", linewidth=0.8)
     top.legend()
-    return _svg(figure, f"{result.axis['title']}: loss against {label}")
+    return _svg(figure, f"{result.axis['title']}: {y_label} against {label}")
 
 
 def surface_panel(isoflops: dict, label: str) -> str:
-  """The best size of each compute budget, of each series."""
+  """The best size at each compute budget, for each series."""
   with matplotlib.rc_context(_LOOK | {"svg.hashsalt": "isoflop"}):
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.subplots()
-    for (name, iso), (color, marker, dash) in zip(isoflops.items(), STYLES):
+    for (name, iso), (color, marker, dash) in zip(isoflops.items(), itertools.cycle(STYLES)):
       if iso is None:
         continue
       axes.plot(iso.compute[iso.inside], iso.size[0, iso.inside], marker, color=color, label=name)
@@ -54,18 +55,18 @@ def surface_panel(isoflops: dict, label: str) -> str:
     _plain(axes, "x")
     _plain(axes, "y")
     axes.legend()
-    return _svg(figure, "Best size of each compute budget")
+    return _svg(figure, "Best size at each compute budget")
 
 
 def _series(top, low, name: str, fit: Fit, style: tuple[str, str, str]) -> None:
   color, marker, dash = style
   x, y = fit.points.x[:, 0], fit.points.y
   grid = np.geomspace(x.min(), x.max(), 100)
-  rows = fit.loss(grid)
+  rows = fit(grid)
   top.fill_between(grid, *np.percentile(rows[1:], [2.5, 97.5], axis=0), color=color, alpha=0.18, linewidth=0)
   top.plot(grid, rows[0], dash, color=color, linewidth=1.6)
   top.plot(x, y, marker, color=color, markersize=4, alpha=0.7, label=name)
-  low.plot(x, 100 * (y / fit.loss(x)[0] - 1), marker, color=color, markersize=3.5, alpha=0.7)
+  low.plot(x, 100 * (y / fit(x)[0] - 1), marker, color=color, markersize=3.5, alpha=0.7)
 
 
 def _plain(axes, axis: str) -> None:
@@ -86,6 +87,8 @@ def _svg(figure: Figure, title: str) -> str:
   figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
   svg = out.getvalue()
   names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-  head = rf'<svg {names} viewBox="\1" role="img"><title>{title}</title>'  # without a size of its own
+  head = (
+    rf'<svg {names} viewBox="\1" role="img"><title>{title}</title>'  # without width and height: the page sets the size
+  )
   svg = re.sub(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', head, svg, count=1)
   return svg[svg.index("<svg") :]

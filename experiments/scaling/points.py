@@ -2,96 +2,114 @@
 
   python -m experiments.scaling.points DIR
 
-A row: `run, series, kind, seed, step, end` (its run's last), the axes `tokens, params, params_non_embedding, layers,
-width, batch_tokens, thinking_steps, learning_rate`, the costs `flops` (`ebt_jax/flops.py`), `flops_paper` and
-`device_seconds`, and the results `loss` (nats a token), `perplexity`, `bits_per_byte`.
+| fields of a row | from |
+|---|---|
+| `run, series, level, seed` | `study.json` |
+| `step, end` (whether it is the run's last step) | `metrics.jsonl` |
+| `items, flops` (of training, up to this step) | `progress/*` in `metrics.jsonl` |
+| `loss` and all other numbers of the evaluation, by their names | `eval/*` in `metrics.jsonl` |
+| `flops_paper, device_seconds` (of training, up to this step) | `final_result.json`, spread evenly over the steps |
+| `kind, params, params_non_embedding, item, unit, headline, devices, device, git` | `final_result.json` |
+| `batch_items, warmup_items` (items of a batch, of the warm-up) | `final_result.json`, `config.json` |
+| `layers, width, thinking_steps, learning_rate` | `config.json` |
 """
 
 import json
 import math
-import os
 import pathlib
 import sys
 from typing import Any
 
 from ebt_jax import config as config_lib
-from ebt_jax import flops, metrics
-from ebt_jax.config import Config, ConfigError
+from ebt_jax import files, metrics
+from ebt_jax.config import ConfigError
 
 FILE, STUDY = "points.jsonl", "study.json"
-
-
-def flops_paper(config: Config, params_non_embedding: int) -> float:
-  """Training FLOPs a token as the paper counts them (its appendix D.5).
-
-  Transformer++ 6N; EBT 20N for each thinking step (10N, twice for the doubled sequence), of which one that is not
-  differentiated has the forward and backward pass alone, 12N. N are the parameters outside vocabulary tables.
-  """
-  if config.model.kind == "transformer":
-    return 6.0 * params_non_embedding
-  steps = flops.mean_steps(config)
-  learnt = 1 if config.thinking.gradient == "last" else steps
-  return (20.0 * learnt + 12.0 * (steps - learnt)) * params_non_embedding
+_RESULT = (
+  *("kind", "params", "params_non_embedding", "steps", "item", "items", "flops_paper"),
+  *("devices", "device", "train_seconds", "headline", "git"),
+)
+_RUN, _AXIS = ("series", "config", "overrides", "level", "seed"), ("name", "title", "x", "y", "curve", "runs")
+_POINT = ("run", "series", "level", "seed", "step", "end", "items", "loss")
 
 
 def of_run(folder: pathlib.Path) -> list[dict[str, Any]]:
   """Points of one run, in the order of its steps; none where it has not finished.
 
-  Device seconds are those of training steps alone (start-up, compilation and evaluation left out), on every device,
-  spread evenly over the steps of the run.
+  Device seconds are those of training steps alone (without start-up, compilation and evaluation), summed over devices.
+
+  Raises:
+    ConfigError: `final_result.json` or `metrics.jsonl` lack a key.
   """
-  if not (folder / "final_result.json").exists():
+  path = folder / "final_result.json"
+  if not path.exists():
     return []
   config = config_lib.load(folder / "config.json")
-  result = json.loads((folder / "final_result.json").read_text(encoding="utf-8"))
-  m, t = config.model, config.train
+  result = json.loads(path.read_text(encoding="utf-8"))
+  _need(result, _RESULT, path)
+  batch = result["items"] / result["steps"]
   fixed = {
-    "kind": m.kind,
-    "seed": config.seed,
-    "params": result["params"],
-    "params_non_embedding": result["params_non_embedding"],
-    "layers": m.layers,
-    "width": m.width,
-    "batch_tokens": t.batch_size * config.data.context_length,
-    "thinking_steps": config.thinking.steps if m.kind == "ebt" else 0,
-    "learning_rate": t.learning_rate,
-    "warmup_tokens": t.warmup * t.batch_size * config.data.context_length,
-    "device": result["device"],
-    "git": result["git"],
+    **{key: result[key] for key in ("kind", "params", "params_non_embedding", "item", "headline")},
+    "unit": result.get("unit", ""),
+    "layers": config.model.layers,
+    "width": config.model.width,
+    "batch_items": batch,
+    "warmup_items": config.train.warmup * batch,
+    "thinking_steps": config.thinking.steps if result["kind"] == "ebt" else 0,
+    "learning_rate": config.train.learning_rate,
+    **{key: result[key] for key in ("devices", "device", "git")},
   }
-  seconds = result["train_seconds"] * int(result["device"].split()[0]) / t.steps
-  rows = {}
+  found: dict[int, dict[str, float]] = {}  # several rows of a step are one point
   for row in metrics.read_rows(folder / metrics.FILE):
-    if "eval/loss" in row:
-      step, loss = int(row["step"]), row["eval/loss"]
-      tokens = step * fixed["batch_tokens"]
-      rows[step] = {
+    found.setdefault(int(row["step"]), {}).update(row)
+  out = []
+  for step in sorted(found):
+    numbers = {k.removeprefix("eval/"): v for k, v in found[step].items() if k.startswith("eval/") and math.isfinite(v)}
+    if "loss" not in numbers:  # no evaluation, or one that failed
+      continue
+    _need(found[step], ("progress/items", "progress/flops"), f"{folder / metrics.FILE}, step {step}")
+    done = step / result["steps"]
+    out.append(
+      {
+        **numbers,
         **fixed,
         "step": step,
-        "end": step == t.steps,
-        "tokens": tokens,
-        "flops": float(step * flops.train_step(config)),
-        "flops_paper": tokens * flops_paper(config, result["params_non_embedding"]),
-        "device_seconds": step * seconds,
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": row["eval/bits_per_byte"],
+        "end": step == result["steps"],
+        "items": int(found[step]["progress/items"]),
+        "flops": found[step]["progress/flops"],
+        "flops_paper": result["flops_paper"] and result["flops_paper"] * done,
+        "device_seconds": result["train_seconds"] * result["devices"] * done,
       }
-  return [rows[step] for step in sorted(rows)]
+    )
+  return out
+
+
+def _need(found: dict[str, Any], keys: tuple[str, ...], where: Any) -> None:
+  missing = [key for key in keys if key not in found]
+  if missing:
+    raise ConfigError(
+      f"{where}: no key {', '.join(missing)}; another version of ebt_jax has written it: "
+      "use that version, or run the study again in a new folder"
+    )
 
 
 def read_study(folder: pathlib.Path) -> dict[str, Any]:
-  """What `run.py` has written about the study. Raises ConfigError where there is none."""
+  """The `study.json` that run.py wrote. Raises ConfigError where it is missing, broken or of another version."""
+  path = folder / STUDY
   try:
-    return json.loads((folder / STUDY).read_text(encoding="utf-8"))
+    study = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, json.JSONDecodeError) as e:
-    raise ConfigError(
-      f"{folder / STUDY}: cannot be read ({e}); expected the --workdir of experiments.scaling.run"
-    ) from e
+    raise ConfigError(f"{path}: cannot be read ({e}); expected the --workdir of experiments.scaling.run") from e
+  _need(study, ("study", "about", "series", "axes", "runs"), path)
+  for name, run in study["runs"].items():
+    _need(run, _RUN, f"{path}, run {name}")
+  for axis in study["axes"]:
+    _need(axis, _AXIS, f"{path}, axis {axis.get('name')}")
+  return study
 
 
-def kept(folder: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-  """Points in `points.jsonl` of finished runs whose folder is gone, or lies on another machine, by run."""
+def archived(folder: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+  """Run -> its points, of the finished runs in `points.jsonl` whose folder is not here (any more)."""
   rows: dict[str, list[dict[str, Any]]] = {}
   if (folder / FILE).exists():
     for row in read(folder):
@@ -101,28 +119,28 @@ def kept(folder: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
 
 def collect(folder: pathlib.Path) -> list[dict[str, Any]]:
   """Writes and returns the points of all finished runs, in the study's order."""
-  rows, before = [], kept(folder)
+  rows, before = [], archived(folder)
   for name, run in read_study(folder)["runs"].items():
-    new = [{"run": name, "series": run["series"], **row} for row in of_run(folder / "runs" / name)]
+    labels = {"run": name, "series": run["series"], "level": run["level"], "seed": run["seed"]}
+    new = [{**row, **labels} for row in of_run(folder / "runs" / name)]
     rows += new or before.pop(name, [])
   rows += [row for of in before.values() for row in of]  # of series that joined an earlier command
-  part = folder / (FILE + ".part")
-  part.write_text(
-    "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows if math.isfinite(row["loss"])), "utf-8"
-  )
-  os.replace(part, folder / FILE)
+  files.replace_text(folder / FILE, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
   return rows
 
 
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Rows of `points.jsonl`. Raises ConfigError where it is missing or broken."""
+  """Rows of `points.jsonl`. Raises ConfigError where it is missing, broken or of another version."""
   path = folder / FILE
   try:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
   except (OSError, json.JSONDecodeError) as e:
     raise ConfigError(
       f"{path}: cannot be read ({e}); delete it, then make it with `python -m experiments.scaling.points {folder}`"
     ) from e
+  for i, row in enumerate(rows):
+    _need(row, _POINT, f"{path}, line {i + 1}")
+  return rows
 
 
 if __name__ == "__main__":

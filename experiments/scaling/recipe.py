@@ -1,19 +1,20 @@
-"""The one recipe of the scaling studies: bytes, one trunk, warm-up and then a constant learning rate.
+"""The recipe that all series of the scaling studies share: bytes, one trunk, warm-up and then a constant learning rate.
 
-The learning rate does not fall, so that an evaluation on the way is what a shorter run would have ended with; under a
-cosine only the last one is. Axis `decay` of the studies checks what that leaves out.
-Sizes, batches, steps and learning rates come from studies.py.
+The learning rate does not fall after its warm-up, so an evaluation in the middle of a run has the loss that a shorter
+run would have ended with. Under a cosine schedule this holds for the last evaluation only. Axis `decay` of the studies
+trains separate runs with a cosine schedule to check whether this changes the comparison.
+Model sizes, batch sizes, steps and learning rates are set by studies.py.
 """
 
 from ebt_jax.config import defaults
 
 
 def get_config(arg=""):
-  """`arg`: `transformer`, `ebt` (the paper's System 1) or `ebt_s2` (random steps, last one learnt)."""
+  """`arg`: `transformer`, `ebt` (the paper's System 1) or `ebt_s2` (random number of steps, loss on the last one)."""
   config = defaults()
   config.train.update(warmup=100, schedule="constant", log_every=20, health_every=0)
   config.data.context_length = 64
-  config.eval.max_windows = 512  # the same ones for every run
+  config.eval.max_windows = 512  # the same windows for every run
   config.checkpoint.update(every=200, keep=1)
   config.sample.tokens = 0
   match arg or "ebt":
@@ -21,7 +22,7 @@ def get_config(arg=""):
       config.model.kind = "transformer"
     case "ebt":
       config.model.update(kind="ebt", variant="time_embed", head_gain=0.1)
-      # the paper's step size of 500 starts at a loss in the thousands, and ends no lower at this scale
+      # the paper's step size of 500 starts at a loss in the thousands and ends no lower at this scale
       config.thinking.update(
         steps=2, landscapes=2, gradient="each", step_size=5.0, learn_step_size=True, step_size_lr_multiplier=15.0
       )

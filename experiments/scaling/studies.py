@@ -1,15 +1,16 @@
-"""Studies as data: axes, what varies along them, and the series (config files) that are compared.
+"""Studies as data: the axes, what varies along each axis, and the series (config files) that are compared.
 
-Every run of a study is named by its size, batch, steps and seed, so that axes share runs.
+A run is named by its series, size, batch size, steps and seed. Axes that need the same run share it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import importlib
 from typing import Any
 
 from ebt_jax import sweep
 from ebt_jax.config import ConfigError, near
-from ebt_jax.sweep import Run, Variant, chain, grid, named, product
+from ebt_jax.sweep import Run, Variant, chain, named
 
 RECIPE = "experiments/scaling/recipe.py"
 SERIES = {"transformer": f"{RECIPE}:transformer", "ebt": f"{RECIPE}:ebt"}
@@ -17,59 +18,80 @@ SERIES = {"transformer": f"{RECIPE}:transformer", "ebt": f"{RECIPE}:ebt"}
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-  """What is varied, and how the runs are read.
+  """One quantity that is varied, and how its runs are read.
 
   Attributes:
-    name: in flags and files.
+    name: in flags and file names.
     title: in the report.
-    x: field of a point that is the axis.
-    sweep: the variants that each series is trained in.
-    way: every evaluation of a run is a point, not its end alone.
+    x: field of a point (`points.py`) that the axis varies.
+    levels: the variants that each series is trained in.
+    seeds: each level is trained with the seeds 0 to `seeds` - 1.
+    y: field of a point that is compared: a positive number, lower is better.
+    curve: every evaluation of a run is a point of the axis; False: only the last one.
     kinds: `model.kind` of the series that take part; empty: all.
   """
 
   name: str
   title: str
   x: str
-  sweep: Sequence[Variant]
-  way: bool = False
+  levels: Sequence[Variant]
+  seeds: int = 3
+  y: str = "loss"
+  curve: bool = False
   kinds: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """Axes, and overrides that all runs share."""
+  """Axes, overrides (`base`) that all runs share, and the series (label -> config file); the first is the baseline."""
 
   name: str
   about: str
   base: Mapping[str, Any]
   axes: Sequence[Axis]
+  series: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(SERIES))
 
   def runs(self, series: Mapping[str, str], extra: Mapping[str, Any] | None = None) -> dict[str, dict[str, list[Run]]]:
     """Axis -> series -> runs.
 
     Args:
-      series: label -> config file, with `:arg` or without.
-      extra: overrides of all runs, before all others.
+      series: label -> config file, `FILE.py` or `FILE.py:arg`.
+      extra: overrides of all runs. They replace those of `base`; see `check_extra` for those of an axis.
 
     Raises:
-      ConfigError: a config file cannot be loaded, or two runs of one name differ.
+      ConfigError: a config file cannot be loaded, or two runs of the same name differ.
     """
     kinds = {label: sweep.load(config).model.kind for label, config in series.items()}
     base = {**self.base, **(extra or {})}
     out = {
-      a.name: {s: sweep.runs(c, a.sweep, base, s) for s, c in series.items() if not a.kinds or kinds[s] in a.kinds}
+      a.name: {
+        label: sweep.runs(config, a.levels, base, label, range(a.seeds))
+        for label, config in series.items()
+        if not a.kinds or kinds[label] in a.kinds
+      }
       for a in self.axes
     }
     sweep.unique(r for of_axis in out.values() for runs in of_axis.values() for r in runs)
     return out
 
+  def check_extra(self, extra: Iterable[str], axes: Iterable[str]) -> None:
+    """Raises ConfigError where one of these axes sets one of these keys itself, and would silently win."""
+    axes = set(axes)
+    for axis in self.axes:
+      if axis.name in axes:
+        own = {"seed"}.union(*(v.values for v in axis.levels))
+        for key in sorted(own.intersection(extra)):
+          raise ConfigError(
+            f"--set {key}: axis {axis.name} of study {self.name} sets config.{key} itself; "
+            f"leave it out, choose other axes with --axes, or edit the axis in experiments/scaling/studies.py"
+          )
+
 
 def at(layers: int, width: int, batch: int, steps: int, rate: float = 1.0, **more: Any) -> list[Variant]:
-  """One size, batch and number of steps.
+  """One model size, batch size and number of training steps.
 
-  The learning rate is 2.4e-3 sqrt(128 / width), within a sixth of the paper's for 4xs, 3xs and xxs; `rate` multiplies
-  it. As in the paper, it does not depend on depth or batch. `more`: other keys, with `__` for dots.
+  The learning rate is `rate` times 2.4e-3 sqrt(128 / width), which is within a sixth of the paper's rates for 4xs, 3xs
+  and xxs. As in the paper, it does not depend on depth or batch size. `more`: other keys, with `__` in place of dots.
   """
   values = {
     "model.layers": layers,
@@ -88,21 +110,17 @@ def at(layers: int, width: int, batch: int, steps: int, rate: float = 1.0, **mor
   return named({label: values})
 
 
-def _seeds(n: int) -> list[Variant]:
-  return grid({"seed": list(range(n))})
-
-
 def _quick() -> Study:
-  sizes = [at(2, width, 16, 256) for width in (48, 64, 96, 128)]
+  sizes = chain(*(at(2, width, 16, 256) for width in (48, 64, 96, 128)))
   return Study(
     "quick",
     "Fifteen minutes on two cores: the data, width, parameter and FLOP axes of small models, three seeds.",
     {"train.warmup": 32, "eval.max_windows": 256},
     [
-      Axis("data", "Data", "tokens", product(at(2, 128, 16, 256), _seeds(3)), way=True),
-      Axis("width", "Width", "width", product(chain(*sizes), _seeds(3))),
-      Axis("params", "Parameters", "params_non_embedding", product(chain(*sizes), _seeds(3)), way=True),
-      Axis("flops", "FLOPs", "flops", product(chain(*sizes), _seeds(3))),
+      Axis("data", "Data", "items", at(2, 128, 16, 256), curve=True),
+      Axis("width", "Width", "width", sizes),
+      Axis("params", "Parameters", "params_non_embedding", sizes, curve=True),
+      Axis("flops", "FLOPs", "flops", sizes),
     ],
   )
 
@@ -110,29 +128,28 @@ def _quick() -> Study:
 def _laptop() -> Study:
   steps = 500
   base = at(2, 128, 16, steps)
-  sizes = [at(n, w, 16, steps) for n, w in ((2, 48), (2, 64), (2, 96), (2, 128), (3, 192), (4, 256))]
-  decayed = [at(2, 128, 16, 3 * steps // part, train__schedule="cosine") for part in (8, 4, 2, 1)]
-  rates = [at(n, w, 16, steps, rate) for n, w in ((2, 64), (2, 128), (2, 192)) for rate in (0.5, 1, 2)]
-  thinking = [at(2, 128, 16, steps, thinking__steps=k, thinking__landscapes=k) for k in (1, 3, 4)]
-
-  def seeds(variants, n=3):
-    return product(chain(*variants), _seeds(n))
-
+  batches = chain(*(at(2, 128, b, steps) for b in (2, 4, 8, 16)))
+  depths = chain(*(at(n, 128, 16, steps) for n in (1, 2, 3, 4, 6)))
+  widths = chain(*(at(2, w, 16, steps) for w in (48, 64, 96, 128, 192, 256)))
+  sizes = chain(*(at(n, w, 16, steps) for n, w in ((2, 48), (2, 64), (2, 96), (2, 128), (3, 192), (4, 256))))
+  decayed = chain(*(at(2, 128, 16, 3 * steps // part, train__schedule="cosine") for part in (8, 4, 2, 1)))
+  thinking = chain(base, *(at(2, 128, 16, steps, thinking__steps=k, thinking__landscapes=k) for k in (1, 3, 4)))
+  rates = chain(*(at(n, w, 16, steps, rate) for n, w in ((2, 64), (2, 128), (2, 192)) for rate in (0.5, 1, 2)))
   return Study(
     "laptop",
     "All axes of the paper between 4xs/7 and 3xs on bytes, half a million to four million tokens a run.",
     {"eval.max_windows": 256},
     [
-      Axis("data", "Data", "tokens", seeds([at(2, 128, 16, 3 * steps)]), way=True),
-      Axis("long", "Data, further", "tokens", seeds([at(2, 128, 16, 8 * steps)]), way=True),
-      Axis("batch", "Batch size", "batch_tokens", seeds([at(2, 128, b, steps) for b in (2, 4, 8, 16)])),
-      Axis("depth", "Depth", "layers", seeds([at(n, 128, 16, steps) for n in (1, 2, 3, 4, 6)])),
-      Axis("width", "Width", "width", seeds([at(2, w, 16, steps) for w in (48, 64, 96, 128, 192, 256)])),
-      Axis("params", "Parameters", "params_non_embedding", seeds(sizes), way=True),
-      Axis("flops", "FLOPs", "flops", seeds(sizes)),
-      Axis("decay", "Data, cosine to each budget", "tokens", seeds(decayed)),
-      Axis("thinking", "Thinking steps in training", "thinking_steps", seeds([base, *thinking]), kinds=("ebt",)),
-      Axis("rates", "Check of the learning rate", "learning_rate", seeds(rates, 1)),
+      Axis("data", "Data", "items", at(2, 128, 16, 3 * steps), curve=True),
+      Axis("long", "Data, further", "items", at(2, 128, 16, 8 * steps), curve=True),
+      Axis("batch", "Batch size", "batch_items", batches),
+      Axis("depth", "Depth", "layers", depths),
+      Axis("width", "Width", "width", widths),
+      Axis("params", "Parameters", "params_non_embedding", sizes, curve=True),
+      Axis("flops", "FLOPs", "flops", sizes),
+      Axis("decay", "Data, cosine to each budget", "items", decayed),
+      Axis("thinking", "Thinking steps in training", "thinking_steps", thinking, kinds=("ebt",)),
+      Axis("rates", "Check of the learning rate", "learning_rate", rates, seeds=1),
     ],
   )
 
@@ -150,9 +167,9 @@ def _tiny() -> Study:
       "checkpoint.every": 2,
     },
     [
-      Axis("data", "Data", "tokens", product(sizes[1], _seeds(2)), way=True),
-      Axis("width", "Width", "width", product(chain(*sizes), _seeds(2))),
-      Axis("params", "Parameters", "params_non_embedding", product(chain(*sizes), _seeds(2)), way=True),
+      Axis("data", "Data", "items", sizes[1], seeds=2, curve=True),
+      Axis("width", "Width", "width", chain(*sizes), seeds=2),
+      Axis("params", "Parameters", "params_non_embedding", chain(*sizes), seeds=2, curve=True),
     ],
   )
 
@@ -161,7 +178,13 @@ _STUDIES = {"tiny": _tiny, "quick": _quick, "laptop": _laptop}
 
 
 def get(name: str) -> Study:
-  """A study by name. Raises ConfigError where there is none."""
+  """A study by name, or your own: what `package.module:function` returns. Raises ConfigError where there is none."""
+  module, colon, function = name.partition(":")
+  if colon:
+    try:
+      return getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as e:
+      raise ConfigError(f"--study: {name} cannot be loaded ({e}); expected package.module:function") from e
   if name not in _STUDIES:
     raise ConfigError(f"--study: no study {name!r}; {near(name, _STUDIES)}")
   return _STUDIES[name]()

@@ -1,9 +1,9 @@
-"""Ablation (paper Table 2): each regulariser of System 2 left out; what thinking longer and self-verification then gain.
+"""Ablation (paper Table 2): what thinking longer and self-verification gain without one regulariser of System 2.
 
   python -m experiments.thinking.ablation --workdir=runs/thinking
 
-Gains are the fall of perplexity in percent of that after `--first` steps of one candidate; the paper does not say what
-its percentages are of.
+A gain is the fall of perplexity, in percent of the perplexity of one candidate after `--first` steps. The paper does
+not say of what its percentages are.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def main():
       one = common.scores(model, windows, args.windows, steps=args.last)
       best = common.scores(model, windows, args.windows, steps=args.last, candidates=args.candidates)
       loss = one["loss"].mean(-1)
-      bits.append(common.bits_per_byte(one)[args.first - 1])
+      bits.append(common.headline(model, one)[args.first - 1])
       longer.append(100 * (1 - np.exp(loss[args.last - 1] - loss[args.first - 1])))
       verified.append(100 * (1 - np.exp(best["loss"][-1].mean() - loss[args.first - 1])))
     result[name.replace("_", " ")] = {"bits_per_byte": bits, "longer": longer, "verified": verified}
@@ -30,7 +30,7 @@ def main():
 
 
 def show(args, result) -> None:
-  """Writes what the gains of every variant say; differences from all regularisers are of the same seed."""
+  """Writes the gains of every variant; differences from the full variant are between runs of the same seed."""
   columns = (f"bits/byte, {args.first} steps", "thinking longer, %", "less all of them, %", "+ self-verification, %")
   rows = ["".join([f"{'':<28}", *(f"{c:>24}" for c in columns)])]
   fig, axes = common.figure(6.4, 3.2)

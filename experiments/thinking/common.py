@@ -1,22 +1,21 @@
-"""What the studies of thinking share: opening runs, scores of every token, intervals over seeds, results on disk."""
+"""Functions that the studies of thinking share: opening runs, scores of answers, intervals over seeds, results."""
 
 import argparse
 from collections.abc import Iterator
 import dataclasses
+import json
 import math
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import stats
 
-from ebt_jax import config as config_lib
-from ebt_jax import metrics, parallel, streams
+from ebt_jax import files, runs, scaling, streams
 from ebt_jax.config import Config, ConfigError
-from ebt_jax.data.loader import eval_batches
-from ebt_jax.tasks import text
-from ebt_jax.training import offline
+from ebt_jax.data.loader import in_order
+from ebt_jax.tasks import registry
+from ebt_jax.tasks.base import Examples, Scores, Task
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 COLORS = {"s2": "#1b6ca8", "s1": "#d1495b", "transformer": "#444444"}
@@ -24,18 +23,34 @@ LABELS = {"s2": "EBT, System 2", "s1": "EBT, System 1", "transformer": "Transfor
 
 
 class Model(NamedTuple):
-  config: Config
-  params: Any
-  tokenizer: Any
-  step: int
+  """A trained run."""
 
-  def task(self, **how):
-    """The task that thinks as `how` (keys of `config.eval`) says."""
-    return text.make_task(dataclasses.replace(self.config, eval=dataclasses.replace(self.config.eval, **how)))
+  run: runs.Run
+
+  @property
+  def config(self) -> Config:
+    return self.run.config
+
+  @property
+  def params(self) -> Any:
+    return self.run.params
+
+  @property
+  def step(self) -> int:
+    return self.run.step
+
+  @property
+  def problem(self) -> Any:
+    return self.run.task.problem
+
+  def task(self, **inference) -> Task:
+    """The task that thinks as `inference` (keys of `config.eval`) says."""
+    changed = dataclasses.replace(self.config.eval, **inference)
+    return registry.make(dataclasses.replace(self.config, eval=changed))
 
 
 def arguments(about: str, **defaults) -> argparse.Namespace:
-  """--workdir, --windows, --out and what else a study wants. Compiled programs are kept: seeds share them."""
+  """--workdir, --windows, --out, and the flags in `defaults`. Compiled programs are cached, since seeds share them."""
   parser = argparse.ArgumentParser(description=about.split("\n")[0])
   parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/thinking"), help="of train.py")
   parser.add_argument("--windows", type=int, default=256, help="held-out windows to evaluate on")
@@ -48,7 +63,7 @@ def arguments(about: str, **defaults) -> argparse.Namespace:
 
 
 def find(workdir: pathlib.Path, kind: str, among: str = "models") -> list[pathlib.Path]:
-  """Finished runs of a set whose names start with `kind`, one for each seed."""
+  """Folders of the finished runs of a set whose names start with `kind`, one for each seed."""
   found = sorted(p.parent for p in (workdir / among / "runs").glob(f"{kind}*/final_result.json"))
   if not found:
     raise ConfigError(
@@ -60,55 +75,86 @@ def find(workdir: pathlib.Path, kind: str, among: str = "models") -> list[pathli
 
 def load(folder: pathlib.Path, step: int | None = None) -> Model:
   """A run's parameters at a checkpoint, the newest by default, on one device."""
-  config, tokenizer = text.with_tokenizer(config_lib.load(folder / "config.json"))
-  config = dataclasses.replace(config, mesh=config_lib.MeshConfig(data=1))
-  mesh = parallel.make_mesh(config.mesh, jax.devices()[:1])
-  step, params = offline.load_parameters(config, str(folder), step, mesh)
-  return Model(config, params, tokenizer, step)
+  return Model(runs.open_run(folder, step))
 
 
-def held_out(model: Model) -> Any:
-  return text.load_data(model.config, model.tokenizer).held_out
+def items_per_step(model: Model) -> float:
+  """Items that a training step is made of, on average."""
+  result = json.loads((model.run.folder / runs.RESULT).read_text(encoding="utf-8"))
+  return result["items"] / result["steps"]
 
 
-def batches(windows: Any, count: int, rows: int = 32) -> Iterator[dict[str, np.ndarray]]:
-  """At most `count` windows, spread evenly over all of them."""
-  every = max(1, len(windows) // count)
-  picked = dataclasses.replace(
-    windows, tokens=windows.tokens[::every][:count], lengths=windows.lengths[::every][:count]
-  )
-  return eval_batches(picked, min(rows, count))
+def held_out(model: Model) -> Examples:
+  """The run's first held-out set."""
+  return next(iter(model.problem.data().held_out.values()))
 
 
-def scores(model: Model, windows: Any, count: int, **how) -> dict[str, np.ndarray]:
-  """`task.scores` of every token that counts, flat: `loss` and `energy` `[t, tokens]`, the others `[tokens]`; and
-  `target`, `bytes`."""
-  task = model.task(**how)
-  score, found = jax.jit(task.scores), {}
-  key = streams.key_for(how.get("seed", 0), streams.EVALUATE)
-  for i, batch in enumerate(batches(windows, count)):
-    counts = batch["weights"] > 0
-    rows = len(batch["tokens"])
-    seen = jax.device_get(score(model.params, batch, streams.each(key, np.arange(i * rows, (i + 1) * rows))))
-    seen["target"] = batch["tokens"][:, 1:]
-    for name, value in seen.items():
-      found.setdefault(name, []).append(value[..., counts])
-  found = {name: np.concatenate(parts, axis=-1) for name, parts in found.items()}
-  return {**found, "bytes": model.tokenizer.token_bytes[found["target"]]}
+class _Every:
+  """Every k-th of some examples."""
+
+  def __init__(self, examples: Examples, k: int, count: int):
+    self._examples, self._numbers = examples, np.arange(0, len(examples), k)[:count]
+
+  def __len__(self) -> int:
+    return len(self._numbers)
+
+  def rows(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    return self._examples.rows(self._numbers[index])
 
 
-def bits_per_byte(found: dict[str, np.ndarray]) -> np.ndarray:
-  """After each step, `[t]`."""
-  return found["loss"].sum(-1) / found["bytes"].sum() / math.log(2)
+def batches(examples: Examples, count: int, rows: int = 32) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+  """Numbers and batches of at most `count` examples, spread evenly over all of them."""
+  return in_order(_Every(examples, max(1, len(examples) // count), count), min(rows, count))
+
+
+def scores(model: Model, examples: Examples, count: int, **inference) -> dict[str, np.ndarray]:
+  """`task.scores` of every answer that counts, flat.
+
+  Returns:
+    `loss` and, where there are energies, `energy`, `[t, answers]`; `final_energy`, `steps`, `weight`, `target` and
+    `[answers]`; and the problem's counts as values.
+  """
+  task = model.task(**inference)
+  key = streams.key_for(inference.get("seed", 0), streams.EVALUATE)
+
+  @jax.jit
+  def score(params, batch, numbers):
+    found: Scores = task.scores(params, batch, streams.each(key, numbers))
+    counts = {name: mean for name, mean in task.problem.counts(batch).items()}
+    return found, task.problem.target(batch), task.problem.weights(batch), counts
+
+  found: dict[str, list] = {}
+  sums: dict[str, np.ndarray] = {}
+  for numbers, batch in batches(examples, count):
+    seen, target, weights, counts = jax.device_get(score(model.params, batch, numbers))
+    asked = weights > 0
+    parts = {"loss": seen.error, "energy": seen.energy, "final_energy": seen.final_energy, "steps": seen.steps}
+    parts |= {"target": target, "weight": weights}
+    for name, value in parts.items():
+      if value is not None:
+        found.setdefault(name, []).append(value[..., asked])
+    for name, mean in counts.items():
+      sums[name] = sums.get(name, 0.0) + np.array([mean.total, mean.weight], np.float64)
+  values = {name: total / weight for name, (total, weight) in sums.items()}
+  return {**{name: np.concatenate(parts, axis=-1) for name, parts in found.items()}, **values}
+
+
+def headline(model: Model, found: dict[str, np.ndarray]) -> np.ndarray:
+  """The problem's headline number after each step, `[t]`."""
+  problem = model.problem
+  constants = {name: float(v) for name, v in found.items() if np.ndim(v) == 0}
+
+  def after(losses):
+    loss = float(np.average(losses, weights=found["weight"]))
+    return {"loss": loss, **problem.numbers({**constants, "loss": loss})}[problem.headline]
+
+  return np.array([after(losses) for losses in found["loss"]])
 
 
 def interval(values, level: float = 0.95) -> tuple[float, float]:
-  """Mean and half width of its t interval; not a number for one value."""
-  values = np.asarray(values, float)
-  if len(values) < 2:
-    return float(values.mean()), float("nan")
-  half = stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-  return float(values.mean()), float(half)
+  """Mean and half width of its Student interval; the width is NaN for one value."""
+  mean, half = scaling.student(values, level)
+  return mean, half if math.isfinite(half) else math.nan
 
 
 def show(value: tuple[float, float], form: str = ".4f") -> str:
@@ -127,9 +173,9 @@ def figure(width: float, height: float, **grid):
 
 
 def write(out: pathlib.Path, name: str, result: dict[str, Any], table: str, fig) -> None:
-  """`NAME.json`, `NAME.txt` and `NAME.png`; prints the table."""
+  """Writes `NAME.json`, `NAME.txt` and `NAME.png`, and prints the table."""
   out.mkdir(parents=True, exist_ok=True)
-  metrics.write_json(out / f"{name}.json", result)
+  files.write_json(out / f"{name}.json", result)
   (out / f"{name}.txt").write_text(table + "\n", encoding="utf-8")
   fig.savefig(out / f"{name}.png")
   print(table)

@@ -1,9 +1,8 @@
-"""The ladder of distribution shift: texts from the training distribution to noise, for measuring what thinking does
-as a text grows stranger.
+"""A ladder of texts from the training distribution to noise, to measure thinking under distribution shift.
 
-The order is set beforehand, by kind of text; how far a rung lies from a model's training text is measured, as its
-perplexity over that of the first rung. Texts come from `tools/fetch_data.py` (groups `prose` and `ladder`); a rung
-that was not fetched has a small stand-in that needs no download where one exists, else it is left out.
+The order is fixed, by kind of text. The distance of a rung from a model's training text is measured: its perplexity
+over that of the first rung. Texts come from `tools/fetch_data.py` (groups `prose` and `ladder`). A rung that was not
+fetched is replaced by a small stand-in that needs no download, or left out if there is none.
 
   rungs = ladder.rungs("data", trained_on="data/text/sotu.jsonl.xz", held_out=0.02)
   paths = ladder.write(rungs, "runs/ladder")    # each for --mode=eval --source=PATH
@@ -25,7 +24,7 @@ from ebt_jax.data.text import is_held_out, split_documents
 
 log = logging.getLogger(__name__)
 
-_SHARES = 16  # at least so many documents share a rung, if there are so many
+_SHARES = 16  # a rung takes text from at least this number of documents, if there are enough
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +33,9 @@ class Rung:
 
   Attributes:
     name: file name of the rung in `write`.
-    why: what changes here, in a line.
+    why: how the text differs from the rungs before, in one line.
     origin: where the text comes from.
-    fetched: the text that the rung is meant to have; False: a stand-in, to be reported as such.
+    fetched: True for the intended text, False for a stand-in, which is reported as one.
     documents: texts, in a fixed order.
   """
 
@@ -56,7 +55,7 @@ def rungs(
     data_dir: `--out` of tools/fetch_data.py.
     trained_on: `config.data.source` of the model, as given in its training; its held-out documents are the first rung.
     held_out: `config.data.held_out` of the model.
-    max_bytes: UTF-8 bytes of a rung at most; its documents are drawn by a hash of their ids.
+    max_bytes: most UTF-8 bytes of a rung; its documents are chosen by a hash of their ids.
 
   Raises:
     ConfigError: a source is missing or broken, or `trained_on` holds out no document.
@@ -83,10 +82,10 @@ def rungs(
 
 
 def write(ladder: Sequence[Rung], folder: str) -> dict[str, str]:
-  """Writes each rung as `FOLDER/NAME.jsonl`, whole or not at all.
+  """Writes each rung as `FOLDER/NAME.jsonl`, completely or not at all.
 
   Returns:
-    the rungs' paths by name, in the ladder's order; each is a `config.data.source` or `--source`.
+    the paths of the rungs by name, in order; each can be a `config.data.source` or a `--source`.
   """
   os.makedirs(folder, exist_ok=True)
   paths = {}
@@ -100,17 +99,17 @@ def write(ladder: Sequence[Rung], folder: str) -> dict[str, str]:
 
 
 def _drawn(found: Iterable[Document], max_bytes: int) -> list[str]:
-  """Beginnings of documents, in the order of a hash of their ids, until `max_bytes` are full."""
+  """Beginnings of documents, in the order of a hash of their ids, up to `max_bytes`."""
   order = sorted(found, key=lambda d: hashlib.sha256(d.id.encode("utf-8", "replace")).digest())
   share = max_bytes // max(1, min(_SHARES, len(order)))
   out, left = [], max_bytes
   for document in order:
-    # a character that the limit cuts through is dropped
+    # an incomplete last character is dropped
     text = document.text.encode()[: min(left, share)].decode("utf-8", "ignore")
     if text.strip():
       out.append(text)
       left -= len(text.encode())
-    if left < 4:  # the longest character
+    if left < 4:  # a character has at most 4 bytes
       break
   return out
 
@@ -118,29 +117,29 @@ def _drawn(found: Iterable[Document], max_bytes: int) -> list[str]:
 def _legal() -> Iterable[Document]:
   python = pathlib.Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"
   for name, path in {"python": python, "ebt_jax": pathlib.Path(__file__).parents[2] / "LICENSE"}.items():
-    if path.exists():  # some builds of Python come without
+    if path.exists():  # some builds of Python do not have it
       text = path.read_text(encoding="utf-8")
       yield from (Document(f"{name}#{i}", text[i : i + 4096]) for i in range(0, len(text), 4096))
 
 
 def _technical() -> Iterable[Document]:
-  from pydoc_data import topics  # 0.7 MB, read only where nothing was fetched
+  from pydoc_data import topics  # 0.7 MB, read only if nothing was fetched
 
   return (Document(name, text) for name, text in topics.topics.items())
 
 
 def _code() -> Iterable[Document]:
   for path in pathlib.Path(sysconfig.get_path("stdlib")).glob("*.py"):
-    if not path.name.startswith("_"):  # _sysconfigdata and the like differ from machine to machine
+    if not path.name.startswith("_"):  # _sysconfigdata and similar files differ between machines
       yield Document(path.name, path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _derivations() -> Iterable[Document]:
-  """Sums and products of integers, worked out a step at a time."""
+  """Sums and products of integers, computed one operation at a time."""
   rng = random.Random(0)
 
   def below(n):
-    return int(rng.random() * n)  # random() alone is the same in every version of Python
+    return int(rng.random() * n)  # only random() is the same in every version of Python
 
   def term(depth: int):
     if not depth or below(4) == 0:
@@ -151,7 +150,7 @@ def _derivations() -> Iterable[Document]:
     return str(t) if isinstance(t, int) else f"({shown(t[0])} {t[1]} {shown(t[2])})"
 
   def reduced(t):
-    """The term with its first innermost operation done."""
+    """The term after its first innermost operation."""
     if isinstance(t, int):
       return t
     a, sign, b = t
@@ -177,7 +176,7 @@ def _noise(length: int) -> str:
   return "".join(chr(32 + int(rng.random() * 95)) for _ in range(length))
 
 
-# name, why, set of tools/fetch_data.py, stand-in and what it is
+# name, why, set of tools/fetch_data.py, stand-in, origin of the stand-in
 _KINDS: tuple[tuple[str, str, str, Callable[[], Iterable[Document]] | None, str], ...] = (
   ("encyclopedia", "edited English, other subjects", "wiki", None, ""),
   ("e-mail", "English as people type it, with quotes and addresses", "email", None, ""),

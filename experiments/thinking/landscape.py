@@ -1,9 +1,9 @@
-"""The landscape: energy along the line and over the plane through a start, the thought it leads to, and the truth.
+"""The energy landscape along lines and over a plane through three points: start, thought and truth.
 
   python -m experiments.thinking.landscape --workdir=runs/thinking
 
-Points are probability vectors: p of the start, of the thought after `--steps` steps, and the one-hot truth. Beyond the
-three points the plane leaves the simplex, on which the energy is defined all the same.
+The points are probability vectors: p of the start, p of the thought (the candidate after `--steps` steps), and the
+one-hot truth. Away from these points the plane leaves the simplex; the energy is defined there too.
 """
 
 import jax
@@ -15,7 +15,7 @@ from experiments.thinking import common
 
 
 def energies_at(model, contexts, row: int, position: int, points: np.ndarray) -> np.ndarray:
-  """Energy of probability vectors `[n, v]` at one position of one row."""
+  """Energies `[n]` of probability vectors `[n, v]` at one position of one row."""
   task = model.task()
   one = thinking.at_landscape(contexts, 0)
   one = one._replace(
@@ -28,7 +28,7 @@ def energies_at(model, contexts, row: int, position: int, points: np.ndarray) ->
 
 
 def spread(values: np.ndarray, count: int) -> np.ndarray:
-  """`count` numbers from the least to the largest of `values` and a quarter of that beyond, over 0.3 at least."""
+  """`count` numbers over the range of `values` and a quarter of it on each side; the range is taken as 0.3 or more."""
   middle, half = (values.max() + values.min()) / 2, max(0.3, values.max() - values.min()) * 0.75
   return np.linspace(middle - half, middle + half, count)
 
@@ -37,13 +37,13 @@ def main():
   args = common.arguments(__doc__, steps=10, panels=3, grid=41)
   model = common.load(common.find(args.workdir, "s2")[0])
   windows = common.held_out(model)
-  batch = next(common.batches(windows, 8, rows=8))
+  numbers, batch = next(common.batches(windows, 8, rows=8))
   tokens, targets = jnp.asarray(batch["tokens"][:, :-1]), batch["tokens"][:, 1:]
   task = model.task(steps=args.steps)
-  contexts = task.contexts(model.params, tokens)
-  keys = streams.each(streams.key_for(0, streams.EVALUATE), np.arange(len(tokens)))
-  found = jax.jit(lambda p, t, k: task.verified(p, t, k, observe=lambda x: x))(model.params, tokens, keys)
-  start, _ = task.starts(keys, tokens.shape)
+  contexts = task.context(model.params, batch)
+  keys = streams.each(streams.key_for(0, streams.EVALUATE), numbers)
+  found = jax.jit(lambda p, t, k: task.verified(p, t, k, observe=lambda x: x))(model.params, batch, keys)
+  start, _ = task.starts(keys, batch)
   path = np.concatenate([np.asarray(jax.nn.softmax(start))[None, 0], np.asarray(jax.nn.softmax(found.observed))[:, 0]])
   thought = np.asarray(jax.nn.log_softmax(found.observed[-1, 0]))
   loss = -np.take_along_axis(thought, targets[..., None], -1)[..., 0]
@@ -62,11 +62,11 @@ def main():
     top, bottom = axes[0, column], axes[1, column]
     top.plot(t, to_thought, color=common.COLORS["s2"], label="start (0) to thought (1)")
     top.plot(t, to_truth, color=common.COLORS["s1"], label="thought (0) to truth (1)")
-    before = model.tokenizer.decode([int(x) for x in tokens[row, middle - 10 : middle + 1]])
-    target = model.tokenizer.decode([int(targets[row, middle])])
+    before = model.problem.tokenizer.decode([int(x) for x in tokens[row, middle - 10 : middle + 1]])
+    target = model.problem.tokenizer.decode([int(targets[row, middle])])
     top.set_title(f"…{before!r} → {target!r}\nloss {loss[row, middle]:.2f} nats", fontsize=7)
     top.set(xlabel="along the line", ylabel="energy" if not column else "")
-    # an orthonormal basis: towards the thought, and across it to the truth
+    # an orthonormal basis: from the start towards the thought, and orthogonal to it towards the truth
     along = (p1 - p0) / np.linalg.norm(p1 - p0)
     across = truth - p0 - ((truth - p0) @ along) * along
     across /= np.linalg.norm(across)

@@ -1,9 +1,9 @@
-"""Thinking longer (paper Fig. 6a): held-out loss against forward passes, for System 1, System 2 and Transformer++.
+"""Thinking longer (paper Fig. 6a): held-out loss over passes, for System 1, System 2 and Transformer++.
 
   python -m experiments.thinking.longer --workdir=runs/thinking
 
-An EBT's step is a forward and a backward pass through the candidates. Transformer++ cannot think longer; what it can do
-with k passes is to average the predictions of k models, here of the seeds at hand.
+A thinking step of EBT is a forward and a backward pass of the candidates. Transformer++ cannot think longer, but with k
+passes it can average the predictions of k models; here these are the seeds.
 """
 
 import numpy as np
@@ -13,17 +13,18 @@ from experiments.thinking import common
 TOLERANCES = (0.001, 0.003, 0.01, 0.03, 0.1)
 
 
-def curves(folders, steps: int, windows: int, **how) -> np.ndarray:
+def curves(folders, steps: int, windows: int, **inference) -> np.ndarray:
   """Bits per byte `[seeds, steps]`."""
   found = []
   for folder in folders:
     model = common.load(folder)
-    found.append(common.bits_per_byte(common.scores(model, common.held_out(model), windows, steps=steps, **how)))
+    scores = common.scores(model, common.held_out(model), windows, steps=steps, **inference)
+    found.append(common.headline(model, scores))
   return np.array(found)
 
 
 def stopping(folders, budget: int, windows: int) -> dict[float, list]:
-  """Tolerance -> (steps used, share by which the loss is worse than with all of the budget) of each seed."""
+  """Tolerance -> for each seed (mean steps used, relative increase of the loss over that of the whole budget)."""
   out: dict[float, list] = {}
   for folder in folders:
     model = common.load(folder)
@@ -41,7 +42,7 @@ def ensembles(folders, windows: int) -> np.ndarray:
   found = [common.scores(m, common.held_out(m), windows) for m in models]
   p = np.exp(-np.stack([f["loss"][0] for f in found]))
   averages = np.cumsum(p, 0) / np.arange(1, len(p) + 1)[:, None]
-  return common.bits_per_byte({"loss": -np.log(averages), "bytes": found[0]["bytes"]})
+  return common.headline(models[0], {**found[0], "loss": -np.log(averages)})
 
 
 def main():
@@ -52,7 +53,7 @@ def main():
     folders = common.find(args.workdir, kind)
     found = curves(folders, args.steps, args.windows)
     trained = common.load(folders[0]).config.thinking.steps
-    gain = found[:, args.first - 1] - found[:, args.last - 1]  # of the same seed
+    gain = found[:, args.first - 1] - found[:, args.last - 1]  # between steps of the same seed
     result[kind] = {"bits_per_byte": found.tolist(), "gain": common.interval(gain), "trained_steps": trained}
     rows.append(f"{common.LABELS[kind]}, trained with {trained} steps at most, {len(folders)} seeds:")
     rows += [

@@ -1,8 +1,8 @@
-"""Which way of training makes longer thinking pay: held-out loss against thinking steps for each run of set `settings`.
+"""Which training makes thinking longer gain most: held-out loss over thinking steps for each run of set `settings`.
 
   python -m experiments.thinking.settings --workdir=runs/thinking
 
-One seed: to choose by, not to conclude from. Names say what differs from the first row.
+One seed: good enough to choose a config, not to draw conclusions. Names say what differs from the first row.
 """
 
 from ebt_jax import config as config_lib
@@ -30,7 +30,8 @@ def main():
       rows.append(f"{run.name}: not trained")
       continue
     model = common.load(folder)
-    bits = common.bits_per_byte(common.scores(model, common.held_out(model), args.windows, steps=args.steps))
+    found = common.scores(model, common.held_out(model), args.windows, steps=args.steps)
+    bits = common.headline(model, found)
     name = label(model.config.thinking)
     gain = bits[args.first - 1] - bits[args.last - 1]
     result[name] = {"bits_per_byte": bits.tolist(), "gain": float(gain), "train_steps": model.step}

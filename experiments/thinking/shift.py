@@ -1,20 +1,17 @@
-"""Out of distribution (paper Fig. 7): what thinking longer gains, against how far a text is from the training text.
+"""Out of distribution (paper Fig. 7): the gain of thinking longer over the distance of a text from the training text.
 
-  python tools/fetch_data.py --out=data ladder      # else small stand-ins that need no download
+  python tools/fetch_data.py --out=data ladder      # otherwise small stand-ins, without a download
   python -m experiments.thinking.shift --workdir=runs/thinking --data=data
 
-Shift is the perplexity of a rung over that of the held-out text, both after `--first` steps. The gain is the fall of
-perplexity from `--first` steps to `--last` steps with the best of `--candidates`.
+The shift of a rung is its perplexity over that of the held-out text, both after `--first` steps. The gain is the fall
+of perplexity from `--first` to `--last` steps, both with the best of `--candidates`.
 """
-
-import dataclasses
 
 import numpy as np
 
-from ebt_jax.tasks import text
 from experiments.thinking import common, ladder
 
-CONTROLS = ("shuffled", "noise")  # no text that anybody wrote: in the table, not in the slope
+CONTROLS = ("shuffled", "noise")  # not written by people: in the table, not in the slope
 
 
 def main():
@@ -27,15 +24,14 @@ def main():
   for folder in folders:
     model = common.load(folder)
     for rung in rungs:
-      source = dataclasses.replace(model.config.data, source=paths[rung.name], text_key="text", max_documents=0)
-      windows = text.whole_text(dataclasses.replace(model.config, data=source), model.tokenizer)
+      windows = model.problem.examples_of(paths[rung.name])
       found = common.scores(model, windows, args.windows, steps=args.last, candidates=args.candidates)
       loss.setdefault(rung.name, []).append(found["loss"].mean(-1))
   show(args, rungs, {name: np.array(v) for name, v in loss.items()})
 
 
 def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
-  """Writes what the losses `[seeds, steps]` of every rung say."""
+  """Writes shifts and gains from the losses `[seeds, steps]` of every rung."""
   seeds = len(loss[rungs[0].name])
   base = loss[rungs[0].name][:, args.first - 1]
   shift = {name: np.exp(v[:, args.first - 1] - base) for name, v in loss.items()}
@@ -50,10 +46,8 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
   rows.append(f"  {'text':<14}{'nats/byte':>10}{'shift':>10}   gain, %")
   for r in rungs:
     mark = "" if r.fetched else "  (stand-in)"
-    nats = loss[r.name][:, args.last - 1].mean()
-    rows.append(
-      f"  {r.name:<14}{nats:>10.4f}{shift[r.name].mean():>10.3f}   {common.show(common.interval(gain[r.name]), '.2f')}{mark}"
-    )
+    nats, gained = loss[r.name][:, args.last - 1].mean(), common.show(common.interval(gain[r.name]), ".2f")
+    rows.append(f"  {r.name:<14}{nats:>10.4f}{shift[r.name].mean():>10.3f}   {gained}{mark}")
   rows.append(f"without {' and '.join(CONTROLS)}:")
   rows.append(f"slope {common.show(common.interval(slopes), '.3f')} percent for each unit of shift")
   rows.append(f"correlation {common.show(common.interval(correlations), '.3f')}")

@@ -1,8 +1,8 @@
-"""Trains the models of the studies of thinking: what is missing, so many at a time; what is done is left alone.
+"""Trains the models of the studies of thinking that are not finished yet, `--jobs` at a time.
 
   python -m experiments.thinking.train --set=settings,models,ablation --workdir=runs/thinking [--jobs=2] [--dry_run]
 
-Each run is what `python -m ebt_jax.main` leaves in `WORKDIR/SET/runs/NAME`; killed, the same command continues.
+Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it is killed, the same command continues it.
 """
 
 import argparse
@@ -10,10 +10,10 @@ import pathlib
 import signal
 import sys
 
-from ebt_jax import flops, sweep
+from ebt_jax import sweep
 from ebt_jax.config import near
-from experiments.scaling import launch
-from experiments.scaling import run as driver
+from experiments.runner import launch, pool
+from experiments.runner.screen import Screen
 
 S2 = "configs/text_ebt_s2.py:laptop"
 SEEDS = sweep.grid({"seed": [0, 1, 2]})
@@ -28,7 +28,7 @@ LEFT_OUT = {
 
 
 def settings(steps: int = 300) -> list[sweep.Run]:
-  """Which step size, noise and numbers of steps make longer thinking pay; one seed."""
+  """Step sizes, noise and numbers of steps, to find those with which thinking longer gains most; one seed."""
   one = {"thinking.steps": 3, "thinking.random_steps_min": 2, "thinking.step_size": 5.0, "thinking.noise": 1.0}
 
   def vary(**changed):
@@ -47,12 +47,17 @@ def settings(steps: int = 300) -> list[sweep.Run]:
 
 
 def models(steps: int = 1000) -> list[sweep.Run]:
-  """System 2, System 1 and Transformer++, three seeds, with checkpoints on the way."""
+  """System 2, System 1 and Transformer++, three seeds, with checkpoints during training."""
   keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "checkpoint.keep_every": steps // 4}
   s1 = {
-      "thinking.steps": 2, "thinking.random_steps_min": 0, "thinking.random_step_size": 1.0, "thinking.gradient": "each",
-      "thinking.learn_step_size": True, "thinking.noise": 0.0, "thinking.replay_rows": 0,
-  }  # fmt: skip
+    "thinking.steps": 2,
+    "thinking.random_steps_min": 0,
+    "thinking.random_step_size": 1.0,
+    "thinking.gradient": "each",
+    "thinking.learn_step_size": True,
+    "thinking.noise": 0.0,
+    "thinking.replay_rows": 0,
+  }
   return [
     *sweep.runs(S2, SEEDS, keep, "s2"),
     *sweep.runs(S2, SEEDS, {**keep, **s1}, "s1"),
@@ -61,7 +66,7 @@ def models(steps: int = 1000) -> list[sweep.Run]:
 
 
 def ablation(steps: int = 200) -> list[sweep.Run]:
-  """Table 2: each regulariser of System 2 left out, three seeds."""
+  """Table 2: System 2 without one regulariser each, three seeds."""
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
 
 
@@ -81,17 +86,14 @@ def main():
     if name not in SETS:
       parser.error(f"--set: no set {name!r}; {near(name, SETS)}")
     for run in SETS[name](args.steps) if args.steps else SETS[name]():
-      config = driver.with_vocabulary(run.resolve())
-      task = launch.Task(run, args.workdir / name)
-      waiting.append(driver.Progress(task, float(config.train.steps * flops.train_step(config)), config.train.steps))
+      waiting.append(pool.progress(launch.Task(run, args.workdir / name)))
   slots = launch.slots(args.jobs)
   if args.dry_run:
     print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
     return
-  signal.signal(signal.SIGTERM, driver.stop)
   try:
-    driver.train(waiting, slots, driver.Screen())
-  except driver.Stopped:
+    pool.train(waiting, slots, Screen().show)
+  except pool.Stopped:
     sys.exit(128 + signal.SIGTERM)
   sys.exit(any(p.state == "failed" for p in waiting))
 

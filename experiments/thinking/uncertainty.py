@@ -1,9 +1,9 @@
-"""Uncertainty (paper Figs. 8 and 11): does an energy say how hard a token is?
+"""Uncertainty (paper Figs. 8 and 11): does the energy tell how hard a token is?
 
   python -m experiments.thinking.uncertainty --workdir=runs/thinking --text="The quick brown fox."
 
-A heat map of each token's energy over the steps on a given text; how the energy at the end goes with the model's own
-loss; which tokens are easy and hard; real text against random strings; and the loss that each level of energy stands for.
+It shows a heat map of energies over tokens and steps for a given text, the correlation of the final energy with the
+model's own loss, the tokens of lowest and highest energy, real text and random strings, and the loss at each energy.
 """
 
 import dataclasses
@@ -20,22 +20,23 @@ TEXT = "The quick brown fox jumps over the lazy dog. Research is hard."
 
 def on_text(model, words: str, steps: int) -> tuple[list[str], np.ndarray]:
   """Tokens of a text from the second on, and their energies before each step and at the end, `[steps + 1, tokens]`."""
-  ids = model.tokenizer.encode(words)[: model.config.data.context_length + 1]
+  ids = model.problem.tokenizer.encode(words)[: model.config.data.context_length + 1]
   batch = {"tokens": jnp.asarray(ids)[None], "weights": jnp.ones((1, len(ids) - 1))}
   found = jax.device_get(
     jax.jit(model.task(steps=steps).scores)(
       model.params, batch, jax.random.split(jax.random.key(0), len(batch["tokens"]))
     )
   )
-  names = [model.tokenizer.decode([int(t)]) for t in ids[1:]]
-  return names, np.concatenate([found["energy"][:, 0], found["final_energy"]])
+  names = [model.problem.tokenizer.decode([int(t)]) for t in ids[1:]]
+  return names, np.concatenate([found.energy[:, 0], found.final_energy])
 
 
-def random_windows(windows, vocabulary: int):
-  """As many windows of tokens drawn evenly from those that occur."""
+def random_text(examples):
+  """The same number of windows, of tokens drawn evenly from those that occur."""
+  windows = examples.windows
   seen = np.unique(windows.tokens)
   drawn = np.random.default_rng(0).choice(seen, windows.tokens.shape).astype(windows.tokens.dtype)
-  return dataclasses.replace(windows, tokens=drawn)
+  return dataclasses.replace(examples, windows=dataclasses.replace(windows, tokens=drawn))
 
 
 def main():
@@ -49,9 +50,7 @@ def main():
     energy, loss = found["final_energy"], found["loss"][-1]
     pearson.append(np.corrcoef(energy, loss)[0, 1])
     spearman.append(stats.spearmanr(energy, loss)[0])
-    noise = common.scores(
-      model, random_windows(windows, model.config.model.vocab_size), args.windows // 4, steps=args.steps
-    )
+    noise = common.scores(model, random_text(windows), args.windows // 4, steps=args.steps)
     contrast.append([energy.mean(), noise["final_energy"].mean(), loss.mean(), noise["loss"][-1].mean()])
     order = np.argsort(energy)
     calibration.append([(energy[part].mean(), loss[part].mean()) for part in np.array_split(order, args.bins)])
@@ -61,17 +60,22 @@ def main():
   mean = {int(t): found["final_energy"][found["target"] == t].mean() for t, n in zip(tokens, counts) if n >= 50}
 
   def name(t):
-    return repr(model.tokenizer.decode([t]))
+    return repr(model.problem.tokenizer.decode([t]))
 
   ordered = sorted(mean, key=mean.get)
   contrast, calibration = np.array(contrast), np.array(calibration)
+
+  def shown(values):
+    return common.show(common.interval(values), ".3f")
+
   rows = [
-    f"energy after {args.steps} steps against the model's own loss, {len(found['target'])} held-out tokens, {len(folders)} seeds:",
-    f"  Pearson {common.show(common.interval(pearson), '.3f')}, Spearman {common.show(common.interval(spearman), '.3f')}",
+    f"energy after {args.steps} steps against the model's own loss, {len(found['target'])} held-out tokens, "
+    f"{len(folders)} seeds:",
+    f"  Pearson {shown(pearson)}, Spearman {shown(spearman)}",
     f"  easiest tokens (least energy): {' '.join(map(name, ordered[:12]))}",
     f"  hardest tokens: {' '.join(map(name, ordered[::-1][:12]))}",
-    f"  mean energy of real text {common.show(common.interval(contrast[:, 0]), '.3f')}, of random strings "
-    f"{common.show(common.interval(contrast[:, 1]), '.3f')}; difference {common.show(common.interval(contrast[:, 1] - contrast[:, 0]), '.3f')}",
+    f"  mean energy of real text {shown(contrast[:, 0])}, of random strings {shown(contrast[:, 1])}; "
+    f"difference {shown(contrast[:, 1] - contrast[:, 0])}",
     "  loss in nats of each tenth of tokens, from least to most energy:",
     "    " + " ".join(f"{v:.2f}" for v in calibration[:, :, 1].mean(0)),
   ]
@@ -86,9 +90,14 @@ def main():
     left.plot(seed[:, 0], seed[:, 1], "o-", ms=3, color=common.COLORS["s2"], alpha=0.6)
   left.set(xlabel="energy at the end (mean of a tenth of the tokens)", ylabel="loss, nats/byte")
   result = {
-      "pearson": pearson, "spearman": spearman, "real_and_random": contrast.tolist(), "calibration": calibration.tolist(),
-      "energy_by_token": {name(t): float(v) for t, v in mean.items()}, "text": args.text, "heat": heat.tolist(),
-  }  # fmt: skip
+    "pearson": pearson,
+    "spearman": spearman,
+    "real_and_random": contrast.tolist(),
+    "calibration": calibration.tolist(),
+    "energy_by_token": {name(t): float(v) for t, v in mean.items()},
+    "text": args.text,
+    "heat": heat.tolist(),
+  }
   common.write(args.out, "uncertainty", result, "\n".join(rows), fig)
 
 

@@ -1,8 +1,8 @@
-"""Self-verification (paper Fig. 6b): what the best of N candidates gains, against N and against training tokens.
+"""Self-verification (paper Fig. 6b): the gain of the best of N candidates, over N and over training tokens.
 
   python -m experiments.thinking.verification --workdir=runs/thinking
 
-The gain is the fall of perplexity, in percent of that of one candidate with as many steps.
+The gain is the fall of perplexity, in percent of the perplexity of one candidate with the same number of steps.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ def main():
   args = common.arguments(__doc__, most=8, steps=3)
   counts = [n for n in (1, 2, 4, 8, 16, 32) if n <= args.most]
   gains: dict[str, dict[int, list]] = {"energy": {}, "fall": {}}
-  way: dict[int, list] = {}
+  way: dict[float, list] = {}
   for folder in common.find(args.workdir, "s2"):
     newest = common.load(folder)
     windows, config = common.held_out(newest), newest.config
@@ -31,9 +31,7 @@ def main():
     for step in range(every, config.train.steps + 1, every):
       model = common.load(folder, step)
       one, best = (losses(model, windows, args, n, "energy") for n in (1, counts[-1]))
-      way.setdefault(step * config.train.batch_size * config.data.context_length, []).append(
-        100 * (1 - np.exp(best - one))
-      )
+      way.setdefault(step * common.items_per_step(model), []).append(100 * (1 - np.exp(best - one)))
   rows = [f"gain of the best of N over one candidate, {args.steps} steps, in % of perplexity:"]
   for choose, found in gains.items():
     rows.append(f"  chosen by {'least energy' if choose == 'energy' else 'largest fall of energy'}:")

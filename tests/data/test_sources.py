@@ -116,6 +116,12 @@ def test_missing_text_key(tmp_path):
 
 
 def test_missing_files_show_what_is_near(tmp_path):
+  many = tmp_path / "many"
+  many.mkdir()
+  for i in range(99):
+    (many / f"{i}.txt").touch()
+  with pytest.raises(ConfigError, match="known: 0.txt, .* and 69 more$"):
+    documents(f"{many}/corpus.jsonl")
   write(tmp_path / "train.jsonl", lines("x"))
   (tmp_path / "none").mkdir()
   for source, words in {

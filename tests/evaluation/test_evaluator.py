@@ -1,4 +1,4 @@
-"""The held-out loss is the exact mean over the tokens that count, however the windows are batched."""
+"""The held-out means are exact, however the examples are batched."""
 
 import dataclasses
 import math
@@ -9,21 +9,36 @@ import numpy as np
 import pytest
 
 from ebt_jax import parallel
-from ebt_jax.config import Config, EvalConfig, MeshConfig, TrainConfig
+from ebt_jax.config import Config, EvalConfig, MeshConfig, TrainConfig, resolve
+from ebt_jax.data.examples import WindowExamples
 from ebt_jax.data.windows import Windows
 from ebt_jax.evaluation.evaluator import Evaluator, table
+from ebt_jax.tasks import registry
+from ebt_jax.tasks.base import Mean, Problem, Task
+from ebt_jax.tasks.text import TextProblem
 
 N, S, V = 11, 5, 7
 TOKEN_BYTES = np.array([1, 2, 1, 4, 3, 1, 0], np.int32)
 
 
-class Known:
+@dataclasses.dataclass
+class Known(Task):
   """Losses and energies that are written in the tokens, so that the mean can be taken by hand."""
 
-  def evaluate(self, params, batch, key):
+  config: Config
+  problem: Problem
+
+  def evaluate(self, params, batch, keys):
     value = batch["tokens"][:, 1:] * params + batch["tokens"][:, :-1]
-    loss, weight = jnp.sum(value * batch["weights"]), jnp.sum(batch["weights"])[None]
-    return {"loss": jnp.stack([2 * loss, loss]), "energy": jnp.stack([loss, -loss, -3 * loss]), "steps": 1.5 * weight}
+    loss, weight = jnp.sum(value * batch["weights"]), jnp.sum(batch["weights"])
+    rows = jnp.sum(batch["weights"][:, 0])  # one energy for each row
+    return {
+      "loss": Mean(jnp.stack([2 * loss, loss]), weight),
+      "energy": Mean(rows * jnp.array([1.0, -1.0, -3.0]), rows),
+      "steps": Mean(1.5 * rows, rows),
+      "luck": Mean(jnp.stack([weight, 3 * weight]), weight),
+      **self.problem.counts(batch),
+    }
 
 
 @pytest.fixture
@@ -46,7 +61,7 @@ def by_hand(windows, count=N):
 def evaluator(windows, devices=1, **settings):
   config = dataclasses.replace(Config(train=TrainConfig(batch_size=4)), eval=EvalConfig(**settings))
   mesh = parallel.make_mesh(MeshConfig(), jax.devices()[:devices])
-  return Evaluator(Known(), config, mesh, windows, TOKEN_BYTES)
+  return Evaluator(Known(config, TextProblem(config)), mesh, WindowExamples(windows, TOKEN_BYTES, V))
 
 
 @pytest.mark.parametrize("rows, devices", [(0, 1), (1, 1), (3, 1), (11, 1), (64, 1), (3, 8)])
@@ -56,20 +71,22 @@ def test_the_mean_is_exact_whatever_the_batch(windows, rows, devices):
   result = evaluator(windows, devices, batch_size=rows)(jnp.float32(0.25), lambda *p: seen.append(p))
   assert result["loss"] == pytest.approx(loss, rel=1e-9)
   assert result["loss_by_step"] == pytest.approx([2 * loss, loss], rel=1e-9)
-  assert result["energy_by_step"] == pytest.approx([loss, -loss, -3 * loss], rel=1e-9)
+  assert result["energy_by_step"] == [1.0, -1.0, -3.0]  # means over rows, not over tokens
   assert result["steps_used"] == pytest.approx(1.5)
-  assert (result["tokens"], result["bytes"], result["windows"]) == (tokens, n_bytes, N)
+  assert (result["items"], result["examples"]) == (tokens, N)
   assert result["perplexity"] == pytest.approx(math.exp(loss), rel=1e-9)
-  assert result["bits_per_byte"] == pytest.approx(loss * tokens / n_bytes / math.log(2), rel=1e-9)
+  bits = loss * tokens / n_bytes / math.log(2)
+  assert result["bits_per_byte"] == pytest.approx(bits, rel=1e-9)
+  assert result["bits_per_byte_by_step"] == pytest.approx([2 * bits, bits], rel=1e-9)
   assert seen[-1] == (N, N) and len(seen) == math.ceil(N / {0: 4, 3: 3 if devices == 1 else 8}.get(rows, rows))
 
 
-def test_the_first_windows_only(windows):
+def test_the_first_examples_only(windows):
   result = evaluator(windows, batch_size=3, max_windows=4)(jnp.float32(0.25))
-  loss, tokens, n_bytes = by_hand(windows, 4)
-  assert (result["tokens"], result["bytes"], result["windows"]) == (tokens, n_bytes, 4)
+  loss, tokens, _ = by_hand(windows, 4)
+  assert (result["items"], result["examples"]) == (tokens, 4)
   assert result["loss"] == pytest.approx(loss, rel=1e-9)
-  assert evaluator(windows, max_windows=100)(jnp.float32(0.25))["windows"] == N
+  assert evaluator(windows, max_windows=100)(jnp.float32(0.25))["examples"] == N
 
 
 def test_a_hopeless_loss_is_no_overflow(windows):
@@ -77,10 +94,29 @@ def test_a_hopeless_loss_is_no_overflow(windows):
   assert result["loss"] > 700 and math.isfinite(result["perplexity"])
 
 
+@pytest.mark.parametrize("kind", ["ebt", "transformer"])
+def test_a_result_does_not_depend_on_batch_size_nor_devices(windows, kind):
+  """With noise in the starts and in the steps: every window draws by its own number."""
+  config = Config().to_dict()
+  config["model"] |= {"kind": kind, "layers": 1, "heads": 2, "width": 8, "vocab_size": V, "head_gain": 1.0}
+  config["thinking"] |= {"noise": 0.5, "authors": {"eval_noise": True}, "step_size": 1.0}
+  config["data"] |= {"context_length": S}
+  found = []
+  for rows, devices in ((2, 1), (5, 1), (11, 1), (4, 2)):
+    task = registry.make(resolve({**config, "eval": {"batch_size": rows}}), devices)
+    mesh = parallel.make_mesh(MeshConfig(), jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+      params = task.init(jax.random.key(0))
+      found.append(Evaluator(task, mesh, WindowExamples(windows, TOKEN_BYTES, V))(params))
+  for result in found[1:]:
+    assert result["loss_by_step"] == pytest.approx(found[0]["loss_by_step"], rel=1e-5)
+
+
 def test_table_has_a_row_for_each_step():
-  result = {"loss": 1.0, "bits_per_byte": 2.0, "loss_by_step": [3.0, 1.0], "energy_by_step": [2.0, 0.5, -7.25]}
-  rows = [line.split() for line in table({**result, "steps_used": 1.5}).splitlines()[1:]]
-  assert rows[:3] == [["0", "2.0000"], ["1", "3.0000", "6.0000", "0.5000"], ["2", "1.0000", "2.0000", "-7.2500"]]
-  assert rows[3:] == ["steps used, on average: 1.50".split()]
-  del result["energy_by_step"]
+  result = {"loss": 1.0, "bits_per_byte_by_step": [6.0, 2.0], "loss_by_step": [3.0, 1.0]}
+  found = table({**result, "energy_by_step": [2.0, 0.5, -7.25], "steps_used": 1.5}, "bits_per_byte", "nats/token")
+  lines = [line.split() for line in found.splitlines()]
+  assert lines[0] == ["step", "nats/token", "bits/byte", "energy"]
+  assert lines[1:4] == [["0", "2.0000"], ["1", "3.0000", "6.0000", "0.5000"], ["2", "1.0000", "2.0000", "-7.2500"]]
+  assert lines[4:] == ["steps used, on average: 1.50".split()]
   assert table(result).split()[-1] == "-"

@@ -13,7 +13,7 @@ from ebt_jax.config import Config, ConfigError, DataConfig, EvalConfig, ModelCon
 from ebt_jax.evaluation import generate
 from ebt_jax.evaluation.generate import Generator
 from ebt_jax.evaluation.sampling import Sampling
-from ebt_jax.tasks.text import make_task
+from ebt_jax.tasks import decoding, registry
 
 CAPACITY, V, NEVER = 8, 11, 99
 GREEDY = Sampling(top_k=1)
@@ -25,6 +25,15 @@ BASE = Config(
 )
 
 
+def with_target(tokens):
+  """A batch whose inputs are these tokens."""
+  return {"tokens": jnp.pad(tokens, ((0, 0), (0, 1)))}
+
+
+def generator_of(task, params, end=NEVER):
+  return Generator(decoding.writer(task), params, end, task.config.data.context_length)
+
+
 def case_of(**model):
   landscapes = 1 if "kind" in model else 2
   config = dataclasses.replace(
@@ -32,9 +41,9 @@ def case_of(**model):
     model=dataclasses.replace(BASE.model, **model),
     thinking=dataclasses.replace(BASE.thinking, landscapes=landscapes),
   )
-  task = make_task(config)
+  task = registry.make(config)
   params = task.init(jax.random.key(0))
-  return task, params, Generator(task, params, NEVER)
+  return task, params, generator_of(task, params)
 
 
 @pytest.fixture(scope="module", params=[{}, {"variant": "time_embed"}, {"kind": "transformer"}], ids=str)
@@ -53,10 +62,10 @@ def whole(task, params):
   @jax.jit
   def logits(tokens):
     if task.config.model.kind == "transformer":
-      return task.model.logits(params["model"], tokens)
+      return task.model.predict(params["model"], tokens)
     start = jnp.zeros((*tokens.shape, V))
     return thinking.think(
-        task.model.energy, task.space, params, task.contexts(params, tokens), start, jax.random.key(0),
+        task.model.energy, task.space, params, task.context(params, with_target(tokens)), start, jax.random.key(0),
         task.config.thinking,
     ).candidate  # fmt: skip
 
@@ -93,11 +102,11 @@ def test_greedy_text_is_what_whole_sequences_say_and_the_window_slides(case):
   assert generator._write._cache_size() == generator._prefill._cache_size() == 1  # whatever the lengths
 
 
-def test_text_does_not_depend_on_how_it_is_cut_into_bunches(case, monkeypatch):
+def test_text_does_not_depend_on_how_many_tokens_a_call_generates(case, monkeypatch):
   _, _, generator = case
   whole = generator(PROMPTS, 9, Sampling(), 3)
-  for bunch in (1, 2):
-    monkeypatch.setattr(generate, "BUNCH", bunch)
+  for count in (1, 2):
+    monkeypatch.setattr(generate, "STREAMED", count)
     assert generator(PROMPTS, 9, Sampling(), 3, lambda *event: None) == whole
 
 
@@ -109,7 +118,7 @@ def test_the_energy_of_a_token_is_that_of_the_finished_thought():
   @jax.jit
   def thoughts(tokens):
     start = jnp.zeros((*tokens.shape, V))
-    contexts = task.contexts(params, tokens)
+    contexts = task.context(params, with_target(tokens))
     return thinking.think(task.model.energy, task.space, params, contexts, start, jax.random.key(0), config)
 
   assert written.energies[0] == pytest.approx(float(thoughts(jnp.array([[3, 1, 4]])).energies[-1, 0, -1]), rel=1e-4)
@@ -125,10 +134,10 @@ def many_candidates(count, capacity, **model):
     data=DataConfig(context_length=capacity),
     eval=EvalConfig(candidates=count),
   )
-  task = make_task(config)
+  task = registry.make(config)
   params = task.init(jax.random.key(0))
   tokens, lengths = jnp.array([[3, 1, 4, 1], [5, 9, 0, 0]]), jnp.array([4, 2])
-  prefill = jax.jit(task.prefill, static_argnums=3)
+  prefill = jax.jit(decoding.writer(task).prefill, static_argnums=3)
   return task, params, tokens, lengths, prefill(params, tokens, lengths, capacity)
 
 
@@ -136,15 +145,15 @@ def test_of_many_candidates_the_one_of_least_energy_is_kept():
   count = 4
   task, params, tokens, lengths, state = many_candidates(count, CAPACITY, variant="time_embed")
   keys = jax.random.split(jax.random.key(7))  # one for each row
-  logits, energies, steps = jax.jit(task.propose)(params, state, keys)
+  logits, energies, steps = jax.jit(decoding.writer(task).propose)(params, state, keys)
   assert steps.tolist() == [task.eval_steps] * 2
-  starts, _ = task.starts(keys, (2, 1))
+  starts, _ = task.starts(keys, {"tokens": jnp.zeros((2, 2), int)})
   config = dataclasses.replace(task.config.thinking, steps=task.eval_steps + 1)
 
   @jax.jit
   def alone(tokens, start):
     """One row of a batch for each candidate."""
-    contexts = task.contexts(params, jnp.tile(tokens, (count, 1)))
+    contexts = task.context(params, with_target(jnp.tile(tokens, (count, 1))))
     return thinking.think(
       task.model.energy, task.space, params, contexts, start, jax.random.key(0), config, observe=lambda x: x
     )
@@ -168,7 +177,7 @@ def test_many_candidates_share_one_cache():
         yield from shapes(inner)
 
   keys = jax.random.split(jax.random.key(0))
-  found = set(shapes(jax.make_jaxpr(task.propose)(params, state, keys).jaxpr))
+  found = set(shapes(jax.make_jaxpr(decoding.writer(task).propose)(params, state, keys).jaxpr))
   entries = [s for s in found if capacity in s and s[-1] == task.config.model.head_dim]
   assert entries and all(np.prod(s) <= one_layer for s in entries)
 
@@ -179,8 +188,8 @@ def test_the_cache_is_written_in_place(rows, model):
   config = dataclasses.replace(
     BASE, model=dataclasses.replace(BASE.model, **model), data=DataConfig(context_length=512)
   )
-  task = make_task(config)
-  generator = Generator(task, task.init(jax.random.key(0)), NEVER)
+  task = registry.make(config)
+  generator = generator_of(task, task.init(jax.random.key(0)))
   state, _ = generator._encode([[1]] * rows)
   args = (generator._params, state, np.zeros(rows, bool), 0, 4, jax.random.key(0), GREEDY)
   memory = generator._write.lower(*args).compile().memory_analysis()
@@ -192,7 +201,7 @@ def test_a_row_that_ended_stops_and_the_others_go_on(transformer):
   task, params, generator = transformer
   free = generator(PROMPTS, 12, GREEDY)
   end = free[0].tokens[2]
-  generator = Generator(task, params, end)
+  generator = generator_of(task, params, end)
   seen = []
   written = generator(PROMPTS, 12, GREEDY, on_token=lambda *event: seen.append(event))
   stops = [(r.tokens + [end]).index(end) + 1 for r in free]

@@ -1,8 +1,8 @@
-"""Stands in for `ebt_jax.main` in tests of sweeps: takes its flags and leaves its files, in no time.
+"""Replaces `ebt_jax.main` in tests of sweeps: it takes the same flags and writes the same files, but trains nothing.
 
-As a launcher: `--launcher="python tests/experiments/fake_trainer.py"`. A power law takes the place of training. It
-saves every second step, resumes, and ends as main does; `FAKE_FAIL=text` fails runs whose name holds the text, and
-`FAKE_SLEEP` is the seconds of a step.
+As a launcher: `--launcher="python tests/experiments/fake_trainer.py"`. The loss is a power law. It saves every second
+step, resumes, and ends as main does. `FAKE_FAIL=text` fails runs whose name contains the text; `FAKE_SLEEP` is the
+time of a step in seconds.
 """
 
 import ast
@@ -14,7 +14,7 @@ import random
 import sys
 import time
 
-from ebt_jax import metrics
+from ebt_jax import files, metrics
 from ebt_jax.sweep import Run
 
 
@@ -30,8 +30,9 @@ def main(words: list[str]) -> None:
   train, width, layers = config["train"], config["model"]["width"], config["model"]["layers"]
   ebt = config["model"]["kind"] == "ebt"
   params = 7 * layers * width**2
+  cost, paper = (35.0 * params, 40.0 * params) if ebt else (7.0 * params, 6.0 * params)  # FLOPs for each item
   folder.mkdir(parents=True, exist_ok=True)
-  metrics.write_json(folder / "config.json", config)
+  files.write_json(folder / "config.json", config)
   saved = folder / "saved.json"
   start = json.loads(saved.read_text()) if saved.exists() else 0
   with open(folder / "starts", "a") as f:
@@ -45,12 +46,18 @@ def main(words: list[str]) -> None:
       loss = (1 + (30 if ebt else 20) * (step * per_step) ** (-0.32 if ebt else -0.28) + 5 * params**-0.3) * noise
       writer.write(step, {"train/final_loss": loss, "time/wall_seconds": step * 0.1})
       if step == train["steps"] or step % config["eval"]["every"] == 0:
-        writer.write(step, {"eval/loss": loss, "eval/bits_per_byte": loss / math.log(2)})
+        writer.write(step, {"eval/loss": loss, "eval/perplexity": math.exp(loss), "eval/hard/loss": 2 * loss,
+                            "progress/items": step * per_step, "progress/flops": cost * step * per_step})  # fmt: skip
       if step % 2 == 0:
-        metrics.write_json(saved, step)
-  result = {"params": params + 514 * width, "params_non_embedding": params, "device": "1 x fake", "git": "fake"}
-  seconds = {"wall_seconds": 0.1, "train_seconds": 1e-9 * params * train["steps"] * per_step * (40 if ebt else 6)}
-  metrics.write_json(folder / "final_result.json", {**result, **seconds})
+        files.write_json(saved, step)
+  items = train["steps"] * per_step
+  result = {
+    "kind": config["model"]["kind"], "params": params + 514 * width, "params_non_embedding": params,
+    "steps": train["steps"], "item": "frame", "items": items, "unit": "nats/frame", "headline": "perplexity",
+    "flops_paper": paper * items, "devices": 2, "device": "2 x fake", "git": "fake",
+    "wall_seconds": 0.1, "train_seconds": 1e-9 * paper * items,
+  }  # fmt: skip
+  files.write_json(folder / "final_result.json", result)
 
 
 def _value(text: str):

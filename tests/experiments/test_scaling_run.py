@@ -1,5 +1,7 @@
-"""A sweep that is killed, hindered or changed: nothing is lost, trained twice or mixed up."""
+"""A sweep that is killed, hindered or changed loses no run, trains none twice and mixes none up."""
 
+import json
+import math
 import os
 import pathlib
 import random
@@ -14,9 +16,9 @@ import pytest
 
 from ebt_jax import sweep
 from ebt_jax.config import ConfigError
-from experiments.scaling import launch, points, studies
+from experiments.runner.launch import Task
+from experiments.scaling import points, studies
 from experiments.scaling import run as runner
-from experiments.scaling.launch import Slot, Task
 from tests.helpers import REPOSITORY, environment
 
 FAKE = f"{sys.executable} {REPOSITORY}/tests/experiments/fake_trainer.py"
@@ -68,10 +70,15 @@ def test_a_study_is_trained_once_and_collected(whole):
   row = runs["ebt,1x24,batch4,steps8,seed=1"]
   n = 7 * 24**2
   assert (row["series"], row["kind"], row["seed"], row["step"], row["end"]) == ("ebt", "ebt", 1, 8, True)
-  assert (row["tokens"], row["batch_tokens"], row["width"], row["thinking_steps"]) == (8 * 4 * 16, 64, 24, 2)
-  assert row["flops_paper"] == 40 * n * row["tokens"] and row["flops"] > 30 * n * row["tokens"]
+  assert row["level"] == "1x24,batch4,steps8"
+  assert (row["items"], row["batch_items"], row["width"], row["thinking_steps"]) == (8 * 4 * 16, 64, 24, 2)
+  assert row["flops_paper"] == 40 * n * row["items"] and row["flops"] == 35 * n * row["items"]
+  assert row["hard/loss"] == 2 * row["loss"] == pytest.approx(2 * math.log(row["perplexity"]))  # all that was evaluated
+  assert (row["item"], row["unit"], row["headline"], row["devices"]) == ("frame", "nats/frame", "perplexity", 2)
+  all_rows = [r for r in points.read(whole) if r["run"] == row["run"]]
+  assert [r["device_seconds"] for r in all_rows] == pytest.approx([2 * 40e-9 * n * 64 * (i + 1) for i in range(8)])
   other = runs["transformer,1x24,batch4,steps8,seed=1"]
-  assert other["flops_paper"] == 6 * n * row["tokens"] and other["thinking_steps"] == 0
+  assert other["flops_paper"] == 6 * n * row["items"] and other["thinking_steps"] == 0
   again = done(*command(whole))
   assert again.returncode == 0 and "12 done; ETA 0s" in again.stdout and measured(whole) == rows
 
@@ -95,21 +102,6 @@ def test_killed_three_times_and_continued(whole, tmp_path):
   assert any(len(s) > 1 for s in starts)  # a kill did hit a run
 
 
-def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
-  task = Task(
-    sweep.Run("r", studies.SERIES["ebt"], {"train.steps": 200, "eval.every": 100}), tmp_path, shlex.split(FAKE)
-  )
-  orphan = task.start(Slot(), task.lock())
-  assert task.lock() is None
-  p = runner.Progress(task, 1.0, 200)
-  free = [Slot()]
-  runner._advance(p, free)
-  assert p.state == "elsewhere" and len(free) == 1 and "by another process" in runner.table([p], 0.0, 1)
-  orphan.wait()
-  runner._advance(p, free)
-  assert p.state == "done" and (task.workdir / "starts").read_text() == "0\n"
-
-
 def test_a_failed_run_is_reported_and_does_not_stop_the_rest(whole, tmp_path):
   folder = tmp_path / "study"
   out = done(*command(folder), FAKE_FAIL="ebt,1x32,batch4,steps8,seed=0")
@@ -127,7 +119,7 @@ def test_sigterm_ends_the_runs_and_keeps_what_is_done(tmp_path):
     pass
   time.sleep(1)
   p.terminate()
-  assert p.wait(30) == 143 and "runs save what they have" in (out := p.stdout.read()) and "points in" in out
+  assert p.wait(30) == 143 and "runs save their state" in (out := p.stdout.read()) and "points in" in out
   locks = [path.stem for path in (tmp_path / "s/locks").iterdir()]
   assert locks and all(Task(sweep.Run(n, "", {}), tmp_path / "s").lock() for n in locks)  # nobody trains on
 
@@ -161,8 +153,6 @@ def test_a_users_config_joins_without_a_change_of_the_package(tmp_path):
   out = done(*command(tmp_path / "s", f"--join=mine={mine}", "--axes=data"))
   assert out.returncode == 0, out.stderr
   assert {r["series"] for r in measured(tmp_path / "s")} == {"transformer", "ebt", "mine"}
-  row = next(r for r in measured(tmp_path / "s") if r["series"] == "mine")
-  assert row["flops_paper"] == (20 + 12 * 1.5) * row["params_non_embedding"] * row["tokens"]  # 2 or 3 steps, one learnt
 
 
 def test_goes_on_from_its_two_files_in_a_new_folder(whole, tmp_path):
@@ -174,7 +164,7 @@ def test_goes_on_from_its_two_files_in_a_new_folder(whole, tmp_path):
   half = lambda line: gone in line and '"end": true' in line  # a run without its last point is not done
   (folder / points.FILE).write_text("".join(line for line in lines if not half(line)))
   out = done(*command(folder))
-  assert out.returncode == 0 and "of 11 runs only the points are here" in out.stdout, out.stderr
+  assert out.returncode == 0 and "# 11 runs have their points, but no folder" in out.stdout, out.stderr
   assert [path.name for path in (folder / "runs").iterdir()] == [gone] and measured(folder) == measured(whole)
   out = done(*command(folder, "--set", "train.clip=2.0"))
   assert out.returncode == 2 and "with other values of train.clip" in out.stderr
@@ -191,6 +181,14 @@ def test_another_study_in_the_same_folder_is_refused(whole):
     (["--axes=widht"], "--axes: no axis 'widht' in study tiny; did you mean width?"),
     (["--join=mine"], "--join: expected LABEL=FILE[:ARG], found 'mine'"),
     (["--join=mine=no.py"], "no file 'no.py'"),
+    (["--join=ebt=no.py"], "--join: the label 'ebt' is taken by experiments/scaling/recipe.py:ebt; give another label"),
+    (
+      [f"--join=a={studies.RECIPE}", "--join=a=no.py"],
+      "--join: the label 'a' is taken by experiments/scaling/recipe.py",
+    ),
+    (["--set", "train.steps=9"], "--set train.steps: axis data of study tiny sets config.train.steps itself"),
+    (["--set", "seed=9"], "--set seed: axis data of study tiny sets config.seed itself"),
+    (["--set", "train.clip"], "--set: expected KEY=VALUE, found 'train.clip'"),
     (["--set", "train.stpes=9"], "config.train.stpes: no such key; did you mean config.train.steps"),
     (["--jobs=0"], "--jobs: expected 1 or more, found 0"),
   ],
@@ -201,27 +199,41 @@ def test_mistakes_are_found_before_anything_starts(tmp_path, more, message):
   assert message in str(e.value) and not (tmp_path / "s").exists()
 
 
-def test_time_to_go():
-  """By FLOPs and the speed of each series; what runs counts for what it has left."""
-  run = lambda config, **how: runner.Progress(
-    Task(sweep.Run("r", config, {}), pathlib.Path("nowhere")), 10.0, 100, **how
-  )
-  all_ = [
-    run("a", state="running", step=50, started=100.0),
-    run("a"),
-    run("b", state="running", step=25, started=110.0),
-    run("b"),
-  ]
-  # a: 10 s for 5 FLOPs, 15 left; b: 0 s yet
-  assert runner.eta(all_[:2], 110.0, 1) == pytest.approx(30)
-  assert runner.eta(all_, 120.0, 2) == pytest.approx((15 * 20 / 5 + 17.5 * 10 / 2.5) / 2)
-  assert runner.duration(runner.eta([run("a")], 0.0, 1)) == "?"
+def test_a_key_that_other_axes_set_is_free():
+  """Axis thinking sets the number of thinking steps, the data axis does not."""
+  laptop = studies.get("laptop")
+  laptop.check_extra(["thinking.steps"], ["data", "width"])
+  with pytest.raises(ConfigError, match="axis thinking of study laptop sets config.thinking.steps itself"):
+    laptop.check_extra(["thinking.steps"], ["data", "thinking"])
 
 
-def test_slots_share_cores_and_gpus(monkeypatch):
-  monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
-  assert launch.slots(2) == [Slot((0, 1)), Slot((2, 3))]
-  assert [s.gpu for s in launch.slots(3, gpus=2)] == [0, 1, 0]
+def test_what_another_version_wrote_is_named(whole, tmp_path):
+  """A missing key is an error that says which key and which file; it is never a wrong number."""
+  folder = tmp_path / "study"
+  shutil.copytree(whole, folder)
+  path = folder / "runs/ebt,1x24,batch4,steps8,seed=1/final_result.json"
+  result = json.loads(path.read_text())
+  path.write_text(json.dumps({k: v for k, v in result.items() if k not in ("items", "devices")} | {"tokens": 512}))
+  with pytest.raises(ConfigError, match="seed=1/final_result.json: no key items, devices; another version"):
+    points.collect(folder)
+  study = json.loads((folder / points.STUDY).read_text())
+  for run in study["runs"].values():
+    del run["level"]
+  (folder / points.STUDY).write_text(json.dumps(study))
+  with pytest.raises(ConfigError, match="study.json, run transformer,1x24,.*: no key level"):
+    points.collect(folder)
+  (folder / points.FILE).write_text('{"run": "ebt", "tokens": 3}\n')
+  with pytest.raises(ConfigError, match="points.jsonl, line 1: no key series, level"):
+    points.read(folder)
+
+
+def test_rows_of_one_step_are_one_point_and_what_is_not_finite_is_left_out(whole, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(whole / "runs/ebt,1x24,batch4,steps8,seed=1", folder)
+  with open(folder / "metrics.jsonl", "a") as f:
+    f.write('{"step": 8, "eval/far/loss": 7.5, "eval/far/bits": "nan"}\n{"step": 9, "eval/loss": "nan"}\n')
+  rows = points.of_run(folder)
+  assert len(rows) == 8 and rows[-1]["far/loss"] == 7.5 and "far/bits" not in rows[-1] and rows[-1]["loss"] > 0
 
 
 @pytest.mark.parametrize("name", ["tiny", "quick", "laptop"])

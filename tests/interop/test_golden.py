@@ -15,7 +15,7 @@ import pytest
 from ebt_jax import thinking
 from ebt_jax.config import Config, EvalConfig, TrainConfig
 from ebt_jax.interop import reference
-from ebt_jax.tasks.text import make_task
+from ebt_jax.tasks import registry
 from ebt_jax.training import optimizer
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -65,13 +65,13 @@ def check_gradients(ours, data, prefix, config, tolerance):
 
 
 def ebt_draws(draws, data, config, prefix=""):
-  """Their draws, in order, as our start and `Draws`; the langevin noise of every step is stacked."""
+  """Their draws, in order, as our start and `Randomness`; the langevin noise of every step is stacked."""
   start, uniform, repeats, noise = None, None, [], []
   for i, text in enumerate(draws):
     kind = text.split()[0]
     value = data[f"{prefix}draw/{i}/{kind}"]
     if kind == "rand_like":
-      uniform = value
+      uniform = value[..., 0]
     elif kind == "randint":
       repeats.append(int(value[0]))
     elif kind == "randn":
@@ -81,7 +81,7 @@ def ebt_draws(draws, data, config, prefix=""):
   if repeats and len(repeats) < config.landscapes:
     repeats = [1] * (config.landscapes - len(repeats)) + repeats
   repeats = np.array(repeats) if repeats else None
-  return start, thinking.Draws(uniform, np.stack(noise) if noise else None, repeats)
+  return start, thinking.Randomness(uniform, np.stack(noise) if noise else None, repeats)
 
 
 def run_ebt(path, double):
@@ -90,7 +90,7 @@ def run_ebt(path, double):
   tolerance = 1e-8 if double else max(1e-4, 10 * meta.get("f32_grad_relerr_max", 0))
   model, params = reference.load(group(data, "param/"), **meta["hparams"])
   config = Config(model=model, thinking=reference.thinking_config(**meta["hparams"]))
-  task = make_task(config)
+  task = registry.make(config)
   ids = data["input/input_ids"]
   weights = (ids[:, 1:] != PAD).astype(data["param/embeddings.weight"].dtype)
   batch = {"tokens": jnp.asarray(ids), "weights": jnp.asarray(weights)}
@@ -99,8 +99,8 @@ def run_ebt(path, double):
   key = jax.random.key(0)
 
   if model.kind == "transformer":
-    loss, gradient = jax.value_and_grad(lambda p: task.loss(p, batch, key)[0] / tokens)(params)
-    check("logits", task.model.logits(params["model"], batch["tokens"][:, :-1]), data["logits"], 1e-4)
+    loss, gradient = jax.value_and_grad(lambda p: task.loss(p, batch, key)[0].total / tokens)(params)
+    check("logits", task.model.predict(params["model"], batch["tokens"][:, :-1]), data["logits"], 1e-4)
     check("loss", loss, data[f64 + "loss"], tolerance)
     return check_gradients(gradient, data, f64 + "grad/", model, tolerance)
 
@@ -109,8 +109,8 @@ def run_ebt(path, double):
   start = jnp.zeros((*ids[:, 1:].shape, model.vocab_size), weights.dtype) if start is None else jnp.asarray(start)
 
   thoughts = thinking.think(
-      task.model.energy, task.space, params, task.contexts(params, batch["tokens"][:, :-1]), start, key,
-      config.thinking, training=training, draws=draws, observe=lambda x: x,
+      task.model.energy, task.space, params, task.context(params, batch), start, key,
+      config.thinking, training=training, randomness=draws, observe=lambda x: x,
   )  # fmt: skip
   worst = 0.0
   assert int(thoughts.steps_used) == meta["steps"]
@@ -121,7 +121,7 @@ def run_ebt(path, double):
     worst = max(worst, check(f"prediction {i}", thoughts.observed[i], logits, tolerance))
 
   def loss_of(params):
-    return task.loss(params, batch, key, training=training, start=start, draws=draws)[0] / tokens
+    return task.loss(params, batch, key, training=training, start=start, randomness=draws)[0].total / tokens
 
   loss, gradient = jax.jit(jax.value_and_grad(loss_of))(params)
   worst = max(worst, check("loss", loss, data[f64 + "loss"], tolerance))
@@ -189,14 +189,15 @@ def infer(path, double) -> dict[str, tuple]:
   data, meta = load(path, double)
   model, params = reference.load(group(data, "param/"), **meta["hparams"])
   how, repeats = inference(meta["hparams"])
-  task = make_task(Config(model=model, thinking=reference.thinking_config(**meta["hparams"]), eval=how))
+  task = registry.make(Config(model=model, thinking=reference.thinking_config(**meta["hparams"]), eval=how))
   tokens = jnp.asarray(data["input/input_ids"])
   n, b = how.candidates, tokens.shape[0]
+  batch = {"tokens": jnp.pad(tokens, ((0, 0), (0, 1)))}  # theirs are inputs alone
   start = (
     jnp.asarray(data[f"draw/{int(n > 1)}/randn"]).reshape(b, n, *tokens.shape[1:], model.vocab_size).swapaxes(0, 1)
   )
   found = thinking.think_and_verify(
-      task.model.energy, task.space, jax.tree.map(jnp.asarray, params), task.contexts(params, tokens), start,
+      task.model.energy, task.space, jax.tree.map(jnp.asarray, params), task.context(params, batch), start,
       jax.random.key(0), task.config.thinking, how, observe=lambda x: x,
   )  # fmt: skip
   rows = lambda a: np.asarray(a.swapaxes(0, 1).reshape(b * n, *a.shape[2:]), np.float64)  # theirs are rows of b x n
@@ -212,12 +213,12 @@ def replay(path, double) -> dict[str, tuple]:
   data, meta = load(path, double)
   kind = np.float64 if double else np.float32
   model, params = reference.load(group(data, "param/"), **meta["hparams"])
-  task = make_task(Config(model=model, thinking=reference.thinking_config(**meta["hparams"])))
+  task = registry.make(Config(model=model, thinking=reference.thinking_config(**meta["hparams"])))
   params = jax.tree.map(jnp.asarray, params)
   s = data["call0/input_ids"].shape[1] - 1
   row = {"tokens": jax.ShapeDtypeStruct((s + 1,), jnp.int32), "weights": jax.ShapeDtypeStruct((s,), kind)}
   row["start"] = jax.ShapeDtypeStruct((s, model.vocab_size), kind)
-  buffer, out = thinking.empty_replay(meta["hparams"]["mcmc_replay_buffer_size"], row), {}
+  buffer, out = thinking.replay.empty(meta["hparams"]["mcmc_replay_buffer_size"], row), {}
   for i, call in enumerate(meta["calls"]):
     prefix = f"call{i}/"
     ids = data[f"{prefix}input_ids"]
@@ -229,11 +230,11 @@ def replay(path, double) -> dict[str, tuple]:
     tokens = batch["weights"].sum() + batch["replayed"]["weights"].sum()
 
     def loss_of(params):
-      loss, log = task.loss(params, batch, jax.random.key(0), start=jnp.asarray(start[: len(ids)]), draws=draws)
-      return loss / tokens, log
+      loss, log = task.loss(params, batch, jax.random.key(0), start=jnp.asarray(start[: len(ids)]), randomness=draws)
+      return loss.total / tokens, log
 
     (loss, log), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
-    buffer = thinking.add_replay(buffer, log["finished"])
+    buffer = thinking.replay.add(buffer, log.finished)
     assert int(buffer.added) == call["buffer_after"]
     out[f"{prefix}loss"] = (np.asarray(loss, np.float64), data[f"{prefix}loss"])
     theirs = reference.convert(group(data, f"{prefix}grad/"), model.layers, model.heads)
@@ -252,7 +253,7 @@ def test_optimiser_steps_agree(path, x64):
       beta1=meta["betas"][0], beta2=meta["betas"][1], eps=meta["eps"],
   )  # fmt: skip
   config = Config(model=model, thinking=reference.thinking_config(**meta["hparams"]), train=train)
-  task = make_task(config)
+  task = registry.make(config)
   params = jax.tree.map(jnp.asarray, params)
   tx = optimizer.make(config)
   state = tx.init(params)
@@ -261,7 +262,7 @@ def test_optimiser_steps_agree(path, x64):
   def step(params, state, ids, start):
     weights = (ids[:, 1:] != PAD).astype(start.dtype)
     batch = {"tokens": ids, "weights": weights}
-    loss_of = lambda p: task.loss(p, batch, jax.random.key(0), start=start)[0] / weights.sum()
+    loss_of = lambda p: task.loss(p, batch, jax.random.key(0), start=start)[0].total / weights.sum()
     loss, gradient = jax.value_and_grad(loss_of)(params)
     updates, state = tx.update(gradient, state, params)
     return jax.tree.map(jnp.add, params, updates), state, loss, optimizer.gradient_norm(config, gradient)

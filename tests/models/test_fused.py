@@ -12,8 +12,8 @@ import pytest
 
 from ebt_jax import parallel
 from ebt_jax.config import AuthorsConfig, Config, ConfigError, EvalConfig, MeshConfig, ModelConfig, ThinkingConfig
-from ebt_jax.models import fused, layers
-from ebt_jax.tasks.text import make_task
+from ebt_jax.models import attention, fused
+from ebt_jax.tasks import registry
 
 B, H, K = 1, 2, 8
 
@@ -48,7 +48,7 @@ LENGTHS = [128, 290]  # of one block of the splash kernel, and of three that are
 @pytest.mark.parametrize("length", LENGTHS)
 def test_the_context_equals_plain(backend, length):
   *args, weights = arrays(*[length] * 4)
-  plain = lambda q, k, v: layers.context_attention(q, k, v, jnp.arange(length))
+  plain = lambda q, k, v: attention.reference_context_attention(q, k, v, jnp.arange(length))
   expected = outputs_and_gradients(plain, args, weights)
   assert_close(outputs_and_gradients(fused.context_attention, args, weights), expected, 1e-5)
 
@@ -58,7 +58,7 @@ def test_candidates_equal_plain(backend, length, prefix):
   """In every argument; the context's too, though only candidates are differentiated where this is used."""
   *args, weights = arrays(*[length - prefix] * 3, length, length, length - prefix)
   positions = jnp.arange(prefix, length) + 1
-  expected = outputs_and_gradients(lambda *a: layers.candidate_attention(*a, positions), args, weights)
+  expected = outputs_and_gradients(lambda *a: attention.reference_candidate_attention(*a, positions), args, weights)
   assert_close(outputs_and_gradients(fused.candidate_attention, args, weights), expected, 1e-5)
 
 
@@ -87,7 +87,7 @@ def problem(attention, candidates=1, gradient="each", **model):
   model = ModelConfig(layers=1, heads=2, width=16, vocab_size=11, attention=attention, **model)
   random = {"steps": 3, "random_steps_min": 1, "noise": 0.1, "learn_noise": True} if gradient == "last" else {}
   thinking = ThinkingConfig(step_size=0.8, gradient=gradient, authors=AuthorsConfig(contrastive=0.1), **random)
-  task = make_task(Config(model=model, thinking=thinking, eval=EvalConfig(candidates=candidates)))
+  task = registry.make(Config(model=model, thinking=thinking, eval=EvalConfig(candidates=candidates)))
   tokens = jax.random.randint(jax.random.key(1), (4, 8), 0, 11)
   return task, jax.jit(task.init)(jax.random.key(0)), {"tokens": tokens, "weights": jnp.ones((4, 7))}
 
@@ -115,7 +115,7 @@ def called(backend, monkeypatch):
 def test_transformer_training_equals_plain(called):
   def trained(attention):
     task, params, batch = problem(attention, kind="transformer")
-    return jax.jit(jax.value_and_grad(lambda params: task.loss(params, batch, jax.random.key(2))[0]))(params)
+    return jax.jit(jax.value_and_grad(lambda params: task.loss(params, batch, jax.random.key(2))[0].total))(params)
 
   expected = trained("plain")
   assert not called
@@ -128,7 +128,7 @@ def test_transformer_training_equals_plain(called):
 def test_ebt_training_differentiates_its_context_once(called, gradient):
   """Traced only: a second derivative would be refused, and a fused candidate would ask for a log-sum-exp."""
   task, params, batch = problem("fused", gradient=gradient, variant="adaln")
-  loss = lambda params: task.loss(params, batch, jax.random.key(2))[0]
+  loss = lambda params: task.loss(params, batch, jax.random.key(2))[0].total
   jax.eval_shape(jax.grad(loss), params)
   assert called == {False}
 

@@ -16,7 +16,7 @@ MODEL = Transformer(ModelConfig(kind="transformer", layers=2, heads=2, width=16,
 def case():
   params = MODEL.init(jax.random.key(0))
   tokens = jax.random.randint(jax.random.key(1), (B, S), 0, V)
-  return params, tokens, jax.jit(MODEL.logits)
+  return params, tokens, jax.jit(MODEL.predict)
 
 
 def test_a_logit_depends_on_the_tokens_up_to_its_own_and_no_later_one(case):

@@ -1,4 +1,4 @@
-"""A few positions at a time gives what the whole vocabulary gives: loss, logs and gradients, on one device and on many."""
+"""A few positions at a time give what the whole vocabulary gives: loss, logs and gradients, on any devices."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import chunks, losses, parallel, thinking
+from ebt_jax import losses, parallel, thinking, vocabulary
 from ebt_jax.config import AuthorsConfig, Config, EvalConfig, MeshConfig, ModelConfig, ThinkingConfig
-from ebt_jax.tasks.text import make_task
+from ebt_jax.tasks import registry
 
 KEYS = jax.random.split(jax.random.key(0), 4)  # one for each row
 MODEL = ModelConfig(layers=1, heads=2, width=8, vocab_size=19)
@@ -28,15 +28,18 @@ def problem(model, thinking, **changes):
   config = Config(
     model=dataclasses.replace(MODEL, **model, **changes), thinking=ThinkingConfig(**{"step_size": 0.8, **thinking})
   )
-  task = make_task(config)
+  task = registry.make(config)
   k_params, k_tokens, k_weights = jax.random.split(jax.random.key(0), 3)
   params = jax.tree.map(lambda a: a.astype(float), task.init(k_params))
   weights = (jax.random.uniform(k_weights, (4, 6)) > 0.3).astype(float)
-  return task, params, {"tokens": jax.random.randint(k_tokens, (4, 7), 0, 19), "weights": weights}
+  tokens = jax.random.randint(k_tokens, (4, 7), 0, 19)
+  return task, params, {"tokens": tokens, "weights": weights, "bytes": 3.0 * weights.sum(1)}
 
 
 def run(task, params, batch):
-  loss = lambda params, batch: task.loss(params, batch, jax.random.key(1))
+  loss = lambda params, batch: (lambda mean, output: (mean.total, output.metrics))(
+    *task.loss(params, batch, jax.random.key(1))
+  )
   return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
 
 
@@ -69,8 +72,8 @@ def test_chunks_are_what_is_held(case):
 
   def temporary(chunk):
     task, params, batch = problem(*CASES[case], vocab_size=4096, vocab_chunk=chunk)
-    batch = jax.tree.map(lambda a: jnp.zeros((8, 128 + a.shape[1] - 6), a.dtype), batch)
-    loss = lambda params, batch: task.loss(params, batch, jax.random.key(1))[0]
+    batch = {"tokens": jnp.zeros((8, 129), int), "weights": jnp.zeros((8, 128)), "bytes": jnp.zeros(8)}
+    loss = lambda params, batch: task.loss(params, batch, jax.random.key(1))[0].total
     return jax.jit(jax.grad(loss)).lower(params, batch).compile().memory_analysis().temp_size_in_bytes
 
   whole = 4 * 8 * 128 * 4096
@@ -80,11 +83,12 @@ def test_chunks_are_what_is_held(case):
 @pytest.mark.parametrize("devices", [1, 2])
 def test_evaluation_in_groups_of_rows_is_that_of_all(monkeypatch, devices):
   task, params, batch = problem({}, {"noise": 0.3, "authors": AuthorsConfig(eval_noise=True)})
+  task = dataclasses.replace(task, shards=devices)
   with jax.set_mesh(parallel.make_mesh(MeshConfig(), jax.devices()[:devices])):
     evaluate = lambda: jax.jit(lambda *args: task.evaluate(*args))(params, batch, KEYS)
     whole = evaluate()
-    monkeypatch.setattr(chunks, "WHOLE_BYTES", 4 * 6 * 19)  # one row
-    assert chunks.row_groups(4, 6, 19) == 4 // devices
+    monkeypatch.setattr(vocabulary, "WHOLE_BYTES", 4 * 6 * 19)  # one row
+    assert vocabulary.row_groups(4, 4 * 6 * 19, devices) == 4 // devices
     assert_close(evaluate(), whole, 1e-6)
 
 
@@ -93,24 +97,26 @@ def test_the_best_of_several_candidates_is_what_is_evaluated():
   how = EvalConfig(steps=3, candidates=4)
   task = dataclasses.replace(task, config=dataclasses.replace(task.config, eval=how))
   scores = jax.jit(task.scores)(params, batch, KEYS)
-  found = task.verified(params, batch["tokens"][:, :-1], KEYS)
+  found = task.verified(params, batch, KEYS)
   best = np.asarray(found.final).argmin(0)
   chosen = np.take_along_axis(np.asarray(found.candidates), best[None, ..., None], 0)[0]
   nll = losses.token_losses(jnp.asarray(chosen), batch["tokens"][:, 1:])
-  np.testing.assert_allclose(scores["loss"][-1], nll, rtol=1e-4, atol=1e-4)
-  np.testing.assert_allclose(scores["final_energy"], np.asarray(found.final).min(0), rtol=1e-4, atol=1e-5)
-  sums = jax.jit(task.evaluate)(params, batch, KEYS)
-  np.testing.assert_allclose(sums["loss"][-1], np.sum(nll * batch["weights"]), rtol=1e-4)
-  assert sums["loss"].shape == (3,) and sums["energy"].shape == (4,) and sums["steps"] == 3 * batch["weights"].sum()
+  np.testing.assert_allclose(scores.error[-1], nll, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(scores.final_energy, np.asarray(found.final).min(0), rtol=1e-4, atol=1e-5)
+  means = jax.jit(task.evaluate)(params, batch, KEYS)
+  np.testing.assert_allclose(means["loss"].total[-1], np.sum(nll * batch["weights"]), rtol=1e-4)
+  assert means["loss"].total.shape == (3,) and means["energy"].total.shape == (4,)
+  assert {float(m.weight) for m in means.values()} == {float(batch["weights"].sum())}
+  assert means["steps"].value() == 3 and means["bytes_per_token"].value() == 3
 
 
 def test_thoughts_of_a_chunked_space_are_those_of_the_whole():
   task, params, batch = problem({}, {"noise": 0.3, "authors": AuthorsConfig(eval_noise=True)}, vocab_chunk=2)
   shape, keys, found = (4, 6, 19), jax.random.split(jax.random.key(2)), []
-  contexts = task.contexts(params, batch["tokens"][:, :-1])
-  for space in (task.space, task.training_space(4, 6)):
+  context = task.context(params, batch)
+  for space in (task.space, task.training_space):
     start = space.start(keys[0], shape)
-    thoughts = thinking.think(task.model.energy, space, params, contexts, start, keys[1], task.config.thinking)
+    thoughts = thinking.think(task.model.energy, space, params, context, start, keys[1], task.config.thinking)
     found.append((thoughts.energies, space.decode(params["model"], thoughts.candidate)))
   np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-4)
   np.testing.assert_array_equal(found[1][1], found[0][1])

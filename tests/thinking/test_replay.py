@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import thinking
+from ebt_jax.thinking import replay
 
 ROW = {"a": jax.ShapeDtypeStruct((2,), jnp.float32), "b": jax.ShapeDtypeStruct((), jnp.int32)}
-add, draw = jax.jit(thinking.add_replay), jax.jit(thinking.draw_replay, static_argnums=2)
+add, draw = jax.jit(replay.add), jax.jit(replay.draw, static_argnums=2)
 
 
 def rows(*numbers):
@@ -16,7 +16,7 @@ def rows(*numbers):
 
 
 def test_the_oldest_rows_are_overwritten():
-  buffer = thinking.empty_replay(5, ROW)
+  buffer = replay.empty(5, ROW)
   buffer = add(buffer, rows(1, 2, 3))
   assert buffer.rows["b"].tolist() == [1, 2, 3, 0, 0] and buffer.added == 3
   buffer = add(buffer, rows(4, 5, 6))
@@ -29,7 +29,7 @@ def test_the_oldest_rows_are_overwritten():
 
 
 def test_rows_are_drawn_without_replacement_from_those_that_are_there():
-  buffer = add(thinking.empty_replay(6, ROW), rows(1, 2, 3))
+  buffer = add(replay.empty(6, ROW), rows(1, 2, 3))
   drawn, there = draw(buffer, jax.random.key(0), 4)
   assert there.tolist() == [True, True, True, False] and sorted(drawn["b"][:3].tolist()) == [1, 2, 3]
   buffer = add(buffer, rows(4, 5, 6))
@@ -44,5 +44,5 @@ def test_rows_are_drawn_without_replacement_from_those_that_are_there():
 
 def test_memory_limits_the_rows():
   row_bytes = 2 * 4 + 4
-  assert thinking.replay_capacity(100, ROW, 1.0) == 100
-  assert thinking.replay_capacity(100, ROW, 7.9 * row_bytes / 1e9) == 7
+  assert replay.capacity(100, ROW, 1.0) == 100
+  assert replay.capacity(100, ROW, 7.9 * row_bytes / 1e9) == 7

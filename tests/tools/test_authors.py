@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import flops, thinking
+from ebt_jax import thinking
 from ebt_jax.config import resolve
 from ebt_jax.evaluation.generate import Generator
 from ebt_jax.evaluation.sampling import Sampling
-from ebt_jax.tasks.text import EBTText
+from ebt_jax.tasks import decoding, text
 from tools import authors
 
 ROWS, LENGTH, VOCABULARY = 2, 7, 13
@@ -24,7 +24,7 @@ def tasks(variant="default", layers=1, **thinking_options):
       "train": {"batch_size": ROWS},
     }
   )
-  return EBTText(config), authors.AuthorsText(config)
+  return text.make(config), authors.AuthorsText.of(config)
 
 
 def problem(task, dtype=jnp.float64):
@@ -51,7 +51,7 @@ def test_energies(x64, variant):
 
   @jax.jit
   def energies(params):
-    y, contexts = p @ task.model.table(params["model"]), task.contexts(params, tokens)
+    y, contexts = p @ task.model.table(params["model"]), task.context(params, batch)
     at = lambda k: task.model.energy(params["model"], thinking.at_landscape(contexts, k), y, k)
     return [at(k) for k in range(2)], [rival.energies(params["model"], tokens, p, k) for k in range(2)]
 
@@ -75,8 +75,8 @@ def test_loss_and_gradients(x64, options):
 
   def both(task):
     def loss(params):
-      total, log = task.loss(params, batch, key, start=start)
-      return total, (total, log["final_loss"], log["first_energy"], log["last_energy"])
+      mean, output = task.loss(params, batch, key, start=start)
+      return mean.total, (mean.total, output.metrics["final_loss"].total, output.metrics["energy_gap"].total)
 
     return jax.jit(jax.grad(loss, has_aux=True))(params)
 
@@ -88,7 +88,7 @@ def test_written_tokens(variant):
   task, rival = tasks(variant, steps=2, start="zeros")
   params, batch, _ = problem(task, jnp.float32)
   prompts, greedy = np.asarray(batch["tokens"][:, :3]).tolist(), Sampling(top_k=1)
-  ours = Generator(task, params, end_of_text=-1)(prompts, 4, greedy)
+  ours = Generator(decoding.writer(task), params, end_of_text=-1, capacity=LENGTH)(prompts, 4, greedy)
   assert [w.tokens for w in ours] == authors.Generator(rival, params, multiple=8)(prompts, 4, greedy)
 
 
@@ -96,7 +96,7 @@ def test_random_starts_are_drawn():
   task, rival = tasks(steps=1)
   params = task.init(jax.random.key(0))
   batch = {"tokens": jnp.zeros((ROWS, LENGTH + 1), jnp.int32), "weights": jnp.ones((ROWS, LENGTH))}
-  loss = jax.jit(lambda key: rival.loss(params, batch, key)[0])
+  loss = jax.jit(lambda key: rival.loss(params, batch, key)[0].total)
   one, two = (float(loss(jax.random.key(i))) for i in range(2))
   assert np.isfinite(one) and one != two
 
@@ -110,6 +110,6 @@ def test_what_is_not_known_is_refused():
 
 def test_flops_are_more_than_ours_and_grow_with_steps():
   few, many = (tasks(steps=steps)[1] for steps in (2, 8))
-  assert many.train_row_flops() == 4 * few.train_row_flops()
-  ours = flops.train_row(few.config)
-  assert few.train_row_flops() - ours["total"] == (6 * 2 - 3) * ours["context"] // 3
+  assert many.flops().row["total"] == 4 * few.flops().row["total"]
+  ours = text.make(few.config).flops().row
+  assert few.flops().row["total"] - ours["total"] == (6 * 2 - 3) * ours["context"] // 3

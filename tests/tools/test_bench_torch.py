@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ebt_jax.config import resolve
-from ebt_jax.tasks.text import make_task
+from ebt_jax.tasks import registry
 
 torch = pytest.importorskip("torch")
 from tools import bench_torch
@@ -15,7 +15,7 @@ ROWS, LENGTH, VOCABULARY, HEADS = 2, 7, 13, 2
 
 
 def of(**options):
-  task = make_task(
+  task = registry.make(
     resolve(
       {
         "model": {"layers": 2, "heads": HEADS, "width": 16, "vocab_size": VOCABULARY, **options.pop("model", {})},
@@ -36,7 +36,7 @@ def to_torch(params):
 def test_transformer(x64):
   task, params, tokens = of(model={"kind": "transformer"})
   theirs = bench_torch.transformer(to_torch(params["model"]), torch.tensor(tokens), HEADS)
-  ours = jax.jit(task.model.logits)(jax.tree.map(jnp.asarray, params["model"]), jnp.asarray(tokens))
+  ours = jax.jit(task.model.predict)(jax.tree.map(jnp.asarray, params["model"]), jnp.asarray(tokens))
   np.testing.assert_allclose(theirs.detach().numpy(), ours, rtol=1e-10, atol=1e-10)
 
 

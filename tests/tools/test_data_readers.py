@@ -1,4 +1,4 @@
-"""Readers of packages: a small piece of each format, with what is to go in it."""
+"""Readers of packages: a small piece of each format, with what a reader must remove."""
 
 import gzip
 import json

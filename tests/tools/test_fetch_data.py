@@ -1,4 +1,4 @@
-"""tools/fetch_data.py with a client that copies local packages: reading, verifying, resuming, errors."""
+"""tools/fetch_data.py with a client that copies local packages: reading, checking, resuming, errors."""
 
 import dataclasses
 import hashlib

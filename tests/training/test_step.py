@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ebt_jax.config import Config, DataConfig, ModelConfig, ThinkingConfig, TrainConfig
-from ebt_jax.tasks.text import make_task
+from ebt_jax.tasks import registry
+from ebt_jax.tasks.base import Mean, Output, Task
 from ebt_jax.training import state as state_lib
 from ebt_jax.training.step import make_train_step
 
@@ -37,8 +38,8 @@ def with_train(config, **train):
 @pytest.fixture(scope="module")
 def run():
   """A Transformer++ step, traced once for all tests of this module, and a state."""
-  step = jax.jit(chex.assert_max_traces(make_train_step(make_task(TRANSFORMER), TRANSFORMER), 1))
-  return step, state_lib.fresh(make_task(TRANSFORMER), TRANSFORMER)
+  step = jax.jit(chex.assert_max_traces(make_train_step(registry.make(TRANSFORMER)), 1))
+  return step, state_lib.fresh(registry.make(TRANSFORMER))
 
 
 def assert_same(a, b):
@@ -60,12 +61,12 @@ def test_loss_and_gradient_are_means_over_the_tokens_that_count(run):
   step, state = run
   batch = batch_of()
   _, metrics = step(state, batch)
-  task = make_task(TRANSFORMER)
+  task = registry.make(TRANSFORMER)
   count = batch["weights"].sum()
-  assert metrics["tokens"] == count
+  assert metrics["items"] == count
 
   def mean(params):
-    log_p = jax.nn.log_softmax(task.model.logits(params["model"], batch["tokens"][:, :-1]))
+    log_p = jax.nn.log_softmax(task.model.predict(params["model"], jnp.asarray(batch["tokens"][:, :-1])))
     nll = -jnp.take_along_axis(log_p, batch["tokens"][:, 1:, None], -1)[..., 0]
     return jnp.mean(nll[batch["weights"] > 0])
 
@@ -81,9 +82,9 @@ def test_four_microbatches_equal_one():
   results = []
   for n in (1, 4):
     config = with_train(config, microbatches=n)
-    task = make_task(config)
-    step = jax.jit(make_train_step(task, config))
-    state, metrics = step(state_lib.fresh(task, config), batch)
+    task = registry.make(config)
+    step = jax.jit(make_train_step(task))
+    state, metrics = step(state_lib.fresh(task), batch)
     results.append((state.params, metrics))
   (params, metrics), (again, same) = results
   for name in metrics:
@@ -116,22 +117,26 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(run, poison)
   assert np.isfinite(metrics["loss"]) and all(jax.tree.leaves(moved))
 
 
-class Dice:
+class Dice(Task):
   """A task whose gradient shows what its key draws: uniform numbers, weighted by token counts."""
+
+  def __init__(self, config):
+    self.config, self.problem = config, registry.make(config).problem
 
   def init(self, key):
     return {"model": {"w": jnp.zeros(4)}}
 
   def loss(self, params, batch, key):
-    loss = jnp.sum(batch["weights"]) * jnp.vdot(params["model"]["w"], jax.random.uniform(key, (4,)))
-    return loss, {"final_loss": loss}
+    count = jnp.sum(batch["weights"])
+    loss = Mean(count * jnp.vdot(params["model"]["w"], jax.random.uniform(key, (4,))), count)
+    return loss, Output({"final_loss": loss})
 
 
 def test_randomness_follows_the_seed_the_step_and_the_microbatch():
   norms = {}
   for seed, n in ((0, 1), (1, 1), (0, 4)):
     config = dataclasses.replace(with_train(TRANSFORMER, microbatches=n), seed=seed)
-    step, state = jax.jit(make_train_step(Dice(), config)), state_lib.fresh(Dice(), config)
+    step, state = jax.jit(make_train_step(Dice(config))), state_lib.fresh(Dice(config))
     for at in (0, 5):
       runs = [step(state._replace(step=jnp.int32(at)), batch_of())[1]["gradient_norm"] for _ in range(2)]
       assert runs[0] == runs[1]

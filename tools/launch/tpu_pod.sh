@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Runs one command on every host of a TPU slice, one process a host, until it has ended well. A slice that is missing
-# or was preempted is made anew, and the same command continues from the last checkpoint.
+# Runs one command on every host of a TPU slice, one process per host, until it succeeds. A slice that is missing or
+# was preempted is created again, and the same command continues from the last checkpoint.
 #
 #   TPU_TYPE=v5litepod-16 tools/launch/tpu_pod.sh NAME ZONE \
 #       python -m ebt_jax.main --config=configs/text_ebt_s1.py:small --workdir=/mnt/shared/runs/small --distributed
 #
-# The folder of the run must lie on a file system that all hosts mount at one place. Environment:
-#   TPU_TYPE        accelerator type, needed to make a slice
+# The folder of the run must be on a file system that all hosts mount at the same path. Environment:
+#   TPU_TYPE        accelerator type, needed to create a slice
 #   TPU_IMAGE       runtime image (tpu-ubuntu2204-base)
 #   TPU_SPOT        1: a preemptible slice
 #   TPU_SETUP       shell command for a new host: mounts, a clone of the repository, pip install -e '.[tpu]'
 #   TPU_REPOSITORY  the repository on the hosts (ebt_jax, in the home folder)
-#   TPU_RETRIES     failures of the command, without a preemption, before giving up (3)
+#   TPU_RETRIES     failures of the command without a preemption, before giving up (3)
 #   TPU_WAIT        seconds between attempts (30)
-#   TPU_DRY_RUN     1: print what would be started
-# Exit code: the command's; 2 means a mistake in its flags, which is not tried again.
+#   TPU_DRY_RUN     1: only print the commands
+# Exit code: the command's. 2 means a mistake in its flags; the command is then not tried again.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then
@@ -37,14 +37,14 @@ tpu() {
 state() { gcloud compute tpus tpu-vm describe "$name" "--zone=$zone" '--format=value(state)' 2>/dev/null || echo MISSING; }
 
 make() {
-  : "${TPU_TYPE:?set it to the accelerator type of the slice to make, such as v5litepod-16}"
+  : "${TPU_TYPE:?set it to the accelerator type of the slice to create, such as v5litepod-16}"
   local spot=()
   if [ "${TPU_SPOT:-0}" = 1 ]; then spot=(--spot); fi
   tpu create "--accelerator-type=$TPU_TYPE" "--version=${TPU_IMAGE:-tpu-ubuntu2204-base}" ${spot[@]+"${spot[@]}"} &&
     { [ -z "${TPU_SETUP:-}" ] || tpu ssh --worker=all "--command=$TPU_SETUP"; }
 }
 
-# A connection that breaks can leave the program running: the lock lets the next attempt wait for it.
+# A broken connection can leave the program running: the lock makes the next attempt wait for its end.
 remote="cd ${TPU_REPOSITORY:-ebt_jax} && flock .ebt_jax.lock$(printf ' %q' "$@")"
 
 if [ "${TPU_DRY_RUN:-0}" = 1 ]; then
@@ -69,8 +69,8 @@ while true; do
         echo "tpu_pod.sh: $name was preempted (exit code $code)" >&2
       fi
       ;;
-    MISSING) make || echo "tpu_pod.sh: $name could not be made; trying again" >&2 ;;
-    CREATING | STARTING | RESTARTING | REPAIRING | STOPPING | DELETING) ;; # soon in another state
+    MISSING) make || echo "tpu_pod.sh: $name could not be created; trying again" >&2 ;;
+    CREATING | STARTING | RESTARTING | REPAIRING | STOPPING | DELETING) ;; # the state will change soon
     *) tpu delete --quiet || true ;;                                       # preempted, terminated, stopped
   esac
   sleep "${TPU_WAIT:-30}"

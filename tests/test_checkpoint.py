@@ -4,21 +4,26 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from orbax.checkpoint import v1 as ocp
 import pytest
 
+from ebt_jax import checkpoint
+from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.config import CheckpointConfig
-from ebt_jax.training import checkpoint
-from ebt_jax.training.checkpoint import CheckpointError, Checkpoints
 
 P = jax.sharding.PartitionSpec
+# where one read or write fails, orbax leaves others of its own unfinished
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def make_state(seed: int, rows: int = 64):
@@ -29,7 +34,8 @@ def make_state(seed: int, rows: int = 64):
   }
   opt = optax.adamw(1e-3).init(params)
   half = jax.random.normal(k2, (8, 8), jnp.bfloat16)
-  return {"params": params, "opt": opt, "half": half, "step": jnp.int32(seed), "key": jax.random.key_data(k1)}
+  training = {"step": jnp.int32(seed), "opt": opt, "half": half, "key": jax.random.key_data(k1), "replay": ()}
+  return {"params": params, "training": training}
 
 
 def abstract(state, sharding=None):
@@ -58,9 +64,13 @@ def restore(folder, step=None, state=None):
     return c.restore(abstract(state or make_state(0)), step)
 
 
+def files_of(folder):
+  return [p for p in folder.rglob("*") if p.is_file()]
+
+
 def data_file(folder):
   """The file that holds most of the array bytes."""
-  return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+  return max(files_of(folder), key=lambda p: p.stat().st_size)
 
 
 def truncate(folder):
@@ -103,7 +113,7 @@ def test_round_trip_is_bitwise(tmp_path):
 
 def test_state_may_be_donated_right_after_save(tmp_path):
   update = jax.jit(lambda s: jax.tree.map(lambda x: x * 3 + 1, s), donate_argnums=0)
-  state = update({f"w{i}": jax.random.normal(jax.random.key(i), (1024, 1024)) for i in range(4)})
+  state = update({"params": {f"w{i}": jax.random.normal(jax.random.key(i), (1024, 1024)) for i in range(4)}})
   with Checkpoints(tmp_path, CheckpointConfig(keep=3)) as c:
     wanted = []
     for n in range(3):
@@ -131,6 +141,86 @@ def test_a_step_saved_already_is_left(tmp_path):
     assert c.save(1, make_state(5), {"at": "again"})
   assert restore(tmp_path)[2] == {"at": "again"}
   assert (tmp_path / "1.old").is_dir()
+
+
+def test_going_back_replaces_what_came_later(tmp_path):
+  save_all(tmp_path, [1, 4, 6], keep=3)
+  with Checkpoints(tmp_path, CheckpointConfig(keep=2)) as c:
+    assert c.restore(abstract(make_state(0)), 1)[0] == 1
+    c.save(3, make_state(3), {"at": 3})
+    c.save(5, make_state(5), {"at": 5})
+    c.save(4, make_state(4), {"at": "back"})
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4", "4.old", "5.old", "6.old"]
+  assert restore(tmp_path)[2] == {"at": "back"}
+
+
+def test_one_item_is_read_without_the_other(tmp_path, monkeypatch):
+  """As a sentence is generated from a run whose replay buffer is a hundred times its parameters."""
+  save_all(tmp_path, [1, 2])
+  params = {"params": make_state(2)["params"]}
+  for path in files_of(tmp_path / "2" / "training"):
+    path.write_bytes(b"damaged")
+  read, checksum = [], checkpoint._checksum
+  monkeypatch.setattr(checkpoint, "_checksum", lambda path: read.append(path) or checksum(path))
+  step, found, extra = restore(tmp_path, state=params)
+  assert (step, extra) == (2, {"at": 2})
+  assert_same(found, params)
+  assert read and not any("training" in path.parts for path in read)
+  shutil.rmtree(tmp_path / "2" / "training")
+  assert_same(restore(tmp_path, state=params)[1], params)
+  with Checkpoints(tmp_path, CheckpointConfig()) as c:
+    assert c.restore(abstract(params))[0] == 2
+    assert c.save(2, make_state(2), {})  # step 2 is not whole: who read a part of it does not know
+  (tmp_path / "3").mkdir()
+  (tmp_path / "2" / "params" / "_METADATA").unlink()
+  with pytest.raises(CheckpointError, match="2: damaged checkpoint: file params/_METADATA is missing"):
+    restore(tmp_path, 2, params)
+
+
+class State(NamedTuple):
+  """The one tree of checkpoints whose items were not yet apart."""
+
+  step: jax.Array
+  params: dict
+  opt: tuple
+  replay: tuple = ()
+
+
+def test_reads_checkpoints_of_one_tree(tmp_path):
+  new = make_state(3)
+  new["training"] = {k: new["training"][k] for k in ("step", "opt", "replay")}
+  state = State(params=new["params"], **new["training"])
+  with ocp.training.Checkpointer(tmp_path) as writer:
+    metadata = {"leaves": checkpoint._leaves(state), "extra": {"at": 3}}
+    writer.save_checkpointables(3, {"state": state}, custom_metadata=metadata)
+  seal = json.dumps(checkpoint._checksums(tmp_path / "3"))
+  (tmp_path / "3" / checkpoint.CHECKSUMS).write_text(seal)
+  for wanted in (new, {"params": new["params"]}, {"training": new["training"]}):
+    step, found, extra = restore(tmp_path, state=wanted)
+    assert (step, extra) == (3, {"at": 3})
+    assert_same(found, wanted)
+  other = make_state(3, rows=32)["params"]
+  with pytest.raises(CheckpointError, match=r"params/model/embed/embedding: found float32\[64, 128\]"):
+    restore(tmp_path, state={"params": other})
+  name = flip(tmp_path / "3")
+  with pytest.raises(CheckpointError, match=f"{name} has changed"):
+    restore(tmp_path, state={"params": new["params"]})
+
+
+@pytest.mark.parametrize("character", ["[", "*", "?", "\\"])
+def test_a_path_that_is_a_pattern_is_refused(tmp_path, character):
+  with pytest.raises(CheckpointError, match="takes for a pattern.*rename the folder") as e:
+    Checkpoints(tmp_path / f"a{character}b" / "checkpoints", CheckpointConfig())
+  assert repr(character) in str(e.value)
+
+
+def test_what_is_not_there_is_not_said_to_be_saved(tmp_path):
+  """orbax takes `[x]` for a pattern, misses its own files, and reports success."""
+  c = Checkpoints(tmp_path / "a", CheckpointConfig())
+  c.directory = tmp_path / "a[x]"
+  c.save(1, make_state(1), {})
+  with pytest.raises(CheckpointError, match="step 1 could not be written: .*arrays are not there: params/"):
+    c.close()
 
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "unsealed"])
@@ -176,11 +266,11 @@ def test_all_damaged_names_them(tmp_path):
 def test_another_model_is_no_damage(tmp_path):
   save_all(tmp_path, [1, 2])
   other = make_state(0, rows=32)
-  del other["half"]
+  del other["training"]["half"]
   with pytest.raises(CheckpointError, match="another model") as e:
     restore(tmp_path, state=other)
   assert "params/model/embed/embedding: found float32[64, 128], expected float32[32, 128]" in str(e.value)
-  assert "half: found bfloat16[8, 8], expected nothing" in str(e.value)
+  assert "training/half: found bfloat16[8, 8], expected nothing" in str(e.value)
 
 
 def test_restores_onto_another_mesh(tmp_path):
@@ -189,9 +279,9 @@ def test_restores_onto_another_mesh(tmp_path):
   two = jax.sharding.NamedSharding(jax.sharding.Mesh(devices[4:].reshape(2, 2), ("a", "b")), P("b", "a"))
   value = np.arange(64 * 16, dtype=np.float32).reshape(64, 16)
   with Checkpoints(tmp_path, CheckpointConfig()) as c:
-    c.save(1, {"w": jax.device_put(value, eight)}, {})
+    c.save(1, {"params": {"w": jax.device_put(value, eight)}}, {})
     for sharding in (two, eight, jax.sharding.SingleDeviceSharding(devices[3])):
-      w = c.restore(abstract({"w": value}, sharding))[1]["w"]
+      w = c.restore(abstract({"params": {"w": value}}, sharding))[1]["params"]["w"]
       assert w.sharding == sharding
       np.testing.assert_array_equal(w, value)
 
@@ -233,8 +323,8 @@ def test_save_that_cannot_start_is_a_checkpoint_error(tmp_path):
   with Checkpoints(tmp_path / "file" / "run", CheckpointConfig()) as c:
     with pytest.raises(CheckpointError, match="step 1 could not be written"):
       c.save(1, make_state(1), {})
-    with pytest.raises(TypeError, match="state w: expected a jax.Array, found float"):
-      c.save(1, {"w": 1.0}, {})
+    with pytest.raises(TypeError, match="tree params/w: expected a jax.Array, found float"):
+      c.save(1, {"params": {"w": 1.0}}, {})
     with pytest.raises(TypeError, match="extra: .*JSON"):
       c.save(1, make_state(1), {"loss": np.float32(1)})
 
@@ -242,11 +332,11 @@ def test_save_that_cannot_start_is_a_checkpoint_error(tmp_path):
 KILLED = """
 import os, pathlib, signal, sys
 import jax
+from ebt_jax.checkpoint import Checkpoints
 from ebt_jax.config import CheckpointConfig
-from ebt_jax.training.checkpoint import Checkpoints
 folder = pathlib.Path(sys.argv[1])
 c = Checkpoints(folder, CheckpointConfig())
-state = {"w": jax.random.bits(jax.random.key(1), (5_000_000,))}
+state = {"params": {"w": jax.random.bits(jax.random.key(1), (5_000_000,))}}
 c.save(1, state, {})
 c.save(2, state, {})
 while not (left := list(folder.glob("2.*/*.*tmp*"))):
@@ -263,8 +353,8 @@ def test_kill_during_save_leaves_the_one_before(tmp_path, caplog):
   assert len(left) == 1 and left[0].startswith("2.")  # killed in the middle
   with Checkpoints(tmp_path, CheckpointConfig()) as c:
     assert c.steps() == [1]
-    step, state, _ = c.restore(abstract({"w": jnp.zeros(5_000_000, jnp.uint32)}))
+    step, state, _ = c.restore(abstract({"params": {"w": jnp.zeros(5_000_000, jnp.uint32)}}))
     assert step == 1 and not caplog.records
-    np.testing.assert_array_equal(state["w"], jax.random.bits(jax.random.key(1), (5_000_000,)))
-    c.save(2, {"w": jnp.zeros(3)}, {})
+    np.testing.assert_array_equal(state["params"]["w"], jax.random.bits(jax.random.key(1), (5_000_000,)))
+    c.save(2, {"params": {"w": jnp.zeros(3)}}, {})
   assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]

@@ -1,13 +1,15 @@
-"""How the runs of a study are started: processes of this machine, or tasks of a Slurm array.
+"""Starts training runs: as processes of this machine, or as tasks of a Slurm array.
 
-Both give a run the same command, folder and log, and hold a lock while it trains. The lock belongs to the training
-process itself: a sweep that is killed and started again waits for runs that are still going, and starts none twice.
+Both ways give a run the same command, folder and log, and hold a lock while it trains. The training process itself owns
+the lock. A sweep that was killed and started again therefore waits for runs that are still training; it never starts a
+run twice.
 """
 
 from collections.abc import Mapping, Sequence
 import ctypes
 import dataclasses
 import fcntl
+import functools
 import os
 import pathlib
 import shlex
@@ -22,7 +24,7 @@ from ebt_jax.sweep import Run
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-  """Where one process runs: CPU cores that it is held to, and a GPU or none."""
+  """Where one process runs: the CPU cores that it may use (empty: all) and its GPU, if any."""
 
   cores: tuple[int, ...] = ()
   gpu: int | None = None
@@ -33,7 +35,7 @@ class Slot:
 
 
 def slots(jobs: int, gpus: int = 0) -> list[Slot]:
-  """`jobs` slots that share the cores and the GPUs of this machine equally."""
+  """`jobs` slots that share the cores and the first `gpus` GPUs of this machine equally."""
   cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
   each = max(1, len(cores) // jobs)
 
@@ -45,11 +47,11 @@ def slots(jobs: int, gpus: int = 0) -> list[Slot]:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One run with all that is needed to start it.
+  """One run and how it is started.
 
   Attributes:
-    run: what is trained.
-    folder: of the study.
+    run: the training run.
+    folder: the folder that holds `runs/`, `logs/` and `locks/`.
     launcher: words before the command, such as the script for a TPU pod.
   """
 
@@ -71,24 +73,24 @@ class Task:
 
   @property
   def _programs(self) -> dict[str, str]:
-    """Seeds of one size share their compiled programs."""
+    """A compilation cache for all runs: seeds of the same size share their compiled programs."""
     folder = str((self.folder / "programs").absolute())
     return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
 
   def command(self) -> list[str]:
-    """What is started; a launcher starts it elsewhere, on every host of a pod."""
+    """The words of the command. A launcher runs it on other machines, on every host of a pod."""
     python = ["python"] if self.launcher else [sys.executable]
     program = [*python, "-m", "ebt_jax.main", *self.run.flags(), f"--workdir={self.workdir}"]
     return [*self.launcher, *program, *(["--distributed"] if self.launcher else [])]
 
   def shown(self, slot: Slot) -> str:
-    """The command as a shell takes it, with what `start` does beside it."""
+    """The command for a shell, with the GPU and the cores that `start` sets."""
     words = [f"{k}={v}" for k, v in slot.environment.items()]
     words += ["taskset", "-c", ",".join(map(str, slot.cores))] if slot.cores else []
     return shlex.join([*words, *self.command()])
 
   def lock(self) -> IO | None:
-    """The open lock of this run; None while another process holds it."""
+    """The open lock file of this run; None while another process holds the lock."""
     path = self.folder / "locks" / f"{self.run.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a")
@@ -100,7 +102,7 @@ class Task:
     return file
 
   def start(self, slot: Slot, lock: IO) -> subprocess.Popen:
-    """Starts the run, which takes the lock over. It is asked to save and end when this process dies."""
+    """Starts the run and hands the lock to it. When this process dies, the run gets SIGTERM: it saves and ends."""
     self.log.parent.mkdir(parents=True, exist_ok=True)
     with lock, open(self.log, "a", encoding="utf-8") as log:
       log.write(f"$ {self.shown(slot)}\n")
@@ -112,18 +114,18 @@ class Task:
         stderr=subprocess.STDOUT,
         env={**self._programs, **os.environ, **slot.environment},
         pass_fds=[lock.fileno()],
-        start_new_session=True,  # Ctrl-C is for the sweep, which asks its runs to end
-        preexec_fn=lambda: _settle(slot),
+        start_new_session=True,  # Ctrl-C reaches the sweep alone, which then asks its runs to end
+        preexec_fn=functools.partial(_confine, slot),
       )
 
-  def why(self) -> str:
-    """The last line of the log that says something."""
+  def last_words(self) -> str:
+    """The last line of the log that is not empty."""
     lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
-def _settle(slot: Slot) -> None:
-  """In the new process, before the program: its cores, and SIGTERM when the sweep dies (Linux)."""
+def _confine(slot: Slot) -> None:
+  """Runs in the new process before the program: sets its cores, and asks for SIGTERM when the sweep dies (Linux)."""
   if slot.cores:
     os.sched_setaffinity(0, slot.cores)
   if sys.platform == "linux":
@@ -131,7 +133,7 @@ def _settle(slot: Slot) -> None:
 
 
 class SlurmTask:
-  """A run as a task of a Slurm array. On preemption it saves, ends and is queued again."""
+  """A run as a task of a Slurm array. When it is preempted, it saves, ends and is queued again."""
 
   def __init__(self, task: Task):
     self.task = task
@@ -146,11 +148,11 @@ class SlurmTask:
     self._process = self.task.start(Slot(), lock)
     code = self._process.wait()
     if not self.task.done:
-      raise RuntimeError(f"{self.task.run.name}: exit code {code}: {self.task.why()}")
+      raise RuntimeError(f"{self.task.run.name}: exit code {code}: {self.task.last_words()}")
     return code
 
   def checkpoint(self) -> Any:
-    """Called by submitit when the time is up or the node is wanted."""
+    """Called by submitit when the time limit is reached or the task is preempted."""
     from submitit.helpers import DelayedSubmission
 
     if self._process:
@@ -165,14 +167,14 @@ def slurm(
   """Submits one array and returns its jobs.
 
   Args:
-    tasks: runs that are missing.
-    folder: of the study, on a file system that all nodes see.
-    jobs: tasks that run at once.
-    parameters: of submitit, such as `timeout_min`, `gpus_per_node` and `slurm_partition`.
-    cluster: another executor of submitit than Slurm's, for tests.
+    tasks: the runs to train.
+    folder: folder of the study, on a file system that all nodes share.
+    jobs: number of tasks that run at the same time.
+    parameters: parameters of submitit, such as `timeout_min`, `gpus_per_node` and `slurm_partition`.
+    cluster: executor of submitit; default: Slurm. Tests use "local".
 
   Raises:
-    ConfigError: submitit is not installed, there is no Slurm here, or it does not know a parameter.
+    ConfigError: submitit is not installed, Slurm is not found, or submitit refuses a parameter.
   """
   try:
     import submitit

@@ -9,8 +9,9 @@ import pytest
 
 from ebt_jax.config import ConfigError
 from ebt_jax.sweep import Run
-from experiments.scaling import launch, studies
-from experiments.scaling.launch import Task
+from experiments.runner import launch
+from experiments.runner.launch import Task
+from experiments.scaling import studies
 from tests.helpers import REPOSITORY
 
 SCRIPT = REPOSITORY / "tools/launch/tpu_pod.sh"
@@ -42,7 +43,7 @@ SSH = "ssh pod --zone=zone --worker=all --command=cd ebt_jax && flock .ebt_jax.l
 SSH += r"python -m ebt_jax.main --config=a\ b.py:x"
 
 
-def test_preempted_slice_is_made_anew_and_the_command_continues(tmp_path):
+def test_a_preempted_slice_is_created_again_and_the_command_continues(tmp_path):
   states = "MISSING CREATING READY PREEMPTED PREEMPTED MISSING READY"
   done, calls = pod(tmp_path, states, "0 255 0 0", *TRAIN, TPU_SETUP="setup", TPU_SPOT="1")
   assert done.returncode == 0 and "pod was preempted (exit code 255)" in done.stderr
@@ -53,7 +54,7 @@ def test_preempted_slice_is_made_anew_and_the_command_continues(tmp_path):
 
 
 @pytest.mark.parametrize("codes, code, tries", [("2", 2, 1), ("1 1 1", 1, 3), ("1 0", 0, 2)])
-def test_what_fails_without_preemption_is_not_tried_for_ever(tmp_path, codes, code, tries):
+def test_a_command_that_fails_without_preemption_is_tried_at_most_three_times(tmp_path, codes, code, tries):
   done, calls = pod(tmp_path, "READY " * 6, codes, *TRAIN)
   assert done.returncode == code and len(calls) == tries
 

@@ -1,29 +1,37 @@
-"""What a person reads at the end of training: a sample with its energies, the loss by thinking step, what to do next."""
+"""Generated text for people: a continuation drawn with the energy of each token, and as JSON."""
 
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from ebt_jax import metrics
-from ebt_jax.config import Config
-from ebt_jax.evaluation import evaluator
+from ebt_jax import files
+from ebt_jax.data.windows import Windows
 from ebt_jax.evaluation.generate import Generator, Written
 from ebt_jax.evaluation.sampling import Sampling
+from ebt_jax.tasks import decoding
+from ebt_jax.tasks.base import Task
 
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def write_sample(task: Any, params: Any, held_out: Any, tokenizer: Any, folder: pathlib.Path) -> str:
+def write_sample(task: Task, params: Any, held_out: Windows, folder: pathlib.Path) -> str:
   """Continues the start of a held-out text; saves every token's energy in `sample.json`; returns it drawn."""
-  s = task.config.sample
+  s, tokenizer = task.config.sample, task.problem.tokenizer
   if not s.tokens:
     return ""
   length = min(s.prompt_tokens, int(held_out.lengths[0]), task.config.data.context_length - 1)
   prompt = np.asarray(held_out.tokens[0][:length]).tolist()
-  (written,) = Generator(task, params, tokenizer.end_of_text)([prompt], s.tokens, Sampling(s.temperature))
-  metrics.write_json(folder / "sample.json", as_json(written, tokenizer))
-  return draw(written, tokenizer, "energy" if task.config.model.kind == "ebt" else "entropy")
+  writer = decoding.writer(task)
+  generate = Generator(writer, params, tokenizer.end_of_text, task.config.data.context_length)
+  (written,) = generate([prompt], s.tokens, Sampling(s.temperature))
+  files.write_json(folder / "sample.json", as_json(written, tokenizer))
+  return draw(written, tokenizer, writer.quantity)
+
+
+def example_prompt(task: Task) -> str:
+  """A prompt that suits the data: the embedded text is of addresses, others are unknown."""
+  return "The people of" if task.config.data.source == "embedded" else "The"
 
 
 def as_json(written: Written, tokenizer: Any) -> dict[str, Any]:
@@ -51,20 +59,3 @@ def draw(written: Written, tokenizer: Any, quantity: str = "energy", width: int 
   for i in range(0, len(shown), width):
     lines += ["  " + shown[i : i + width], "  " + bars[i : i + width]]
   return "\n".join(lines)
-
-
-def ending(config: Config, workdir: str, result: dict, data: dict, sample: str) -> str:
-  """The last words of a training run."""
-  run = f"python -m ebt_jax.main --workdir={workdir}"
-  think = f"\n  {run} --mode=eval --thinking_steps={2 * config.thinking.steps}   # think longer"
-  return f"""
-held-out text, {result["tokens"]} tokens, after each {"thinking step" if config.model.kind == "ebt" else "pass"}:
-{evaluator.table(result)}
-unigram entropy of the same text: {data["unigram_nats_per_token"]:.4f} nats/token, {data["unigram_bits_per_byte"]:.4f} bits/byte
-
-{sample}
-
-next:
-  {run} --mode=generate --prompt="The people of" --max_tokens=200{think if config.model.kind == "ebt" else ""}
-  tensorboard --logdir={workdir}/tensorboard
-"""

@@ -1,0 +1,109 @@
+"""The modes that use a trained run: evaluation on held-out or other data, and generation of text."""
+
+import pathlib
+import sys
+from typing import Any
+
+import jax
+
+from ebt_jax import files, parallel, runs
+from ebt_jax.config import Config, ConfigError, MeshConfig
+from ebt_jax.data.tokenizers import StreamDecoder
+from ebt_jax.evaluation import evaluator, text_report
+from ebt_jax.evaluation.evaluator import Evaluator
+from ebt_jax.evaluation.generate import Generator
+from ebt_jax.evaluation.sampling import Sampling
+from ebt_jax.tasks import decoding
+
+
+def evaluate(workdir: str, config: Config, step: int | None = None, source: str = "") -> dict[str, dict[str, Any]]:
+  """Every held-out set of a run, or with `source` all of another one. Writes `eval_*.json`; returns results by name."""
+  mesh = parallel.make_mesh(config.mesh)
+  with jax.set_mesh(mesh):
+    run = runs.open_run(workdir, step, config, mesh)
+    problem = run.task.problem
+    sets = {source: problem.examples_of(source)} if source else problem.data().held_out
+    results = {name: Evaluator(run.task, mesh, examples)(run.params, _progress) for name, examples in sets.items()}
+  for name, result in results.items():
+    found = {"step": run.step, "source": name, "thinking_steps": run.task.eval_steps, **result}
+    if jax.process_index() == 0:
+      _report(run, found)
+  return results
+
+
+def _report(run: runs.Run, result: dict[str, Any]) -> None:
+  """Prints a result and writes it into the run's folder, with the settings in its name."""
+  problem = run.task.problem
+  count = f"{result['items']} {problem.item}s in {result['examples']} examples"
+  print(f"checkpoint {run.step}, {result['source']}: {count}")
+  print(evaluator.table(result, problem.headline, problem.unit))
+  numbers = {k: v for k, v in result.items() if isinstance(v, float) and k not in ("loss", "steps_used")}
+  print(", ".join(f"{name.replace('_per_', '/').replace('_', ' ')} {value:.4f}" for name, value in numbers.items()))
+  name = "".join(c if c.isalnum() else "_" for c in result["source"]).strip("_")[-60:]
+  path = run.folder / f"eval_{name}_step{run.step}_think{run.task.eval_steps}.json"
+  files.write_json(path, result)
+  print(f"written to {path}")
+
+
+def read_prompts(prompts: list[str], file: str) -> list[str]:
+  """Prompts given one by one, or one a line in a file."""
+  if file:
+    try:
+      prompts = prompts + [line for line in pathlib.Path(file).read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as e:
+      raise ConfigError(f"--prompts_file: {file} cannot be read as UTF-8 text: {e}") from e
+  if not prompts:
+    raise ConfigError('--prompt: give at least one, e.g. --prompt="The people of", or --prompts_file')
+  if not all(prompts):
+    raise ConfigError("--prompt: expected some text, found an empty prompt")
+  return prompts
+
+
+def generate(
+  workdir: str,
+  config: Config,
+  step: int | None,
+  prompts: list[str],
+  max_tokens: int,
+  sampling: Sampling,
+  seed: int = 0,
+  out: str = "",
+) -> list[dict[str, Any]]:
+  """Continues prompts on one device; one prompt is streamed to the terminal."""
+  if config.task != "text":
+    raise ConfigError(f"--mode=generate: task {config.task!r} generates no text; only task 'text' does")
+  if max_tokens < 1:
+    raise ConfigError(f"--max_tokens: expected 1 or more, found {max_tokens}")
+  if out and not pathlib.Path(out).absolute().parent.is_dir():
+    raise ConfigError(f"--out: there is no folder {pathlib.Path(out).parent}; make it, or choose another file")
+  if jax.process_count() > 1:
+    raise ConfigError("--mode=generate: runs on one process; start it without --distributed")
+  mesh = parallel.make_mesh(MeshConfig(data=1), jax.devices()[:1])
+  with jax.set_mesh(mesh):
+    run = runs.open_run(workdir, step, config, mesh)
+    writer, tokenizer = decoding.writer(run.task), run.task.problem.tokenizer
+    generator = Generator(writer, run.params, tokenizer.end_of_text, run.config.data.context_length)
+    run = run._replace(params=None)  # the generator has its own
+    ids = [tokenizer.encode(p).tolist() for p in prompts]
+    decoder = StreamDecoder(tokenizer)
+
+    unsaid = prompts[:1]  # until the first token: the prompt may not fit
+
+    def stream(row, token, energy):
+      print(*unsaid, decoder.push(token), sep="", end="", flush=True)
+      unsaid.clear()
+
+    written = generator(ids, max_tokens, sampling, seed, stream if len(ids) == 1 else None)
+    if len(ids) == 1:
+      print(decoder.flush(), end="\n\n")
+  for w in written:
+    print(text_report.draw(w, tokenizer, writer.quantity), end="\n\n")
+  results = [text_report.as_json(w, tokenizer) for w in written]
+  if out:
+    files.write_json(out, results)
+  return results
+
+
+def _progress(done: int, total: int) -> None:
+  if sys.stderr.isatty() and jax.process_index() == 0:
+    print(f"\revaluated {done}/{total} examples", end="\n" if done == total else "", file=sys.stderr, flush=True)

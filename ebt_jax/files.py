@@ -1,0 +1,53 @@
+"""Writes a file as a whole: a reader, and a process that is killed, sees the old content or the new, never a part."""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+import uuid
+
+
+def replace_bytes(path: str | os.PathLike, data: bytes) -> None:
+  """Replaces a file by `data`, or makes it, in one step.
+
+  The data go to a part file beside it, whose name no other process shares, then to the disk, and only then does
+  the part file take the name `path`. An error removes the part file.
+
+  Raises:
+    OSError: the folder does not exist or is not writable, or the disk is full; the old file is as it was.
+  """
+  path = pathlib.Path(path)
+  part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.part")
+  try:
+    with open(part, "xb") as f:
+      f.write(data)
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(part, path)
+  except BaseException:
+    part.unlink(missing_ok=True)
+    raise
+
+
+def replace_text(path: str | os.PathLike, text: str) -> None:
+  """`replace_bytes` with `text` in UTF-8."""
+  replace_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """`replace_text` with `value` as indented JSON; see `valid_json` for numbers that JSON does not have."""
+  replace_text(path, json.dumps(valid_json(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def valid_json(value: Any) -> Any:
+  """`value` in types that JSON has: array scalars become numbers, NaN and infinities "nan", "inf" and "-inf"."""
+  if isinstance(value, dict):
+    return {str(k): valid_json(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [valid_json(v) for v in value]
+  if hasattr(value, "item"):
+    value = value.item()
+  if isinstance(value, float) and not math.isfinite(value):
+    return str(value)
+  return value

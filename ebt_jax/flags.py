@@ -1,0 +1,133 @@
+"""The flags of `ebt_jax.main`: their help page, and how they are parsed."""
+
+import argparse
+import functools
+from importlib import metadata
+import os
+import typing
+
+from ebt_jax import config as config_lib
+from ebt_jax.config import Config, ConfigError
+
+MODES = ("train", "eval", "generate", "shapes", "compile")
+# flag: the modes that use it; flags that are not listed are used by every mode
+USED_BY = {"checkpoint_step": ("eval", "generate"), "source": ("eval",)} | dict.fromkeys(
+  ("prompt", "prompts_file", "max_tokens", "temperature", "top_k", "top_p", "seed", "out"), ("generate",)
+)
+REMOVED = {"thinking_steps": "eval.steps=", "candidates": "eval.candidates=", "eval": "eval."}  # flag: now --set ...
+
+DESCRIPTION = """\
+Train and use Energy-Based Transformers and the baselines they are compared with.
+
+modes:
+  train     train the run in --workdir, or continue it (the default)
+  eval      evaluate a trained run on its held-out data, or on --source
+  generate  continue prompts with a trained run
+  shapes    trace a run without computing, and print its parameters
+  compile   compile a training step without running it, and print its memory, FLOPs and communication
+
+Flags are written --flag=value or --flag value.
+"""
+EXAMPLES = """\
+examples:
+  python -m ebt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+  python -m ebt_jax.main --config=configs/quickstart.py:transformer --workdir=runs/baseline --set train.steps=900 seed=1
+  python -m ebt_jax.main --workdir=runs/quickstart --mode=eval --set eval.steps=6
+  python -m ebt_jax.main --workdir=runs/quickstart --mode=generate --prompt="The people of" --set eval.candidates=8
+  python -m ebt_jax.main --config=configs/text_ebt_s1.py:small --mode=compile --set mesh.model=2
+
+ebt_jax/config/schema.py has every config key with its meaning and its default.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> typing.NoReturn:
+    raise ConfigError(message.removeprefix("argument "))
+
+
+class _Key(argparse.Action):
+  """Collects `--config.KEY=VALUE` as the assignment `config.KEY=VALUE`."""
+
+  def __call__(self, parser, flags, value, flag=None):
+    flags.keys.append(f"{self.dest}={self.const if value == [] else value}")
+
+
+def _parser() -> _Parser:
+  parser = _Parser(
+    prog="python -m ebt_jax.main",
+    usage="python -m ebt_jax.main --config=FILE.py[:ARG] --workdir=DIR [--mode=MODE] [--set KEY=VALUE ...] [flags]",
+    description=DESCRIPTION,
+    epilog=EXAMPLES,
+    formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=32, width=120),
+    allow_abbrev=False,
+  )
+  path = os.path.expanduser
+  parser.add_argument("--version", action="version", version=f"ebt_jax {_version()}")
+  flag = parser.add_argument_group("every mode").add_argument
+  flag("--mode", default="train", metavar="MODE", help=" | ".join(MODES))
+  flag("--config", type=path, metavar="FILE.py[:ARG]", help="config file (default: the config of the run in --workdir)")
+  flag("--workdir", type=path, default="", metavar="DIR", help="folder of the run: checkpoints, metrics, results")
+  flag("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="config keys, e.g. train.steps=100")
+  key = {"action": _Key, "default": argparse.SUPPRESS}
+  flag("--config.KEY", **key, metavar="VALUE", help="the same, on top of --config; also --config.KEY, --noconfig.KEY")
+  flag("--distributed", action="store_true", help="call jax.distributed.initialize first (TPU pods, clusters)")
+  flag = parser.add_argument_group("eval, generate").add_argument
+  flag("--checkpoint_step", type=int, default=-1, metavar="N", help="the checkpoint to use (default: the newest)")
+  flag = parser.add_argument_group("eval").add_argument
+  flag("--source", default="", help="evaluate on other data, written like config.data.source")
+  flag = parser.add_argument_group("generate").add_argument
+  flag("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; may be repeated")
+  flag("--prompts_file", type=path, default="", metavar="FILE", help="text file with one prompt a line")
+  flag("--max_tokens", type=int, default=200, metavar="N", help="most tokens for each prompt (default: 200)")
+  flag("--temperature", type=float, default=0.8, metavar="T", help="more than 0; greedy is --top_k=1 (default: 0.8)")
+  flag("--top_k", type=int, default=0, metavar="K", help="sample from the K likeliest tokens (default: from all)")
+  flag("--top_p", type=float, default=1.0, metavar="P", help="sample from the fewest tokens that have this probability")
+  flag("--seed", type=int, default=0, metavar="N", help="seed of candidates and samples (default: 0)")
+  flag("--out", type=path, default="", metavar="FILE", help="also write text and energies to this JSON file")
+  for name in config_lib.keys():
+    boolean = isinstance(functools.reduce(getattr, name.split(".")[1:], Config()), bool)
+    parser.add_argument(f"--{name}", **key, nargs="?" if boolean else None, const="true", help=argparse.SUPPRESS)
+    if boolean:
+      parser.add_argument(f"--no{name}", **key, dest=name, nargs=0, const="false", help=argparse.SUPPRESS)
+  parser.set_defaults(keys=[])
+  return parser
+
+
+def _version() -> str:
+  try:
+    return metadata.version("ebt_jax")
+  except metadata.PackageNotFoundError:
+    return "(not installed)"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+  """Flags by name; `keys` has the assignments of `--config.KEY=VALUE`, `set` those of `--set`.
+
+  Raises:
+    ConfigError: a flag is unknown, ill-typed, or not used by the mode.
+  """
+  parser = _parser()
+  flags, rest = parser.parse_known_args(argv)
+  if rest:
+    _refuse(rest, parser)
+  if flags.mode not in MODES:
+    raise ConfigError(f"--mode: no mode {flags.mode!r}; expected {'|'.join(MODES)}")
+  for name, modes in USED_BY.items():
+    if flags.mode not in modes and getattr(flags, name) != parser.get_default(name):
+      raise ConfigError(f"--{name}: mode {flags.mode} does not use it, only {' and '.join(modes)}; leave it out")
+  return flags
+
+
+def _refuse(rest: list[str], parser: _Parser) -> typing.NoReturn:
+  """Raises ConfigError about the first argument that is no flag."""
+  flag, equals, value = rest[0].partition("=")
+  name = flag.lstrip("-")
+  if name == flag:
+    raise ConfigError(f"{flag}: not a flag; flags look like --name=value")
+  if name in REMOVED:
+    value = value if equals else "".join(rest[1:2])
+    raise ConfigError(f"{flag}: was removed; use --set {REMOVED[name]}{value}")
+  if name.startswith("config."):
+    config_lib.set_keys(Config(), [f"{name}={value}"])  # raises: the key is unknown, or has moved
+  known = [f"--{dest}" for dest in vars(parser.parse_args([])) if dest != "keys"]
+  raise ConfigError(f"{flag}: no such flag; {config_lib.near(f'--{name}', known)}")

@@ -1,0 +1,72 @@
+"""What a model is: an energy to descend, or a predictor in one pass. Subclass one, in plain JAX or with flax.
+
+A model is a frozen object of pure functions of a parameter dict. Shapes: b rows, *e energies, n candidates.
+"""
+
+import abc
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, Int
+
+from ebt_jax.flops import EnergyCost, PredictorCost
+
+Landscape = Int[Array, ""] | int  # the number of an energy landscape
+
+
+class Energy(abc.ABC):
+  """Scores a (context, candidate) pair; lower is better. Rows, and energies of one row, do not interact."""
+
+  tables: tuple[str, ...] = ()  # names in the parameters that are look-up tables and not blocks
+  shared_context: bool = True  # whether one context serves all landscapes
+
+  @abc.abstractmethod
+  def init(self, key: Array) -> dict[str, Any]:
+    """Initial parameters."""
+
+  def encode(self, params: Any, inputs: Any, landscape: Landscape = 0) -> Any:
+    """The context: all that does not depend on the candidate, computed once. The inputs themselves by default."""
+    return inputs
+
+  @abc.abstractmethod
+  def energy(self, params: Any, context: Any, y: Any, landscape: Landscape = 0) -> Float[Array, "*e"]:
+    """Energies of embedded candidates y `[*e, ...]`."""
+
+  def energies(self, params: Any, context: Any, y: Any, landscape: Landscape = 0) -> Float[Array, " n *e"]:
+    """`energy` of n candidates over one context, y `[n, *e, ...]`."""
+    return jax.vmap(lambda y: self.energy(params, context, y, landscape))(y)
+
+  def flops(self, inputs: Any, single: bool = False) -> EnergyCost | None:
+    """What a forward pass costs for one row; None: it is counted from a trace.
+
+    Args:
+      inputs: shapes of one row, `[1, ...]`.
+      single: of one more position over a context of that length, as in generation from a cache.
+    """
+    return None
+
+  def for_training(self, save_memory: bool = False) -> "Energy":
+    """The same energy, in the form that training differentiates twice."""
+    return self
+
+  def for_inference(self) -> "Energy":
+    """The same energy, in the form that is differentiated once."""
+    return self
+
+
+class Predictor(abc.ABC):
+  """Answers in one pass."""
+
+  tables: tuple[str, ...] = ()  # names in the parameters that are look-up tables and not blocks
+
+  @abc.abstractmethod
+  def init(self, key: Array) -> dict[str, Any]:
+    """Initial parameters."""
+
+  @abc.abstractmethod
+  def predict(self, params: Any, inputs: Any) -> Any:
+    """The answer, as the problem's `error` takes it."""
+
+  def flops(self, inputs: Any, single: bool = False) -> PredictorCost | None:
+    """As `Energy.flops`."""
+    return None

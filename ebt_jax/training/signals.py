@@ -1,0 +1,32 @@
+"""Signals that ask a run to save and end."""
+
+import signal
+
+# SIGTERM and SIGHUP come from schedulers and closed terminals, SIGUSR1 from `sbatch --signal`, SIGINT from Ctrl-C
+_ASKING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+
+
+class StopSignal:
+  """Remembers that a signal has asked the run to end, until the loop looks. A second Ctrl-C ends it at once."""
+
+  def __init__(self):
+    self.asked: signal.Signals | None = None
+    self._before: dict = {}
+
+  def __enter__(self) -> "StopSignal":
+    for number in _ASKING:
+      try:
+        self._before[number] = signal.signal(number, self._handle)
+      except ValueError:  # not in the main thread: whoever runs us there handles signals
+        break
+    return self
+
+  def __exit__(self, *_) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _handle(self, number, _frame) -> None:
+    if number == signal.SIGINT:
+      signal.signal(signal.SIGINT, signal.default_int_handler)
+      print("\nending after this step; once more ends at once", flush=True)
+    self.asked = signal.Signals(number)

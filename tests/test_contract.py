@@ -1,0 +1,113 @@
+"""Every task of the configs keeps the contract of `tasks.base`, and nothing above `tasks/` knows what is learnt."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ebt_jax import parallel, sweep
+from ebt_jax.config import ConfigError, MeshConfig, resolve, set_keys
+from ebt_jax.data.loader import Loader
+from ebt_jax.evaluation.evaluator import Evaluator
+from ebt_jax.tasks import registry
+from ebt_jax.tasks.base import Data, Mean, Task, Thinks, first_axes
+from ebt_jax.training import inspect
+from ebt_jax.training import state as state_lib
+from ebt_jax.training.step import make_train_step
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+SMALL = ["model.layers=1", "model.heads=1", "model.width=8", "data.context_length=8", "train.batch_size=4",
+         "train.warmup=0", "eval.max_windows=6", "data.max_documents=40", "data.held_out=0.1"]  # fmt: skip
+# (task, kind): a config file, and what more is set
+TASKS = {
+  ("text", "ebt"): ("configs/quickstart.py", []),
+  ("text", "ebt replay"): ("configs/text_ebt_s2.py:laptop", ["thinking.replay_rows=4", "thinking.steps=3"]),
+  ("text", "transformer"): ("configs/quickstart.py:transformer", []),
+  ("sudoku", "ebt"): ("experiments/own_task/sudoku.py", []),
+  ("sudoku", "direct"): ("experiments/own_task/sudoku.py:direct", []),
+}
+
+
+def task_of(name) -> Task:
+  file, more = TASKS[name]
+  return registry.make(set_keys(resolve(sweep.load(str(REPOSITORY / file))), [*SMALL, *more]))
+
+
+@pytest.mark.parametrize("name", TASKS, ids=" ".join)
+def test_one_step_one_evaluation_and_an_inspection_of_every_task(name):
+  task = task_of(name)
+  assert isinstance(task, Task) and isinstance(task, Thinks) == name[1].startswith("ebt")
+  data, problem = task.problem.data(), task.problem
+  assert isinstance(data, Data) and all(len(examples) for examples in (data.train, *data.held_out.values()))
+  batch = jax.tree.map(jnp.asarray, Loader(data.train, 4, 0).batch(0))
+  spec = problem.spec()
+  assert {k: (v.shape[1:], v.dtype) for k, v in batch.items()} == {k: (v.shape, v.dtype) for k, v in spec.items()}
+
+  state = state_lib.fresh(task)
+  step = jax.jit(make_train_step(task))
+  losses = []
+  for _ in range(3):
+    state, metrics = step(state, batch)
+    losses.append(float(metrics["final_loss"]))
+  assert np.isfinite(losses).all() and metrics["items"] == problem.weights(batch).sum() and metrics["skipped"] == 0
+  result = Evaluator(task, parallel.make_mesh(MeshConfig(), jax.devices()[:1]), data.held_out["held_out"])(state.params)
+  assert len(result["loss_by_step"]) == task.eval_steps and problem.headline in result
+  assert result["examples"] == min(6, len(data.held_out["held_out"])) and result["items"] > 0
+  assert ("energy_by_step" in result) == isinstance(task, Thinks)
+  numbers = jax.vmap(jax.random.key)(jnp.arange(4))
+  scores, means = task.scores(state.params, batch, numbers), task.evaluate(state.params, batch, numbers)
+  by_hand = Mean.of(scores.error[-1], problem.weights(batch)).value()
+  assert float(means["loss"].value()[-1]) == pytest.approx(float(by_hand), rel=1e-5)
+  cost = task.flops()
+  assert cost.row["total"] > 0 and cost.prediction["total"] > 0
+  if isinstance(task, Thinks):
+    found = jax.jit(task.diagnose)(state.params, batch, jax.random.key(0))
+    assert np.isfinite(found["growth"]) and f"energy_{task.config.thinking.steps + 1}" in found
+  assert "parameters" in inspect.shapes(task.config)
+
+
+FORBIDDEN = re.compile(r"token|\bnats\b|vocab|\bprompt|tasks.text|\"text\"|image|pixel|video|perplexity", re.IGNORECASE)
+WITHOUT = [
+  *(REPOSITORY / "ebt_jax/training").glob("*.py"),
+  *(REPOSITORY / name for name in ("ebt_jax/evaluation/evaluator.py", "ebt_jax/runs.py", "ebt_jax/flops.py")),
+  *(REPOSITORY / "experiments/scaling" / f"{name}.py" for name in ("run", "points", "figures")),
+  *(REPOSITORY / "experiments/runner").glob("*.py"),
+  *(REPOSITORY / "experiments/thinking" / f"{name}.py" for name in ("common",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", WITHOUT, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_nothing_above_tasks_names_a_modality(path):
+  """Two places may: the registry, and `evaluation/samples.py`."""
+  lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+  found = [f"{i}: {line.strip()}" for i, line in lines if FORBIDDEN.search(line)]
+  assert not found, "\n".join(found)
+
+
+def test_means_add_up_over_microbatches_and_rows_of_different_weight():
+  values, weights = jnp.arange(6.0).reshape(3, 2), jnp.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+  whole = Mean.of(values, weights)
+  parts = [Mean.of(values[i], weights[i]) for i in range(3)]
+  added = jax.tree.map(lambda *a: sum(a), *parts)
+  assert float(whole.value()) == float(added.value()) == pytest.approx((0 + 2 + 3) / 3)
+  assert float(Mean.of(values, 0 * weights).value()) == 0
+  assert first_axes(weights, 1).tolist() == [1, 1, 0]  # a row counts where any part of it does
+  assert first_axes(weights, 2) is weights
+
+
+@pytest.mark.parametrize(
+  "task, words",
+  [
+    ("nowhere.at_all:make", "config.task: no module 'nowhere'"),
+    ("experiments.own_task.sudoku:solve", "has no function 'solve'"),
+    ("builtins:repr", "returned str, which lacks config, problem"),
+    ("txet", "config.task: no choice 'txet'; did you mean text"),
+  ],
+)
+def test_a_task_that_is_none(task, words):
+  with pytest.raises(ConfigError) as e:
+    registry.make(resolve({"task": task}))
+  assert words in str(e.value)

@@ -1,0 +1,112 @@
+"""Opening runs, warm starts, more steps for a finished run: through `runs.py` and the command line."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from ebt_jax import runs
+from ebt_jax.config import ConfigError
+from tests.helpers import quickstart, run, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+  return write_corpus(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+  """The folder of a finished run with a schedule that may go on, and its flags."""
+  folder = tmp_path_factory.mktemp("trained") / "run"
+  flags = quickstart(f"--config.data.source={corpus}", "--config.train.steps=4", "--config.train.schedule=constant",
+                     kind="transformer")  # fmt: skip
+  assert run([*flags, f"--workdir={folder}"]).code == 0
+  return folder, flags
+
+
+def leaves(params):
+  return {jax.tree_util.keystr(p): np.asarray(a) for p, a in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def test_a_run_opens_without_its_optimiser(trained, tmp_path):
+  folder, _ = trained
+  there = runs.open_run(folder)
+  assert there.step == 4 and there.config.model.vocab_size == 257 and there.task.problem.item == "token"
+  copy = tmp_path / "copy"
+  shutil.copytree(folder, copy)
+  for path in (copy / "checkpoints/4/training").rglob("*"):
+    if path.is_file():
+      path.write_bytes(b"broken")
+  again = runs.open_run(copy)
+  assert {k: v.tobytes() for k, v in leaves(again.params).items()} == {
+    k: v.tobytes() for k, v in leaves(there.params).items()
+  }
+  with pytest.raises(ConfigError, match="holds no run"):
+    runs.open_run(tmp_path)
+
+
+def test_a_finished_run_goes_on_as_if_it_had_never_ended(trained, corpus, tmp_path):
+  folder, flags = trained
+  whole, more = tmp_path / "whole", tmp_path / "more"
+  shutil.copytree(folder, more)
+  six = [*flags, "--config.train.steps=6"]
+  assert run([*six, f"--workdir={whole}"]).code == 0
+  done = run([*six, f"--workdir={more}"])
+  assert done.code == 0 and "resuming from step 4" in done.out, done.err
+  for k, v in leaves(runs.open_run(whole).params).items():
+    np.testing.assert_array_equal(leaves(runs.open_run(more).params)[k], v)
+  first, last = (json.loads((more / n).read_text()) for n in ("final_result_step4.json", "final_result.json"))
+  assert (first["steps"], last["steps"]) == (4, 6) and last["items"] > first["items"] > 0
+  fewer = run([*flags, "--config.train.steps=2", f"--workdir={more}"])
+  assert fewer.code == 2 and "holds a finished run of 6 steps, more than 2" in fewer.err
+
+
+def test_a_warm_start_takes_what_fits_and_names_what_does_not(trained, corpus, tmp_path):
+  folder, flags = trained
+  warm = [
+    *flags,
+    f"--config.init_from={folder}",
+    "--config.train.learning_rate=1e-12",
+    "--config.train.weight_decay=0.0",
+  ]
+  done = run([*warm, f"--workdir={tmp_path}/warm"])
+  assert done.code == 0, done.err
+  before, after = leaves(runs.open_run(folder).params), leaves(runs.open_run(tmp_path / "warm").params)
+  for k in before:
+    np.testing.assert_allclose(after[k], before[k], atol=1e-6)
+
+  wider = run([*warm, "--config.model.ffn_multiplier=2.0", f"--workdir={tmp_path}/wider"])
+  assert wider.code == 2 and "model/layers/ffn/up/kernel: [1, 16, 16] there, expected [1, 16, 32]" in wider.err
+  assert "config.init_skip=" in wider.err and not (tmp_path / "wider/config.json").exists()
+  skip = ["--config.model.ffn_multiplier=2.0", "--config.init_skip=model/layers/ffn"]
+  assert run([*warm, *skip, f"--workdir={tmp_path}/skip"]).code == 0
+  mixed = leaves(runs.open_run(tmp_path / "skip").params)
+  np.testing.assert_allclose(
+    mixed["['model']['embed']['embedding']"], before["['model']['embed']['embedding']"], atol=1e-6
+  )
+
+  ebt = quickstart(f"--config.data.source={corpus}", f"--config.init_from={folder}", f"--workdir={tmp_path}/ebt")
+  done = run(ebt)
+  assert done.code == 2 and "model/output/kernel: [16, 257] there, not in this model" in done.err
+  assert "model/head/kernel: missing there, expected [16, 1] here" in done.err
+  wrong = run([*warm, "--config.init_skip=model/layer", f"--workdir={tmp_path}/wrong"])
+  assert wrong.code == 2 and "config.init_skip: no parameter 'model/layer'; did you mean" in wrong.err
+
+
+def test_several_held_out_sets(corpus, tmp_path):
+  other = tmp_path / "other.txt"
+  other.write_text("a text of another kind, long enough to fill more than one window of it\n" * 3, encoding="utf-8")
+  flags = quickstart(f"--config.data.source={corpus}", f"--config.data.held_out_sources=other={other}; same={corpus}",
+                     f"--workdir={tmp_path}/run", "--config.eval.every=3", kind="transformer")  # fmt: skip
+  done = run(flags)
+  assert done.code == 0, done.err
+  result = json.loads((tmp_path / "run/final_result.json").read_text())
+  assert set(result["evals"]) == {"other", "same"} and result["eval"]["loss"] > 0
+  rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+  last = [r for r in rows if "eval/loss" in r][-1]
+  assert last["eval/other/bits_per_byte"] == pytest.approx(result["evals"]["other"]["bits_per_byte"])
+  assert last["progress/items"] == result["items"] and last["progress/flops"] == result["flops"]
+  assert "step 3  other " in done.out and "\nother, " in done.out
