@@ -66,3 +66,5 @@ def test_two_processes_train_as_one_and_stop_together(tmp_path):
   for a, b in zip(found, wanted):
     assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
   assert os.path.exists(two / "final_result.json")
+  codes, outs = both("--mode=eval", "--set=eval.batch_size=2")
+  assert codes == [0, 0] and "written to" in outs[0] and not outs[1], outs

@@ -152,6 +152,7 @@ INTERRUPTIONS = {
   "kill while writing": (WRITING, -signal.SIGKILL, [3, 6]),
   "kill at the end": (ENDING, -signal.SIGKILL, [7]),
   "terminate": (SIGNAL.format(step=5, name="SIGTERM"), 128 + signal.SIGTERM, [5]),
+  "interrupt": (SIGNAL.format(step=5, name="SIGINT"), 128 + signal.SIGINT, [5]),
 }
 CASES = [("transformer", name) for name in INTERRUPTIONS] + [
   ("ebt", "kill in a step"),
@@ -227,6 +228,36 @@ def test_no_space_for_a_checkpoint(corpus, whole, tmp_path, step):
     again = run(flags)
     assert again.code == 0 and "resuming from step" in again.out, again
   assert_same(left_by(folder), whole["transformer"])
+
+
+# A save that cannot even start.
+REFUSED = """
+from ebt_jax.checkpoint import Checkpoints
+start = Checkpoints._start
+def patched(self, step, *rest):
+  if step == 7:
+    raise PermissionError(13, "Permission denied", str(self.directory))
+  start(self, step, *rest)
+Checkpoints._start = patched
+"""
+
+
+def test_a_last_save_that_cannot_start_is_no_success(corpus, whole, tmp_path):
+  flags = command(corpus, "transformer", tmp_path / "run")
+  done = run(flags, REFUSED)
+  assert done.code == 2 and "the checkpoint of step 7 was not written" in done.err, done
+  assert not (tmp_path / "run/final_result.json").exists()
+  assert run(flags).code == 0
+  assert_same(left_by(tmp_path / "run"), whole["transformer"])
+
+
+def test_saving_by_time_changes_nothing(corpus, whole, tmp_path):
+  flags = command(corpus, "transformer", tmp_path / "run")
+  by_time = ["--config.checkpoint.every=0", "--config.checkpoint.minutes=1e-9", "--config.checkpoint.keep=9"]
+  assert run([*flags, *by_time]).code == 0
+  steps = {int(p.name) for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdecimal()}
+  assert len(steps) > 3  # without `every`
+  assert_same(left_by(tmp_path / "run"), whole["transformer"])
 
 
 def test_no_space_for_metrics(corpus, whole, tmp_path):

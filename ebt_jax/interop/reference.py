@@ -137,7 +137,7 @@ def model_config(arrays: Mapping[str, np.ndarray], **h) -> ModelConfig:
 
 
 def thinking_config(**h) -> ThinkingConfig:
-  """The inner optimisation that their options describe (facts 2.2 to 2.4)."""
+  """The inner optimisation that their options describe."""
   landscapes, extra = h["mcmc_num_steps"], h.get("randomize_mcmc_num_steps", 0)
   truncate, detach = h.get("truncate_mcmc", False), not h.get("no_mcmc_detach", False)
   if not h.get("normalize_initial_condition", False):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ebt_jax.config import ModelConfig
 from ebt_jax.models.layers import Linear, compute_dtype, einsum, initializer, mark_saved, rotate, wide
 
-LONG = 256  # from this many queries on, attend in blocks, which skips masked scores (measured: tools/README.md)
+LONG = 256  # from this many queries on, attend in blocks, which skips masked scores (measured: tools/RESULTS.md)
 BLOCK = 256  # most queries of a block: its scores are 256 / (head width) times as large as the stream
 GROUPS = 4  # groups of blocks; with 4 of them 5/8 of the scores are computed
 

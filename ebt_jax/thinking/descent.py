@@ -88,7 +88,7 @@ def reverse_over_forward(energy: Energy) -> Slope:
 def second_order(save_memory: bool = False) -> Callable[[Energy], Slope]:
   """The rule that training uses: the fastest on this backend, or where memory is short the one that recomputes.
 
-  On CPUs storing beats recomputing by about a tenth, for half as much memory again (measured: tools/README.md).
+  On CPUs storing beats recomputing by about a tenth, for half as much memory again (measured: tools/RESULTS.md).
   """
   return double_reverse if jax.default_backend() == "cpu" and not save_memory else reverse_over_forward
 

@@ -13,8 +13,8 @@ import signal
 import subprocess
 import time
 
-from ebt_jax import metrics, runs
-from ebt_jax.tasks import registry
+from ebt_jax import metrics
+from experiments.runner.cost import costs
 from experiments.runner.launch import Slot, Task
 
 _TICK = 0.5  # seconds between two looks at the processes
@@ -74,12 +74,10 @@ class Progress:
         continue
 
 
-def progress(task: Task) -> Progress:
-  """A run that waits. Raises ConfigError where its config is wrong."""
-  model = registry.make(task.run.resolve())
-  train = model.config.train
-  cost = float(train.steps * runs.rows_of_step(model.config) * model.flops().row["total"])
-  return Progress(task, cost, train.steps, model.problem.headline)
+def progress(tasks: Sequence[Task]) -> list[Progress]:
+  """Runs that wait. Raises ConfigError where the config of one of them is wrong."""
+  found = costs([task.run for task in tasks]) if tasks else []
+  return [Progress(task, cost.flops, cost.steps, cost.headline) for task, cost in zip(tasks, found)]
 
 
 def train(

@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
   runs = sweep.unique(r for name in chosen for rs in plan[name].values() for r in rs).values()
   archived, launcher = points.archived(args.workdir), shlex.split(args.launcher)
   # every mistake in a config is found here, before the first run starts
-  all_ = [pool.progress(Task(run, args.workdir, launcher)) for run in runs if run.name not in archived]
+  all_ = pool.progress([Task(run, args.workdir, launcher) for run in runs if run.name not in archived])
   # seed by seed, so that a sweep that is stopped early has whole curves of the first seeds
   all_.sort(key=lambda p: (p.task.run.overrides["seed"], p.cost))
   missing = [p for p in all_ if not p.task.done]

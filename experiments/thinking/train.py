@@ -1,6 +1,6 @@
 """Trains the models of the studies of thinking that are not finished yet, `--jobs` at a time.
 
-  python -m experiments.thinking.train --set=settings,models,ablation --workdir=runs/thinking [--jobs=2] [--dry_run]
+  python -m experiments.thinking.train --set=recipes,models,ablation --workdir=runs/thinking [--jobs=2] [--dry_run]
 
 Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it is killed, the same command continues it.
 """
@@ -27,7 +27,7 @@ LEFT_OUT = {
 }
 
 
-def settings(steps: int = 300) -> list[sweep.Run]:
+def recipes(steps: int = 300) -> list[sweep.Run]:
   """Step sizes, noise and numbers of steps, to find those with which thinking longer gains most; one seed."""
   one = {"thinking.steps": 3, "thinking.random_steps_min": 2, "thinking.step_size": 5.0, "thinking.noise": 1.0}
 
@@ -70,7 +70,7 @@ def ablation(steps: int = 200) -> list[sweep.Run]:
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
 
 
-SETS = {"settings": settings, "models": models, "ablation": ablation}
+SETS = {"recipes": recipes, "models": models, "ablation": ablation}
 
 
 def main():
@@ -86,7 +86,8 @@ def main():
     if name not in SETS:
       parser.error(f"--set: no set {name!r}; {near(name, SETS)}")
     for run in SETS[name](args.steps) if args.steps else SETS[name]():
-      waiting.append(pool.progress(launch.Task(run, args.workdir / name)))
+      waiting.append(launch.Task(run, args.workdir / name))
+  waiting = pool.progress(waiting)
   slots = launch.slots(args.jobs)
   if args.dry_run:
     print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")

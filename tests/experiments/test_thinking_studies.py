@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments.thinking import ablation, landscape, longer, settings, shift, train, uncertainty, verification
+from experiments.thinking import ablation, landscape, longer, recipes, shift, train, uncertainty, verification
 from tests.helpers import REPOSITORY, TINY, run
 
 SMALL = (*TINY, "--config.train.steps=4", "--config.checkpoint.keep_every=2", "--config.sample.tokens=0",
@@ -35,7 +35,7 @@ def workdir(tmp_path_factory):
 @pytest.mark.parametrize(
   "study, flags, words",
   [
-    (settings, ["--steps=4", "--last=4"], ["2 to 10 steps", "noise 1", "3 -> 4"]),
+    (recipes, ["--steps=4", "--last=4"], ["2 to 10 steps", "noise 1", "3 -> 4"]),
     (longer, ["--steps=10"], ["System 1", "System 2", "average of 3 models", "stopping where"]),
     (verification, ["--most=2"], ["least energy", "largest fall", "N = 2"]),
     (shift, ["--data=nowhere"], ["noise", "slope", "correlation"]),

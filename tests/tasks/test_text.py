@@ -7,9 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import losses, parallel, thinking, vocabulary
-from ebt_jax.config import AuthorsConfig, Config, EvalConfig, MeshConfig, ModelConfig, ThinkingConfig
+from ebt_jax import losses, parallel, sweep, thinking, vocabulary
+from ebt_jax.config import (
+  AuthorsConfig,
+  Config,
+  ConfigError,
+  EvalConfig,
+  MeshConfig,
+  ModelConfig,
+  ThinkingConfig,
+  resolve,
+  set_keys,
+)
 from ebt_jax.tasks import registry
+from tests.helpers import REPOSITORY
 
 KEYS = jax.random.split(jax.random.key(0), 4)  # one for each row
 MODEL = ModelConfig(layers=1, heads=2, width=8, vocab_size=19)
@@ -120,3 +131,27 @@ def test_thoughts_of_a_chunked_space_are_those_of_the_whole():
     found.append((thoughts.energies, space.decode(params["model"], thoughts.candidate)))
   np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-4)
   np.testing.assert_array_equal(found[1][1], found[0][1])
+
+
+def test_candidates_that_an_option_needs_whole_are_announced_and_their_chunks_refused():
+  """A replay buffer at the paper's vocabulary: 192 rows of 256 x 50,277 numbers."""
+  config = resolve(sweep.load(str(REPOSITORY / "configs/text_ebt_s2.py:xxs")))
+  (note,) = registry.make(config).notes()
+  assert "held whole: 9,885 MB on each device" in note
+  assert "held whole: 1,236 MB on each device" in registry.make(config, shards=8).notes()[0]
+  without = set_keys(config, ["thinking.replay_rows=0"])
+  assert not registry.make(without).notes() and registry.make(without).training_space is not None
+  for keys, name in (([], "thinking.replay_rows"), (["thinking.replay_rows=0", "thinking.authors.clip_gradient=1.0"],
+                                                    "thinking.authors.clip_gradient")):  # fmt: skip
+    with pytest.raises(ConfigError, match=f"config.model.vocab_chunk: 8 positions at a time, but {name} needs"):
+      registry.make(set_keys(config, ["model.vocab_chunk=8", *keys]))
+
+
+def test_the_space_of_training_does_not_depend_on_the_mesh_around_the_caller():
+  config = resolve({"model": {"layers": 1, "heads": 1, "width": 8, "vocab_size": 50277}, "train": {"batch_size": 16}})
+  outside = [registry.make(config, shards) for shards in (1, 8)]
+  with jax.set_mesh(parallel.make_mesh(MeshConfig())):
+    inside = [registry.make(config, shards) for shards in (1, 8)]
+  assert [t.saves_activations for t in outside] == [t.saves_activations for t in inside] == [False, True]
+  assert outside[0].training_space.chunk == inside[0].training_space.chunk < 256
+  assert outside[1].training_space is None is inside[1].training_space  # two rows on each device

@@ -1,6 +1,6 @@
-"""Which training makes thinking longer gain most: held-out loss over thinking steps for each run of set `settings`.
+"""Which training makes thinking longer gain most: held-out loss over thinking steps for each run of set `recipes`.
 
-  python -m experiments.thinking.settings --workdir=runs/thinking
+  python -m experiments.thinking.recipes --workdir=runs/thinking
 
 One seed: good enough to choose a config, not to draw conclusions. Names say what differs from the first row.
 """
@@ -24,8 +24,8 @@ def main():
   ]
   result = {}
   fig, axes = common.figure(5.6, 3.6)
-  for i, run in enumerate(train.settings()):
-    folder = args.workdir / "settings" / "runs" / run.name
+  for i, run in enumerate(train.recipes()):
+    folder = args.workdir / "recipes" / "runs" / run.name
     if not (folder / "final_result.json").exists():
       rows.append(f"{run.name}: not trained")
       continue
@@ -40,7 +40,7 @@ def main():
   best = min(min(r["bits_per_byte"]) for r in result.values())
   axes.set(xlabel="thinking steps", ylabel="held-out bits per byte", ylim=(best - 0.03, best + 0.4))
   axes.legend(frameon=False, fontsize=6.5)
-  common.write(args.out, "settings", {"runs": result, "windows": args.windows}, "\n".join(rows), fig)
+  common.write(args.out, "recipes", {"runs": result, "windows": args.windows}, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":
