@@ -16,7 +16,7 @@ seed noise dominates.
 from collections.abc import Callable, Hashable, Sequence
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 import zlib
 
 import numpy as np
@@ -121,7 +121,7 @@ def interval(rows: np.ndarray) -> Interval:
   return Interval(float(rows[0]), float(low), float(high))
 
 
-def student(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+def student(values: Sequence[SupportsFloat] | np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
   """Mean of independent values and the half width of its Student interval, which is infinite for one value."""
   n, mean = len(values), float(np.mean(values))
   if n < 2:

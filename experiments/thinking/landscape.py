@@ -38,6 +38,7 @@ def main():
   model = common.load(common.find(args.workdir, "s2")[0])
   windows = common.held_out(model)
   numbers, batch = next(common.batches(windows, 8, rows=8))
+  batch = jax.tree.map(jnp.asarray, batch)
   tokens, targets = jnp.asarray(batch["tokens"][:, :-1]), batch["tokens"][:, 1:]
   task = model.task(steps=args.steps)
   contexts = task.context(model.params, batch)
