@@ -86,17 +86,9 @@ def start(config: Config, flags: argparse.Namespace) -> None:
       prompts = commands.read_prompts(flags.prompt, flags.prompts_file)
       commands.generate(flags.workdir, config, step, prompts, flags.max_tokens, sampling, flags.seed, flags.out)
     case "shapes":
-      _print_once(inspect.shapes(config))
+      parallel.print_once(inspect.shapes(config))
     case "compile":
-      _print_once(inspect.compile_report(config))
-
-
-def _print_once(text: str) -> None:
-  """On the first process of a run of several."""
-  import jax
-
-  if jax.process_index() == 0:
-    print(text)
+      parallel.print_once(inspect.compile_report(config))
 
 
 def run() -> int:

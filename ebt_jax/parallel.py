@@ -74,6 +74,12 @@ def initialize_distributed(**kwargs) -> None:
   )  # fmt: skip
 
 
+def print_once(text: str) -> None:
+  """Prints on the first process of a run of several."""
+  if jax.process_index() == 0:
+    print(text)
+
+
 def make_mesh(config: MeshConfig, devices=None) -> Mesh:
   """The mesh of a run, axes `AXES`, all of type Auto.
 
