@@ -168,7 +168,8 @@ def test_interrupted_and_started_again(corpus, whole, tmp_path, kind, name):
   assert done.code == code, done
   assert not (tmp_path / "run" / "final_result.json").exists()
   if code > 0:
-    assert "stopped by SIGTERM after step 5; the same command continues" in done.out and "Traceback" not in done.err
+    name = signal.Signals(code - 128).name
+    assert f"stopped by {name} after step 5; the same command continues" in done.out and "Traceback" not in done.err
   again = run(flags)
   assert again.code == 0, again.err
   assert any(f"resuming from step {n}\n" in again.out for n in resumed), again.out
