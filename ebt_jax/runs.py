@@ -82,11 +82,11 @@ def abstract_params(task: Task, mesh: jax.sharding.Mesh) -> Any:
   """Shapes, types and shardings of a task's parameters."""
   shapes = jax.eval_shape(task.init, jax.random.key(0))
 
-  def placed(path, shape, sharding):
+  def placed(shape, sharding):
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
   # rules of shardings go by the path within a training state
-  return jax.tree_util.tree_map_with_path(placed, shapes, parallel.shardings({"params": shapes}, mesh)["params"])
+  return jax.tree.map(placed, shapes, parallel.shardings({"params": shapes}, mesh)["params"])
 
 
 def warm_start(config: Config, params: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -53,7 +53,7 @@ def test_one_step_one_evaluation_and_an_inspection_of_every_task(name):
     state, metrics = step(state, batch)
     losses.append(float(metrics["final_loss"]))
   assert np.isfinite(losses).all() and metrics["items"] == problem.weights(batch).sum() and metrics["skipped"] == 0
-  result = Evaluator(task, parallel.make_mesh(MeshConfig(), jax.devices()[:1]), data.held_out["held_out"])(state.params)
+  result = Evaluator(task, parallel.make_mesh(MeshConfig(), jax.devices()[:1]))(state.params, data.held_out["held_out"])
   assert len(result["loss_by_step"]) == task.eval_steps and problem.headline in result
   assert result["examples"] == min(6, len(data.held_out["held_out"])) and result["items"] > 0
   assert ("energy_by_step" in result) == isinstance(task, Thinks)

@@ -23,7 +23,8 @@ def evaluate(workdir: str, config: Config, step: int | None = None, source: str 
     run = runs.open_run(workdir, step, config, mesh)
     problem = run.task.problem
     sets = {source: problem.examples_of(source)} if source else problem.data().held_out
-    results = {name: Evaluator(run.task, mesh, examples)(run.params, _progress) for name, examples in sets.items()}
+    score = Evaluator(run.task, mesh)
+    results = {name: score(run.params, examples, _progress) for name, examples in sets.items()}
   for name, result in results.items():
     found = {"step": run.step, "source": name, "thinking_steps": run.task.eval_steps, **result}
     if jax.process_index() == 0:
@@ -38,7 +39,7 @@ def _report(run: runs.Run, result: dict[str, Any]) -> None:
   print(f"checkpoint {run.step}, {result['source']}: {count}")
   print(evaluator.table(result, problem.headline, problem.unit))
   numbers = {k: v for k, v in result.items() if isinstance(v, float) and k not in ("loss", "steps_used")}
-  print(", ".join(f"{name.replace('_per_', '/').replace('_', ' ')} {value:.4f}" for name, value in numbers.items()))
+  print(", ".join(f"{evaluator.pretty(name)} {value:.4f}" for name, value in numbers.items()))
   name = "".join(c if c.isalnum() else "_" for c in result["source"]).strip("_")[-60:]
   path = run.folder / f"eval_{name}_step{run.step}_think{run.task.eval_steps}.json"
   files.write_json(path, result)

@@ -13,10 +13,10 @@ from ebt_jax.tasks.base import Examples, Task
 
 
 class Evaluator:
-  """Evaluates parameters on fixed examples; the result does not depend on batch size, devices or memory."""
+  """Evaluates parameters on held-out sets; the result does not depend on batch size, devices or memory."""
 
-  def __init__(self, task: Task, mesh: jax.sharding.Mesh, examples: Examples):
-    self._task, self._mesh, self._examples = task, mesh, examples
+  def __init__(self, task: Task, mesh: jax.sharding.Mesh):
+    self._task, self._mesh = task, mesh
     config = task.config
     self._step = jax.jit(self._evaluate, out_shardings=parallel.replicated(mesh))
     parts = mesh.shape["replica"] * mesh.shape["data"]
@@ -28,7 +28,9 @@ class Evaluator:
     key = streams.key_for(self._task.config.eval.seed, streams.EVALUATE)
     return self._task.evaluate(params, batch, streams.each(key, numbers))
 
-  def __call__(self, params: Any, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+  def __call__(
+    self, params: Any, examples: Examples, progress: Callable[[int, int], None] | None = None
+  ) -> dict[str, Any]:
     """Evaluates on all examples, or on the first `eval.max_windows`.
 
     Args:
@@ -40,10 +42,10 @@ class Evaluator:
       count) and `examples`.
     """
     limit = self._task.config.eval.max_windows
-    count = min(len(self._examples), limit or len(self._examples))
+    count = min(len(examples), limit or len(examples))
     rows = parallel.process_rows(self._rows, self._mesh)
     sums: dict[str, tuple[np.ndarray, float]] = {}
-    for i, (numbers, batch) in enumerate(in_order(self._examples, self._rows, limit)):
+    for i, (numbers, batch) in enumerate(in_order(examples, self._rows, limit)):
       mine = {name: a[rows] for name, a in batch.items()}
       placed = parallel.global_batch({"batch": mine, "numbers": numbers[rows]}, self._mesh)
       for name, mean in jax.device_get(self._step(params, **placed)).items():
@@ -73,14 +75,17 @@ class Evaluator:
     return {**out, "items": round(sums["loss"][1]), "examples": count}
 
 
+def pretty(name: str) -> str:
+  """`bits/byte` for bits_per_byte."""
+  return name.replace("_per_", "/").replace("_", " ")
+
+
 def table(result: dict[str, Any], headline: str = "loss", unit: str = "") -> str:
   """Loss, headline number and energy after each thinking step; step 0 is the start, whose energy alone is known."""
   energies, losses = result.get("energy_by_step"), result["loss_by_step"]
   columns = [("step", range(len(losses) + 1), "{:>6}"), (unit or "loss", [None, *losses], "{:>11.4f}")]
   if headline not in ("loss", ""):
-    columns.append(
-      (headline.replace("_per_", "/").replace("_", " "), [None, *result[f"{headline}_by_step"]], "{:>10.4f}")
-    )
+    columns.append((pretty(headline), [None, *result[f"{headline}_by_step"]], "{:>10.4f}"))
   columns.append(("energy", energies or [None] * (len(losses) + 1), "{:>9.4f}"))
 
   def cell(form, value):

@@ -8,13 +8,9 @@ import jax
 from ebt_jax import metrics, parallel, runs
 from ebt_jax.clock import Clock
 from ebt_jax.evaluation import evaluator, samples
+from ebt_jax.evaluation.evaluator import pretty
 from ebt_jax.tasks.base import Data, Task, Thinks
 from ebt_jax.training.state import TrainState
-
-
-def pretty(name: str) -> str:
-  """`bits/byte` for bits_per_byte."""
-  return name.replace("_per_", "/").replace("_", " ")
 
 
 def announce(task: Task, data: Data, abstract: TrainState, mesh: jax.sharding.Mesh) -> None:

@@ -1,7 +1,8 @@
 """A run without running it: shapes of everything, and the compiled training step with its memory and FLOPs."""
 
+import math
+
 import jax
-import jax.numpy as jnp
 
 from ebt_jax import flops, parallel, runs
 from ebt_jax.config import Config
@@ -83,7 +84,7 @@ def _megabytes(n: int) -> str:
 def _flops_lines(task: Task, devices: int) -> list[str]:
   cost, rows, item = task.flops(), runs.rows_of_step(task.config), task.problem.item
   total = rows * cost.row["total"]
-  items = rows * jnp.prod(jnp.array(jax.eval_shape(task.problem.weights, abstract_batch(task)).shape[1:]))
+  items = rows * math.prod(jax.eval_shape(task.problem.weights, abstract_batch(task)).shape[1:])
   parts = [f"{k} {v / cost.row['total']:.0%}" for k, v in cost.row.items() if k not in ("total", "recomputation")]
   lines = [
     f"FLOPs of a training step: {si(total)} ({si(total / float(items))} for each {item}; {', '.join(parts)}); "

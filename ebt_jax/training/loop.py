@@ -130,7 +130,7 @@ class Session:
   def __init__(self, task: Task, folder, mesh, data, checkpoints: Checkpoints, clock: Clock, start: int, items: float):
     self.task, self.config, self.clock, self.items = task, task.config, clock, items
     self._checkpoints, self._saved_at = checkpoints, clock.wall_seconds
-    self._evaluators = {name: Evaluator(task, mesh, examples) for name, examples in data.held_out.items()}
+    self._evaluator, self._held_out = Evaluator(task, mesh), data.held_out
     self.diagnoses = self.config.train.health_every if isinstance(task, Thinks) else 0
     if self.diagnoses:
       self._diagnose = jax.jit(task.diagnose, out_shardings=parallel.replicated(mesh))
@@ -187,7 +187,7 @@ class Session:
   def evaluate(self, step: int, state: TrainState) -> dict[str, dict[str, Any]]:
     """Results of every held-out set, by name; logged as `eval/NAME`, of all sets but the first as `eval/SET/NAME`."""
     with self.clock.pause():
-      results = {name: evaluator(state.params) for name, evaluator in self._evaluators.items()}
+      results = {name: self._evaluator(state.params, examples) for name, examples in self._held_out.items()}
     if self._writer and step not in self._evaluated:
       row = {"progress/items": self.items, "progress/flops": self._flops_after(step)}
       for i, (name, result) in enumerate(results.items()):

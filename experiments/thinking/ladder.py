@@ -18,6 +18,7 @@ import pathlib
 import random
 import sysconfig
 
+from ebt_jax import files
 from ebt_jax.config import ConfigError
 from ebt_jax.data.sources import Document, Source, documents
 from ebt_jax.data.text import is_held_out, split_documents
@@ -91,9 +92,8 @@ def write(ladder: Sequence[Rung], folder: str) -> dict[str, str]:
   paths = {}
   for rung in ladder:
     path = os.path.join(folder, f"{rung.name}.jsonl")
-    with open(path + ".part", "w", encoding="utf-8") as f:
-      f.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in rung.documents)
-    os.replace(path + ".part", path)
+    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in rung.documents]
+    files.replace_text(path, "".join(lines))
     paths[rung.name] = path
   return paths
 

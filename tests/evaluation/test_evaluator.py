@@ -1,6 +1,7 @@
 """The held-out means are exact, however the examples are batched."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -61,14 +62,15 @@ def by_hand(windows, count=N):
 def evaluator(windows, devices=1, **settings):
   config = dataclasses.replace(Config(train=TrainConfig(batch_size=4)), eval=EvalConfig(**settings))
   mesh = parallel.make_mesh(MeshConfig(), jax.devices()[:devices])
-  return Evaluator(Known(config, TextProblem(config)), mesh, WindowExamples(windows, TOKEN_BYTES, V))
+  examples = WindowExamples(windows, TOKEN_BYTES, V)
+  return functools.partial(Evaluator(Known(config, TextProblem(config)), mesh), examples=examples)
 
 
 @pytest.mark.parametrize("rows, devices", [(0, 1), (1, 1), (3, 1), (11, 1), (64, 1), (3, 8)])
 def test_the_mean_is_exact_whatever_the_batch(windows, rows, devices):
   loss, tokens, n_bytes = by_hand(windows)
   seen = []
-  result = evaluator(windows, devices, batch_size=rows)(jnp.float32(0.25), lambda *p: seen.append(p))
+  result = evaluator(windows, devices, batch_size=rows)(jnp.float32(0.25), progress=lambda *p: seen.append(p))
   assert result["loss"] == pytest.approx(loss, rel=1e-9)
   assert result["loss_by_step"] == pytest.approx([2 * loss, loss], rel=1e-9)
   assert result["energy_by_step"] == [1.0, -1.0, -3.0]  # means over rows, not over tokens
@@ -107,7 +109,7 @@ def test_a_result_does_not_depend_on_batch_size_nor_devices(windows, kind):
     mesh = parallel.make_mesh(MeshConfig(), jax.devices()[:devices])
     with jax.set_mesh(mesh):
       params = task.init(jax.random.key(0))
-      found.append(Evaluator(task, mesh, WindowExamples(windows, TOKEN_BYTES, V))(params))
+      found.append(Evaluator(task, mesh)(params, WindowExamples(windows, TOKEN_BYTES, V)))
   for result in found[1:]:
     assert result["loss_by_step"] == pytest.approx(found[0]["loss_by_step"], rel=1e-5)
 
