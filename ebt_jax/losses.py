@@ -1,15 +1,8 @@
-"""Losses of predictions `[*p]`; sums are weighted, so that microbatches and hosts add up."""
+"""Losses of predictions `[*p]`."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-
-
-def cross_entropy(
-  logits: Float[Array, "*p v"], targets: Int[Array, "*p"], weights: Float[Array, "*p"], smoothing=None
-) -> Float[Array, ""]:
-  """Sum of weighted `token_losses`."""
-  return jnp.sum(weights * token_losses(logits, targets, smoothing))
 
 
 def token_losses(logits: Float[Array, "*p v"], targets: Int[Array, "*p"], smoothing=None) -> Float[Array, "*p"]:

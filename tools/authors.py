@@ -70,7 +70,7 @@ class AuthorsText(EBTTask):
         x = jax.lax.stop_gradient(x)
       constant = t.gradient == "last" and i < t.steps - 1
       x, energies = self._step(params, tokens, x, min(i, t.landscapes - 1), constant)
-      found.append(losses.cross_entropy(x, batch["tokens"][:, 1:], batch["weights"]))
+      found.append(jnp.sum(batch["weights"] * losses.token_losses(x, batch["tokens"][:, 1:])))
       means.append(jnp.sum(batch["weights"] * energies))
     count = jnp.sum(batch["weights"])
     metrics = {"final_loss": Mean(found[-1], count), "energy_gap": Mean(means[0] - means[-1], count)}
