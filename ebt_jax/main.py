@@ -47,7 +47,7 @@ def _load(name: str):
     near = config_lib.near(path, files) if files else f"{folder!r} holds no .py file"
     raise ConfigError(f"--config: no file {path!r}; {near}")
   try:
-    config = sweep.load(name)
+    config = sweep.read_config(name)
   except ConfigError as e:
     raise ConfigError(_config_file_error(path, e)) from e
   if not hasattr(config, "to_dict"):

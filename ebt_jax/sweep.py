@@ -58,7 +58,7 @@ class Run:
   def resolve(self) -> Config:
     """The checked config. Raises ConfigError, which names the run."""
     try:
-      return config_lib.resolve(apply(load(self.config), self.overrides))
+      return config_lib.resolve(apply(read_config(self.config), self.overrides))
     except ConfigError as e:
       raise ConfigError(f"run {self.name}: {e}") from e
 
@@ -125,7 +125,7 @@ def unique(runs: Iterable[Run]) -> dict[str, Run]:
   return out
 
 
-def load(config: str):
+def read_config(config: str):
   """The ConfigDict of a config file, `FILE[:arg]`.
 
   Raises:

@@ -33,7 +33,7 @@ TASKS = {
 
 def task_of(name) -> Task:
   file, more = TASKS[name]
-  return registry.make(set_keys(resolve(sweep.load(str(REPOSITORY / file))), [*SMALL, *more]))
+  return registry.make(set_keys(resolve(sweep.read_config(str(REPOSITORY / file))), [*SMALL, *more]))
 
 
 @pytest.mark.parametrize("name", TASKS, ids=" ".join)
@@ -70,12 +70,13 @@ def test_one_step_one_evaluation_and_an_inspection_of_every_task(name):
 
 
 FORBIDDEN = re.compile(r"token|\bnats\b|vocab|\bprompt|tasks.text|\"text\"|image|pixel|video|perplexity", re.IGNORECASE)
+TASK_FREE_STUDIES = ("common", "longer", "ablation", "recipes", "verification")
 WITHOUT = [
   *(REPOSITORY / "ebt_jax/training").glob("*.py"),
   *(REPOSITORY / name for name in ("ebt_jax/evaluation/evaluator.py", "ebt_jax/runs.py", "ebt_jax/flops.py")),
   *(REPOSITORY / "experiments/scaling" / f"{name}.py" for name in ("run", "points", "figures")),
   *(REPOSITORY / "experiments/runner").glob("*.py"),
-  *(REPOSITORY / "experiments/thinking" / f"{name}.py" for name in ("common",)),
+  *(REPOSITORY / "experiments/thinking" / f"{name}.py" for name in TASK_FREE_STUDIES),
 ]  # fmt: skip
 
 

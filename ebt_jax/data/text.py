@@ -82,7 +82,7 @@ def build(config: DataConfig, tokenizer: Tokenizer) -> TextData:
       tokens was made with other settings.
   """
   if token_folder.is_folder(config.source):
-    return token_folder.load(config, tokenizer)
+    return token_folder.open_folder(config, tokenizer)
   dtype = token_dtype(tokenizer.vocab_size)
   splits = {
     name: Assembler(config.layout, config.context_length, tokenizer.end_of_text, dtype)

@@ -29,7 +29,7 @@ def is_folder(source: str) -> bool:
   return any(os.path.isfile(os.path.join(os.path.expanduser(source), name)) for name in (WINDOWS, MANIFEST))
 
 
-def load(config: DataConfig, tokenizer: Tokenizer) -> TextData:
+def open_folder(config: DataConfig, tokenizer: Tokenizer) -> TextData:
   """Memory-maps the windows of a folder.
 
   Raises:

@@ -37,7 +37,7 @@ def _report(run: runs.Run, result: dict[str, Any]) -> None:
   problem = run.task.problem
   count = f"{result['items']} {problem.item}s in {result['examples']} examples"
   print(f"checkpoint {run.step}, {result['source']}: {count}")
-  print(evaluator.table(result, problem.headline, problem.unit))
+  print(evaluator.results_table(result, problem.headline, problem.unit))
   numbers = {k: v for k, v in result.items() if isinstance(v, float) and k not in ("loss", "steps_used")}
   print(", ".join(f"{evaluator.pretty(name)} {value:.4f}" for name, value in numbers.items()))
   name = "".join(c if c.isalnum() else "_" for c in result["source"]).strip("_")[-60:]

@@ -80,7 +80,7 @@ def pretty(name: str) -> str:
   return name.replace("_per_", "/").replace("_", " ")
 
 
-def table(result: dict[str, Any], headline: str = "loss", unit: str = "") -> str:
+def results_table(result: dict[str, Any], headline: str = "loss", unit: str = "") -> str:
   """Loss, headline number and energy after each thinking step; step 0 is the start, whose energy alone is known."""
   energies, losses = result.get("energy_by_step"), result["loss_by_step"]
   columns = [("step", range(len(losses) + 1), "{:>6}"), (unit or "loss", [None, *losses], "{:>11.4f}")]

@@ -69,7 +69,7 @@ def ending(task: Task, workdir: str, results: dict[str, dict[str, Any]], data: D
     what = "held out" if name == next(iter(results)) else name
     count = f"{result['items']} {problem.item}s"
     parts.append(f"\n{what}, {count}, after each {'thinking step' if thinks else 'pass'}:")
-    parts.append(evaluator.table(result, problem.headline, problem.unit))
+    parts.append(evaluator.results_table(result, problem.headline, problem.unit))
     others = {k: v for k, v in result.items() if isinstance(v, float)}
     others = {k: v for k, v in others.items() if k not in ("loss", "steps_used", problem.headline)}
     parts.append("  ".join(f"{pretty(k)} {v:.4f}" for k, v in others.items()))

@@ -61,7 +61,7 @@ class Study:
     Raises:
       ConfigError: a config file cannot be loaded, or two runs of the same name differ.
     """
-    kinds = {label: sweep.load(config).model.kind for label, config in series.items()}
+    kinds = {label: sweep.read_config(config).model.kind for label, config in series.items()}
     base = {**self.base, **(extra or {})}
     out = {
       a.name: {

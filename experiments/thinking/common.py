@@ -14,6 +14,7 @@ import numpy as np
 from ebt_jax import files, runs, scaling, streams
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.data.loader import in_order
+from ebt_jax.evaluation.evaluator import pretty
 from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Examples, Scores, Task
 
@@ -73,7 +74,7 @@ def find(workdir: pathlib.Path, kind: str, among: str = "models") -> list[pathli
   return found
 
 
-def load(folder: pathlib.Path, step: int | None = None) -> Model:
+def open_model(folder: pathlib.Path, step: int | None = None) -> Model:
   """A run's parameters at a checkpoint, the newest by default, on one device."""
   return Model(runs.open_run(folder, step))
 
@@ -151,13 +152,26 @@ def headline(model: Model, found: dict[str, np.ndarray]) -> np.ndarray:
   return np.array([after(losses) for losses in found["loss"]])
 
 
-def interval(values, level: float = 0.95) -> tuple[float, float]:
+def headline_name(model: Model) -> str:
+  """The problem's headline number as people write it."""
+  return pretty(model.problem.headline)
+
+
+def gain(before, after):
+  """The fall of exp(loss), in percent of exp(loss before)."""
+  return 100 * (1 - np.exp(np.subtract(after, before)))
+
+
+GAIN = "fall of exp(loss), %"
+
+
+def mean_interval(values, level: float = 0.95) -> tuple[float, float]:
   """Mean and half width of its Student interval; the width is NaN for one value."""
   mean, half = scaling.student(values, level)
   return mean, half if math.isfinite(half) else math.nan
 
 
-def show(value: tuple[float, float], form: str = ".4f") -> str:
+def plus_minus(value: tuple[float, float], form: str = ".4f") -> str:
   return f"{value[0]:{form}} ± {value[1]:{form}}"
 
 
@@ -172,7 +186,7 @@ def figure(width: float, height: float, **grid):
   return plt.subplots(**grid, figsize=(width, height), layout="constrained")
 
 
-def write(out: pathlib.Path, name: str, result: dict[str, Any], table: str, fig) -> None:
+def write_study(out: pathlib.Path, name: str, result: dict[str, Any], table: str, fig) -> None:
   """Writes `NAME.json`, `NAME.txt` and `NAME.png`, and prints the table."""
   out.mkdir(parents=True, exist_ok=True)
   files.write_json(out / f"{name}.json", result)

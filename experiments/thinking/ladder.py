@@ -5,7 +5,7 @@ over that of the first rung. Texts come from `tools/fetch_data.py` (groups `pros
 fetched is replaced by a small stand-in that needs no download, or left out if there is none.
 
   rungs = ladder.rungs("data", trained_on="data/text/sotu.jsonl.xz", held_out=0.02)
-  paths = ladder.write(rungs, "runs/ladder")    # each for --mode=eval --source=PATH
+  paths = ladder.write_texts(rungs, "runs/ladder")    # each for --mode=eval --source=PATH
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +33,7 @@ class Rung:
   """Text of one kind.
 
   Attributes:
-    name: file name of the rung in `write`.
+    name: file name of the rung in `write_texts`.
     why: how the text differs from the rungs before, in one line.
     origin: where the text comes from.
     fetched: True for the intended text, False for a stand-in, which is reported as one.
@@ -82,7 +82,7 @@ def rungs(
   return out
 
 
-def write(ladder: Sequence[Rung], folder: str) -> dict[str, str]:
+def write_texts(ladder: Sequence[Rung], folder: str) -> dict[str, str]:
   """Writes each rung as `FOLDER/NAME.jsonl`, completely or not at all.
 
   Returns:

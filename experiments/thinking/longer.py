@@ -14,10 +14,10 @@ TOLERANCES = (0.001, 0.003, 0.01, 0.03, 0.1)
 
 
 def curves(folders, steps: int, windows: int, **inference) -> np.ndarray:
-  """Bits per byte `[seeds, steps]`."""
+  """The headline number `[seeds, steps]`."""
   found = []
   for folder in folders:
-    model = common.load(folder)
+    model = common.open_model(folder)
     scores = common.scores(model, common.held_out(model), windows, steps=steps, **inference)
     found.append(common.headline(model, scores))
   return np.array(found)
@@ -27,7 +27,7 @@ def stopping(folders, budget: int, windows: int) -> dict[float, list]:
   """Tolerance -> for each seed (mean steps used, relative increase of the loss over that of the whole budget)."""
   out: dict[float, list] = {}
   for folder in folders:
-    model = common.load(folder)
+    model = common.open_model(folder)
     data = common.held_out(model)
     whole = common.scores(model, data, windows, steps=budget)["loss"][-1].mean()
     for tolerance in TOLERANCES:
@@ -37,8 +37,8 @@ def stopping(folders, budget: int, windows: int) -> dict[float, list]:
 
 
 def ensembles(folders, windows: int) -> np.ndarray:
-  """Bits per byte of the average of the first k models, `[k]`."""
-  models = [common.load(f) for f in folders]
+  """The headline number of the average of the first k models, `[k]`."""
+  models = [common.open_model(f) for f in folders]
   found = [common.scores(m, common.held_out(m), windows) for m in models]
   p = np.exp(-np.stack([f["loss"][0] for f in found]))
   averages = np.cumsum(p, 0) / np.arange(1, len(p) + 1)[:, None]
@@ -52,39 +52,42 @@ def main():
   for kind in ("s1", "s2"):
     folders = common.find(args.workdir, kind)
     found = curves(folders, args.steps, args.windows)
-    trained = common.load(folders[0]).config.thinking.steps
+    model = common.open_model(folders[0])
+    trained, name, number = model.config.thinking.steps, common.headline_name(model), model.problem.headline
     gain = found[:, args.first - 1] - found[:, args.last - 1]  # between steps of the same seed
-    result[kind] = {"bits_per_byte": found.tolist(), "gain": common.interval(gain), "trained_steps": trained}
+    result[kind] = {number: found.tolist(), "gain": common.mean_interval(gain), "trained_steps": trained}
     rows.append(f"{common.LABELS[kind]}, trained with {trained} steps at most, {len(folders)} seeds:")
     rows += [
-      f"  {k:>3} steps  {common.show(common.interval(found[:, k - 1]))} bits/byte"
+      f"  {k:>3} steps  {common.plus_minus(common.mean_interval(found[:, k - 1]))} {name}"
       for k in (1, 2, 3, 4, 6, 10, args.steps)
     ]
-    rows.append(f"  {args.first} -> {args.last} steps lowers it by {common.show(common.interval(gain), '.5f')}")
+    rows.append(
+      f"  {args.first} -> {args.last} steps lowers it by {common.plus_minus(common.mean_interval(gain), '.5f')}"
+    )
     passes, mean = np.arange(1, args.steps + 1), found.mean(0)
-    half = [common.interval(v)[1] for v in found.T]
+    half = [common.mean_interval(v)[1] for v in found.T]
     axes.plot(passes, mean, "o-", ms=3, color=common.COLORS[kind], label=common.LABELS[kind])
     axes.fill_between(passes, mean - half, mean + half, color=common.COLORS[kind], alpha=0.15, lw=0)
   stops = stopping(common.find(args.workdir, "s2"), args.last, args.windows)
   result["stopping"] = stops
   rows.append(f"System 2, a budget of {args.last} steps, stopping where the energy changes by less than the tolerance:")
   for tolerance, found in stops.items():
-    used, worse = (common.interval(v) for v in zip(*found))
-    rows.append(f"  {tolerance:<6} {common.show(used, '.2f')} steps, loss {worse[0]:+.3%} ± {worse[1]:.3%}")
+    used, worse = (common.mean_interval(v) for v in zip(*found))
+    rows.append(f"  {tolerance:<6} {common.plus_minus(used, '.2f')} steps, loss {worse[0]:+.3%} ± {worse[1]:.3%}")
   folders = common.find(args.workdir, "transformer")
   alone, together = curves(folders, 1, args.windows)[:, 0], ensembles(folders, args.windows)
-  result["transformer"] = {"bits_per_byte": alone.tolist(), "ensembles": together.tolist()}
-  rows.append(f"Transformer++, one pass: {common.show(common.interval(alone))} bits/byte")
-  rows += [f"Transformer++, average of {k} models ({k} passes): {v:.4f} bits/byte" for k, v in enumerate(together, 1)]
+  result["transformer"] = {number: alone.tolist(), "ensembles": together.tolist()}
+  rows.append(f"Transformer++, one pass: {common.plus_minus(common.mean_interval(alone))} {name}")
+  rows += [f"Transformer++, average of {k} models ({k} passes): {v:.4f} {name}" for k, v in enumerate(together, 1)]
   color = common.COLORS["transformer"]
   axes.axhline(alone.mean(), color=color, ls="--", lw=1, label="Transformer++, one pass")
   axes.plot(
     np.arange(1, len(together) + 1), together, "s", ms=4, color=color, label="Transformer++, average of k models"
   )
-  best = min(together.min(), *(min(result[k]["bits_per_byte"][0]) for k in ("s1", "s2")))
-  axes.set(xlabel="passes for each prediction", ylabel="held-out bits per byte", ylim=(best - 0.05, best + 0.6))
+  best = min(together.min(), *(min(result[k][number][0]) for k in ("s1", "s2")))
+  axes.set(xlabel="passes for each prediction", ylabel=f"held-out {name}", ylim=(best - 0.05, best + 0.6))
   axes.legend(frameon=False, fontsize=8)
-  common.write(args.out, "longer", result, "\n".join(rows), fig)
+  common.write_study(args.out, "longer", result, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ CONTROLS = ("shuffled", "noise")  # not written by people: in the table, not in 
 def main():
   args = common.arguments(__doc__, data="data", first=2, last=10, candidates=1)
   folders = common.find(args.workdir, "s2")
-  config = common.load(folders[0]).config
+  config = common.open_model(folders[0]).config
   rungs = ladder.rungs(args.data, config.data.source, config.data.held_out)
-  paths = ladder.write(rungs, str(args.workdir / "ladder"))
+  paths = ladder.write_texts(rungs, str(args.workdir / "ladder"))
   loss: dict[str, list] = {}
   for folder in folders:
-    model = common.load(folder)
+    model = common.open_model(folder)
     for rung in rungs:
       windows = model.problem.examples_of(paths[rung.name])
       found = common.scores(model, windows, args.windows, steps=args.last, candidates=args.candidates)
@@ -46,14 +46,14 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
   rows.append(f"  {'text':<14}{'nats/byte':>10}{'shift':>10}   gain, %")
   for r in rungs:
     mark = "" if r.fetched else "  (stand-in)"
-    nats, gained = loss[r.name][:, args.last - 1].mean(), common.show(common.interval(gain[r.name]), ".2f")
+    nats, gained = loss[r.name][:, args.last - 1].mean(), common.plus_minus(common.mean_interval(gain[r.name]), ".2f")
     rows.append(f"  {r.name:<14}{nats:>10.4f}{shift[r.name].mean():>10.3f}   {gained}{mark}")
   rows.append(f"without {' and '.join(CONTROLS)}:")
-  rows.append(f"slope {common.show(common.interval(slopes), '.3f')} percent for each unit of shift")
-  rows.append(f"correlation {common.show(common.interval(correlations), '.3f')}")
+  rows.append(f"slope {common.plus_minus(common.mean_interval(slopes), '.3f')} percent for each unit of shift")
+  rows.append(f"correlation {common.plus_minus(common.mean_interval(correlations), '.3f')}")
   fig, axes = common.figure(4.8, 3.4)
   for i, r in enumerate(written):
-    (mean, half), x = common.interval(gain[r.name]), shift[r.name].mean()
+    (mean, half), x = common.mean_interval(gain[r.name]), shift[r.name].mean()
     axes.errorbar(x, mean, half, fmt="o", ms=4, capsize=3, color=common.COLORS["s2"])
     axes.annotate(r.name, (x, mean), xytext=(5, -9 if i % 2 else 4), textcoords="offset points", fontsize=7)
   axes.axhline(0, color="k", lw=0.6)
@@ -70,7 +70,7 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
       "loss": {n: v.tolist() for n, v in loss.items()}, "shift": {n: v.tolist() for n, v in shift.items()},
       "gain": {n: v.tolist() for n, v in gain.items()}, "slope": slopes, "correlation": correlations,
   }  # fmt: skip
-  common.write(args.out, "shift", result, "\n".join(rows), fig)
+  common.write_study(args.out, "shift", result, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main():
   folders = common.find(args.workdir, "s2")
   pearson, spearman, contrast, calibration = [], [], [], []
   for folder in folders:
-    model = common.load(folder)
+    model = common.open_model(folder)
     windows = common.held_out(model)
     found = common.scores(model, windows, args.windows, steps=args.steps)
     energy, loss = found["final_energy"], found["loss"][-1]
@@ -54,7 +54,7 @@ def main():
     contrast.append([energy.mean(), noise["final_energy"].mean(), loss.mean(), noise["loss"][-1].mean()])
     order = np.argsort(energy)
     calibration.append([(energy[part].mean(), loss[part].mean()) for part in np.array_split(order, args.bins)])
-  model = common.load(folders[0])
+  model = common.open_model(folders[0])
   found = common.scores(model, common.held_out(model), args.windows, steps=args.steps)
   tokens, counts = np.unique(found["target"], return_counts=True)
   mean = {int(t): found["final_energy"][found["target"] == t].mean() for t, n in zip(tokens, counts) if n >= 50}
@@ -66,7 +66,7 @@ def main():
   contrast, calibration = np.array(contrast), np.array(calibration)
 
   def shown(values):
-    return common.show(common.interval(values), ".3f")
+    return common.plus_minus(common.mean_interval(values), ".3f")
 
   rows = [
     f"energy after {args.steps} steps against the model's own loss, {len(found['target'])} held-out tokens, "
@@ -98,7 +98,7 @@ def main():
     "text": args.text,
     "heat": heat.tolist(),
   }
-  common.write(args.out, "uncertainty", result, "\n".join(rows), fig)
+  common.write_study(args.out, "uncertainty", result, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from ebt_jax import parallel
 from ebt_jax.config import Config, EvalConfig, MeshConfig, TrainConfig, resolve
 from ebt_jax.data.examples import WindowExamples
 from ebt_jax.data.windows import Windows
-from ebt_jax.evaluation.evaluator import Evaluator, table
+from ebt_jax.evaluation.evaluator import Evaluator, results_table
 from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Mean, Problem, Task
 from ebt_jax.tasks.text import TextProblem
@@ -116,9 +116,11 @@ def test_a_result_does_not_depend_on_batch_size_nor_devices(windows, kind):
 
 def test_table_has_a_row_for_each_step():
   result = {"loss": 1.0, "bits_per_byte_by_step": [6.0, 2.0], "loss_by_step": [3.0, 1.0]}
-  found = table({**result, "energy_by_step": [2.0, 0.5, -7.25], "steps_used": 1.5}, "bits_per_byte", "nats/token")
+  found = results_table(
+    {**result, "energy_by_step": [2.0, 0.5, -7.25], "steps_used": 1.5}, "bits_per_byte", "nats/token"
+  )
   lines = [line.split() for line in found.splitlines()]
   assert lines[0] == ["step", "nats/token", "bits/byte", "energy"]
   assert lines[1:4] == [["0", "2.0000"], ["1", "3.0000", "6.0000", "0.5000"], ["2", "1.0000", "2.0000", "-7.2500"]]
   assert lines[4:] == ["steps used, on average: 1.50".split()]
-  assert table(result).split()[-1] == "-"
+  assert results_table(result).split()[-1] == "-"

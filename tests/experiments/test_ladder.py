@@ -71,7 +71,7 @@ def test_fetched_text_takes_the_place(tmp_path):
 
 
 def test_written_rungs_are_sources(bare, tmp_path):
-  paths = ladder.write(bare, str(tmp_path / "ladder"))
+  paths = ladder.write_texts(bare, str(tmp_path / "ladder"))
   assert list(paths) == STAND_INS
   for rung in bare:
     assert [d.text for d in Source(paths[rung.name])] == rung.documents

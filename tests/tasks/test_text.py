@@ -135,7 +135,7 @@ def test_thoughts_of_a_chunked_space_are_those_of_the_whole():
 
 def test_candidates_that_an_option_needs_whole_are_announced_and_their_chunks_refused():
   """A replay buffer at the paper's vocabulary: 192 rows of 256 x 50,277 numbers."""
-  config = resolve(sweep.load(str(REPOSITORY / "configs/text_ebt_s2.py:xxs")))
+  config = resolve(sweep.read_config(str(REPOSITORY / "configs/text_ebt_s2.py:xxs")))
   (note,) = registry.make(config).notes()
   assert "held whole: 9,885 MB on each device" in note
   assert "held whole: 1,236 MB on each device" in registry.make(config, shards=8).notes()[0]

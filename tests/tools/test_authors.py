@@ -1,4 +1,4 @@
-"""The authors' formulation (tools/authors.py) and the package agree: energies, losses, gradients, written tokens."""
+"""The authors' formulation (tools/bench/authors.py) and the package agree: energies, losses, gradients, decoding."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from ebt_jax.config import resolve
 from ebt_jax.evaluation.generate import Generator
 from ebt_jax.evaluation.sampling import Sampling
 from ebt_jax.tasks import decoding, text
-from tools import authors
+from tools.bench import authors
 
 ROWS, LENGTH, VOCABULARY = 2, 7, 13
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tools import bench_mesh
+from tools.bench.mesh import collectives
 
 PROGRAM = """HloModule jit_step, num_partitions=8
 
@@ -30,7 +30,7 @@ ENTRY %main.1_spmd (p: f32[8,4]) -> f32[8,4] {
 
 
 def test_bytes_and_trip_counts():
-  found, step_bytes = bench_mesh.collectives(PROGRAM)
+  found, step_bytes = collectives(PROGRAM)
   assert found == {"all-gather": (2, 128 + 32), "all-reduce": (1, 12 + 5)}
   assert step_bytes == 24 * (128 + 32) + 17
 
@@ -46,6 +46,6 @@ def test_a_real_program():
     gathered = lambda w: jax.lax.with_sharding_constraint(w, whole)
     return jax.lax.scan(lambda x, w: (jnp.tanh(x @ gathered(w)), None), x, weights)[0]
 
-  found, step_bytes = bench_mesh.collectives(layers.lower(weights, x).compile().as_text())
+  found, step_bytes = collectives(layers.lower(weights, x).compile().as_text())
   assert found["all-gather"] == (1, 1024)
   assert step_bytes >= 5 * 1024  # one for each layer

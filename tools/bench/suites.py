@@ -1,158 +1,39 @@
-"""Measures this package and its rivals, in one process and in turn. tools/README.md describes the suites.
+"""The suites of the benchmark: what is measured, at which shapes. tools/README.md describes them.
 
-  python tools/bench.py --suite=train,sizes,vocab,attention,decode,mesh [--rounds=5] [--out=build/bench]
-
-The rival of every suite is EBT in its authors' formulation (tools/authors.py). A step is the loss and the gradient of
-one batch; the optimiser is left out. Ratios are to Transformer++ at the same shape.
+A suite takes the flags of `tools.bench`, prints its table, and returns what goes into `SUITE.json`.
 """
 
-import argparse
-import dataclasses
-import functools
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
-import authors
 import jax
-import jax.numpy as jnp
 import numpy as np
-import timing
 
-from ebt_jax import flops
-from ebt_jax.config import SIZES, resolve
+from ebt_jax.config import SIZES
 from ebt_jax.evaluation.generate import Generator
 from ebt_jax.evaluation.sampling import Sampling
 from ebt_jax.tasks import decoding, registry
 from ebt_jax.thinking import descent
+from tools.bench import authors, timing
+from tools.bench.rivals import (
+  BASE,
+  COST,
+  SHAPE,
+  STEP,
+  Steps,
+  chosen,
+  configured,
+  described,
+  ebt,
+  rival_ebt,
+  shaped,
+  transformer,
+)
 
-SHAPE = ("layers", "heads", "width", "context", "batch", "vocab")
-LAST = dict(gradient="last", learn_step_size=False)
-BASE = "Transformer++"
 REPEATS = 5  # calls in one timing, where a single call is too short to time
-HERE = pathlib.Path(__file__).parent
-
-
-@dataclasses.dataclass(frozen=True)
-class Rival:
-  """One row of a table: a task, options of its loss, and the family and steps by which figures group it."""
-
-  name: str
-  task: object
-  family: str = ""
-  steps: int = 0
-  options: tuple = ()
-
-
-def configured(shape, kind="ebt", model=None, thinking=None, evaluation=None):
-  sizes = {k: shape[k] for k in ("layers", "heads", "width")}
-  return resolve(
-    {
-      "model": {**sizes, "kind": kind, "vocab_size": shape["vocab"], "dtype": shape["dtype"], **(model or {})},
-      "thinking": thinking or {},
-      "data": {"context_length": shape["context"]},
-      "train": {"batch_size": shape["batch"]},
-      "eval": evaluation or {},
-    }
-  )
-
-
-def transformer(shape, name=BASE, **model):
-  return Rival(name, registry.make(configured(shape, "transformer", model)), BASE)
-
-
-def ebt(shape, steps, gradient="each", model=None, rule=None, note="", **thinking):
-  """This package's EBT; `note` distinguishes rivals with the same steps."""
-  thinking = {"steps": steps, **(LAST if gradient == "last" else {}), **thinking}
-  family = gradient + note
-  options = (("rule", rule),) if rule else ()
-  name = f"EBT, {gradient} {steps}{note}"
-  return Rival(name, registry.make(configured(shape, model=model, thinking=thinking)), family, steps, options)
-
-
-def rival_ebt(shape, steps, gradient="each", **thinking):
-  """The authors' formulation."""
-  thinking = {"steps": steps, **(LAST if gradient == "last" else {}), **thinking}
-  family = f"authors' {gradient}"
-  return Rival(f"{family} {steps}", authors.AuthorsText.of(configured(shape, thinking=thinking)), family, steps)
-
-
-def counted(rival) -> int:
-  """FLOPs of one batch without recomputation."""
-  return rival.task.config.train.batch_size * rival.task.flops().row["total"]
-
-
-class Steps:
-  """Compiled steps of rivals that share parameters and a batch."""
-
-  def __init__(self, rivals, limit_gb: float):
-    self.rivals, self.programs, self.rows = rivals, {}, []
-    self._params = {}
-    for rival in rivals:
-      program, arguments, row = self._compile(rival)
-      needed = (row["temp_mb"] + row["result_mb"]) / 1e3
-      if needed > limit_gb:
-        row["note"] = f"compiled and not run: it needs {needed:.1f} GB, {limit_gb:.1f} GB are allowed"
-      else:
-        self.programs[rival.name] = functools.partial(program, *arguments)
-      self.rows.append(row)
-
-  def _compile(self, rival):
-    config, task = rival.task.config, rival.task
-    m, shape = config.model, (config.train.batch_size, config.data.context_length)
-    like = (m.kind, m.variant, m.layers, m.heads, m.width, m.vocab_size, config.thinking.landscapes)
-    if like not in self._params:
-      self._params[like] = task.init(jax.random.key(0))
-    tokens = np.random.default_rng(0).integers(0, m.vocab_size, (shape[0], shape[1] + 1)).astype(np.int32)
-    batch = {"tokens": jnp.asarray(tokens), "weights": jnp.ones(shape)}
-    arguments = (self._params[like], batch, jax.random.key(1))
-
-    def total(params, batch, key):
-      mean, output = task.loss(params, batch, key, **dict(rival.options))
-      return mean.total, output
-
-    ours = registry.make(config)
-    step = jax.value_and_grad(total, has_aux=True)
-    program, seconds = timing.compiled(step, *arguments)
-    print(f"  compiled in {seconds:6.1f} s: {rival.name}", file=sys.stderr, flush=True)
-    row = {
-      "name": rival.name,
-      "family": rival.family,
-      "steps": rival.steps,
-      "flops": counted(rival),
-      "progress_flops": config.train.batch_size
-      * ours.flops().row["total"],  # what the method needs, the same for all implementations
-      "temp_mb": timing.memory_mb(program),
-      "result_mb": program.memory_analysis().output_size_in_bytes / 1e6,
-      "compile_s": seconds,
-    }
-    return program, arguments, row
-
-  def run(self, rounds: int, warm_up: int = 1):
-    """Adds times to the rows."""
-    calls = {n: (lambda call=call: jax.block_until_ready(call())) for n, call in self.programs.items()}
-    times = timing.interleaved(calls, rounds, warm_up)
-    for row in self.rows:
-      if row["name"] in times:
-        row.update(timing.summary(times[row["name"]]), rounds=rounds)
-
-  def compare(self, base: str = BASE):
-    """Adds ratios of time and FLOPs to those of the row `base`, and the share of the device's peak if it is known."""
-    first = next((r for r in self.rows if r["name"] == base), {})
-    peak = flops.peak(jax.devices()[0].device_kind)
-    for row in self.rows:
-      if first:
-        row["flops_ratio"] = row["flops"] / first["flops"]
-      if "seconds" in row and "seconds" in first:
-        row["ratio"] = row["seconds"] / first["seconds"]
-      if peak and "seconds" in row:
-        row["utilisation"] = row["progress_flops"] / row["seconds"] / peak
-
-
-STEP = (*timing.TIMES, ("ratio", "ratio", ".2f"), ("FLOPs", "flops_ratio", ".2f"), ("of peak", "utilisation", ".1%"))
-COST = (("temp MB", "temp_mb", ",.0f"), ("compile s", "compile_s", ".1f"))
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def train(args):
@@ -331,8 +212,8 @@ def mesh(args):
     for size in args.mesh_sizes.split(","):
       for kind in ("transformer", "authors", "ebt"):
         flags = [f"--devices={devices}", f"--size={size}", f"--kind={kind}"]
-        command = [sys.executable, str(HERE / "bench_mesh.py"), *flags]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "tools.bench.mesh", *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
           why = (done.stderr.strip() or "killed").splitlines()[-1]
           rows.append({"name": f"{size}, {devices} devices, {kind}", "note": why})
@@ -349,11 +230,11 @@ def mesh(args):
 
 
 def torch(args, shape, rows, decode=False):
-  """The same in PyTorch (tools/bench_torch.py), in its own process with the same number of threads."""
+  """The same in PyTorch (tools/bench/pytorch.py), in its own process with the same number of threads."""
   out = pathlib.Path(args.out) / f"torch_{'decode' if decode else 'train'}.json"
   flags = [f"--{k}={shape[k]}" for k in SHAPE] + [f"--rounds={args.rounds}", f"--out={out}"]
   flags += [f"--suite={'decode' if decode else 'train'}", f"--threads={timing.machine()['cores']}"]
-  done = subprocess.run([args.torch, str(HERE / "bench_torch.py"), *flags], check=False)
+  done = subprocess.run([args.torch, str(ROOT / "tools/bench/pytorch.py"), *flags], check=False)
   if done.returncode:
     print("PyTorch was not measured")
     return None
@@ -368,65 +249,4 @@ def torch(args, shape, rows, decode=False):
   return found
 
 
-def shaped(args, **defaults):
-  """Shape of a suite: its defaults, changed by flags."""
-  shape = {**defaults, **{k: getattr(args, k) for k in SHAPE if getattr(args, k)}, "dtype": args.dtype}
-  if args.size:
-    shape |= dict(zip(("layers", "heads", "width"), SIZES[args.size]))
-  return shape
-
-
-def described(shape):
-  return ", ".join(f"{k} {shape[k]}" for k in (*SHAPE, "dtype") if k in shape)
-
-
-def chosen(args, rivals):
-  return [r for r in rivals if not args.only or any(part in r.name for part in args.only.split(";"))]
-
-
 SUITES = {"train": train, "sizes": sizes, "vocab": vocab, "attention": attention, "decode": decode, "mesh": mesh}
-
-
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--suite", default=",".join(SUITES), help="comma-separated: " + ", ".join(SUITES))
-  parser.add_argument("--rounds", type=int, default=5, help="rounds after one warm-up round")
-  parser.add_argument("--out", default="build/bench", help="folder for SUITE.json and figures")
-  for name in SHAPE:
-    parser.add_argument(f"--{name}", type=int, help="of every suite; each has its own default")
-  parser.add_argument("--size", choices=SIZES, help="layers, heads and width by name")
-  parser.add_argument("--dtype", default="float32", help="of matrix products: float32 or bfloat16")
-  parser.add_argument("--sizes", default="4xs,3xs,xxs", help="of suite sizes")
-  parser.add_argument("--only", default="", help="names or parts of names to run, separated by semicolons")
-  parser.add_argument("--devices", default="8,64", help="of suite mesh")
-  parser.add_argument("--mesh_sizes", default="medium,xl", help="of suite mesh")
-  parser.add_argument("--max_gb", type=float, default=0.0, help="programs that need more are compiled and not run")
-  parser.add_argument(
-    "--torch", nargs="?", const=sys.executable, default="", help="train, decode: PyTorch too; optionally its python"
-  )
-  args = parser.parse_args()
-  unknown = set(args.suite.split(",")) - set(SUITES)
-  if unknown:
-    parser.error(f"--suite: no suite {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
-  jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
-  if not args.max_gb:
-    args.max_gb = 0.85 * timing.memory_available() / 1e9 if jax.default_backend() == "cpu" else float("inf")
-  out = pathlib.Path(args.out)
-  os.makedirs(out, exist_ok=True)
-  machine = timing.machine()
-  print(", ".join(f"{k} {v}" for k, v in machine.items()))
-  for name in args.suite.split(","):
-    print(f"\n{name}: {SUITES[name].__doc__}")
-    found = SUITES[name](args)
-    path = out / f"{name}.json"
-    path.write_text(json.dumps({"suite": name, "machine": machine, **found}, indent=2), encoding="utf-8")
-  try:
-    import bench_figures
-  except ImportError as e:
-    print(f"no figures ({e}): pip install matplotlib, then python tools/bench_figures.py {out}")
-  else:
-    print("\nfigures:", *bench_figures.draw(out))
-
-
-if __name__ == "__main__":
-  main()

@@ -1,6 +1,6 @@
-"""The measurements of tools/bench.py in plain PyTorch: Transformer++ and the authors' formulation of EBT.
+"""The measurements of `tools.bench` in plain PyTorch: Transformer++ and the authors' formulation of EBT.
 
-  python tools/bench_torch.py --suite=train,decode [--threads=2] [--rounds=5] [--out=torch.json]
+  python tools/bench/pytorch.py --suite=train,decode [--threads=2] [--rounds=5] [--out=torch.json]
 
 Parameters are nested dicts with this package's names and layouts (kernels `[in, out]`, layers stacked), so that both
 can use the same ones. A step is the loss and the gradient of one batch, in float32, in eager mode.
@@ -152,7 +152,7 @@ def loss(params, step_size, tokens, heads, steps, gradient, start=None):
   return sum(cross_entropy(x, targets) for x in found) / steps
 
 
-def write(params, prompts, count, heads, steps):
+def generate(params, prompts, count, heads, steps):
   """`count` tokens after each prompt; each token computes the whole prefix again. `steps` 0 is Transformer++."""
   tokens = prompts
   for _ in range(count):
@@ -195,7 +195,7 @@ def decoding_calls(shape):
     params = init(shape, ebt=steps > 0)
 
     def call(params=params, steps=steps):
-      return write(params, texts, count, shape["heads"], steps)
+      return generate(params, texts, count, shape["heads"], steps)
 
     calls[f"{name}: {count} tokens after {prompt}"] = call
   return calls, count

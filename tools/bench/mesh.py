@@ -1,6 +1,6 @@
 """Compiles a training step of a paper config for many simulated devices, without running it. Prints JSON.
 
-  python tools/bench_mesh.py --devices=8 --size=medium --kind=ebt
+  python -m tools.bench.mesh --devices=8 --size=medium --kind=ebt
 
 Kinds: `transformer` and `ebt` are FSDP over all devices, `authors` is EBT in its authors' formulation with whole
 parameters on every device, as in the authors' code.
@@ -10,9 +10,7 @@ import argparse
 import collections
 import dataclasses
 import json
-import pathlib
 import re
-import sys
 import time
 
 from ebt_jax.training.inspect import COLLECTIVES
@@ -70,7 +68,6 @@ def _bytes(shape: str) -> int:
 
 
 def measure(kind: str, size: str, devices: int) -> dict:
-  import authors
   import jax
 
   from configs import text_ebt_s1, text_transformer
@@ -80,6 +77,7 @@ def measure(kind: str, size: str, devices: int) -> dict:
   from ebt_jax.training import inspect
   from ebt_jax.training import state as state_lib
   from ebt_jax.training.step import compiled_step
+  from tools.bench import authors
 
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", devices)
@@ -125,7 +123,6 @@ def main():
   parser.add_argument("--size", default="medium")
   parser.add_argument("--kind", choices=("transformer", "ebt", "authors"), default="ebt")
   args = parser.parse_args()
-  sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))  # for configs/
   print(json.dumps(measure(args.kind, args.size, args.devices)))
 
 

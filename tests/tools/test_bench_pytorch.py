@@ -1,4 +1,4 @@
-"""tools/bench_torch.py computes what this package computes, from the same parameters. Needs PyTorch."""
+"""tools/pytorch.py computes what this package computes, from the same parameters. Needs PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from ebt_jax.config import resolve
 from ebt_jax.tasks import registry
 
 torch = pytest.importorskip("torch")
-from tools import bench_torch
+from tools.bench import pytorch
 
 ROWS, LENGTH, VOCABULARY, HEADS = 2, 7, 13, 2
 
@@ -35,7 +35,7 @@ def to_torch(params):
 
 def test_transformer(x64):
   task, params, tokens = of(model={"kind": "transformer"})
-  theirs = bench_torch.transformer(to_torch(params["model"]), torch.tensor(tokens), HEADS)
+  theirs = pytorch.transformer(to_torch(params["model"]), torch.tensor(tokens), HEADS)
   ours = jax.jit(task.model.predict)(jax.tree.map(jnp.asarray, params["model"]), jnp.asarray(tokens))
   np.testing.assert_allclose(theirs.detach().numpy(), ours, rtol=1e-10, atol=1e-10)
 
@@ -46,7 +46,7 @@ def test_ebt(x64, gradient):
   params["model"]["to_embed"]["kernel"] *= 10
   start = np.random.default_rng(1).normal(size=(ROWS, LENGTH, VOCABULARY))
   model, step_size = to_torch(params["model"]), torch.tensor(params["thinking"]["step_size"], requires_grad=True)
-  theirs = bench_torch.loss(model, step_size, torch.tensor(tokens), HEADS, 3, gradient, torch.tensor(start))
+  theirs = pytorch.loss(model, step_size, torch.tensor(tokens), HEADS, 3, gradient, torch.tensor(start))
   theirs.backward()
 
   batch = {"tokens": jnp.asarray(tokens), "weights": jnp.ones((ROWS, LENGTH))}

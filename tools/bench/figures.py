@@ -1,4 +1,4 @@
-"""Draws the figures of results that tools/bench.py has written: `python tools/bench_figures.py FOLDER`."""
+"""Draws the figures of results that `tools.bench` has written: `python -m tools.bench.figures FOLDER`."""
 
 import json
 import pathlib
