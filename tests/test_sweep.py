@@ -3,7 +3,7 @@
 import pytest
 
 from ebt_jax.config import ConfigError
-from ebt_jax.sweep import Run, Variant, apply, chain, grid, read_config, named, product, runs, unique
+from ebt_jax.sweep import Run, Variant, apply, chain, grid, named, product, read_config, runs, unique
 
 QUICK = "configs/quickstart.py"
 SEEDS = grid({"seed": [0, 1]})

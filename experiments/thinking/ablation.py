@@ -36,7 +36,7 @@ def show(args, number: str, result) -> None:
   fig, axes = common.figure(6.4, 3.2)
   for i, (label, of) in enumerate(result.items()):
     less = np.subtract(of["longer"], result["full"]["longer"])
-    cells = [common.plus_minus(common.mean_interval(v), f) for v, f in ((of["headline"], ".4f"), (of["longer"], ".3f"),
+    cells = [common.over_seeds(v, f) for v, f in ((of["headline"], ".4f"), (of["longer"], ".3f"),
                                                               (less, ".3f"), (of["verified"], ".3f"))]  # fmt: skip
     rows.append("".join([f"{label:<28}", *(f"{c:>24}" for c in cells)]))
     for what, name, offset, color in (

@@ -175,6 +175,11 @@ def plus_minus(value: tuple[float, float], form: str = ".4f") -> str:
   return f"{value[0]:{form}} ± {value[1]:{form}}"
 
 
+def over_seeds(values, form: str = ".4f") -> str:
+  """Mean and interval of one value for each seed, as text."""
+  return plus_minus(mean_interval(values), form)
+
+
 def figure(width: float, height: float, **grid):
   import matplotlib
 

@@ -57,13 +57,8 @@ def main():
     gain = found[:, args.first - 1] - found[:, args.last - 1]  # between steps of the same seed
     result[kind] = {number: found.tolist(), "gain": common.mean_interval(gain), "trained_steps": trained}
     rows.append(f"{common.LABELS[kind]}, trained with {trained} steps at most, {len(folders)} seeds:")
-    rows += [
-      f"  {k:>3} steps  {common.plus_minus(common.mean_interval(found[:, k - 1]))} {name}"
-      for k in (1, 2, 3, 4, 6, 10, args.steps)
-    ]
-    rows.append(
-      f"  {args.first} -> {args.last} steps lowers it by {common.plus_minus(common.mean_interval(gain), '.5f')}"
-    )
+    rows += [f"  {k:>3} steps  {common.over_seeds(found[:, k - 1])} {name}" for k in (1, 2, 3, 4, 6, 10, args.steps)]
+    rows.append(f"  {args.first} -> {args.last} steps lowers it by {common.over_seeds(gain, '.5f')}")
     passes, mean = np.arange(1, args.steps + 1), found.mean(0)
     half = [common.mean_interval(v)[1] for v in found.T]
     axes.plot(passes, mean, "o-", ms=3, color=common.COLORS[kind], label=common.LABELS[kind])
@@ -77,7 +72,7 @@ def main():
   folders = common.find(args.workdir, "transformer")
   alone, together = curves(folders, 1, args.windows)[:, 0], ensembles(folders, args.windows)
   result["transformer"] = {number: alone.tolist(), "ensembles": together.tolist()}
-  rows.append(f"Transformer++, one pass: {common.plus_minus(common.mean_interval(alone))} {name}")
+  rows.append(f"Transformer++, one pass: {common.over_seeds(alone)} {name}")
   rows += [f"Transformer++, average of {k} models ({k} passes): {v:.4f} {name}" for k, v in enumerate(together, 1)]
   color = common.COLORS["transformer"]
   axes.axhline(alone.mean(), color=color, ls="--", lw=1, label="Transformer++, one pass")

@@ -46,11 +46,11 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
   rows.append(f"  {'text':<14}{'nats/byte':>10}{'shift':>10}   gain, %")
   for r in rungs:
     mark = "" if r.fetched else "  (stand-in)"
-    nats, gained = loss[r.name][:, args.last - 1].mean(), common.plus_minus(common.mean_interval(gain[r.name]), ".2f")
+    nats, gained = loss[r.name][:, args.last - 1].mean(), common.over_seeds(gain[r.name], ".2f")
     rows.append(f"  {r.name:<14}{nats:>10.4f}{shift[r.name].mean():>10.3f}   {gained}{mark}")
   rows.append(f"without {' and '.join(CONTROLS)}:")
-  rows.append(f"slope {common.plus_minus(common.mean_interval(slopes), '.3f')} percent for each unit of shift")
-  rows.append(f"correlation {common.plus_minus(common.mean_interval(correlations), '.3f')}")
+  rows.append(f"slope {common.over_seeds(slopes, '.3f')} percent for each unit of shift")
+  rows.append(f"correlation {common.over_seeds(correlations, '.3f')}")
   fig, axes = common.figure(4.8, 3.4)
   for i, r in enumerate(written):
     (mean, half), x = common.mean_interval(gain[r.name]), shift[r.name].mean()

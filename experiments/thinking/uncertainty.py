@@ -66,7 +66,7 @@ def main():
   contrast, calibration = np.array(contrast), np.array(calibration)
 
   def shown(values):
-    return common.plus_minus(common.mean_interval(values), ".3f")
+    return common.over_seeds(values, ".3f")
 
   rows = [
     f"energy after {args.steps} steps against the model's own loss, {len(found['target'])} held-out tokens, "

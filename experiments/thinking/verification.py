@@ -34,9 +34,9 @@ def main():
   rows = [f"gain of the best of N over one candidate, {args.steps} steps, in % of exp(loss):"]
   for choose, found in gains.items():
     rows.append(f"  chosen by {'least energy' if choose == 'energy' else 'largest fall of energy'}:")
-    rows += [f"    N = {n:<3} {common.plus_minus(common.mean_interval(v), '.3f')}" for n, v in found.items()]
+    rows += [f"    N = {n:<3} {common.over_seeds(v, '.3f')}" for n, v in found.items()]
   rows.append(f"  N = {counts[-1]} by least energy, against {item}s of training:")
-  rows += [f"    {seen / 1e6:.2f} M  {common.plus_minus(common.mean_interval(v), '.3f')}" for seen, v in way.items()]
+  rows += [f"    {seen / 1e6:.2f} M  {common.over_seeds(v, '.3f')}" for seen, v in way.items()]
   fig, (left, right) = common.figure(7.2, 3.0, nrows=1, ncols=2)
   for axes, found in ((left, gains["energy"]), (right, {t / 1e6: v for t, v in way.items()})):
     x, stats = list(found), [common.mean_interval(v) for v in found.values()]
