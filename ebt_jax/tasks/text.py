@@ -40,7 +40,9 @@ def make(config: Config, shards: int = 1) -> EBTTask | DirectTask:
   chunk = 0 if chunk >= length else chunk
   if config.model.kind == "transformer":
     return DirectTask(config, problem, Transformer(config.model), chunk)
-  model = AutoregressiveEBT(config.model, config.thinking.landscapes)
+  model = AutoregressiveEBT(config.model, config.thinking.landscapes, step_size=config.thinking.step_size)
+  if config.thinking.start == "context" and not config.model.residual:
+    raise ConfigError("config.thinking.start: context is the start of residual energies; set model.residual, or noise")
   space = whole_space(config, model)
   return EBTTask(config, problem, model, space, chunked_space(config, space, chunk), shards)
 

@@ -44,7 +44,7 @@ def main():
   contexts = task.context(model.params, batch)
   keys = streams.each(streams.key_for(0, streams.EVALUATE), numbers)
   found = jax.jit(lambda p, t, k: task.verified(p, t, k, observe=lambda x: x))(model.params, batch, keys)
-  start, _ = task.starts(keys, batch)
+  start, _ = task.starts(model.params, contexts, keys, batch)
   path = np.concatenate([np.asarray(jax.nn.softmax(start))[None, 0], np.asarray(jax.nn.softmax(found.observed))[:, 0]])
   thought = np.asarray(jax.nn.log_softmax(found.observed[-1, 0]))
   loss = -np.take_along_axis(thought, targets[..., None], -1)[..., 0]

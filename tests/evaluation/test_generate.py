@@ -46,7 +46,9 @@ def case_of(**model):
   return task, params, generator_of(task, params)
 
 
-@pytest.fixture(scope="module", params=[{}, {"variant": "time_embed"}, {"kind": "transformer"}], ids=str)
+@pytest.fixture(
+  scope="module", params=[{}, {"variant": "time_embed"}, {"residual": True}, {"kind": "transformer"}], ids=str
+)
 def case(request):
   return case_of(**request.param)
 
@@ -147,7 +149,7 @@ def test_of_many_candidates_the_one_of_least_energy_is_kept():
   keys = jax.random.split(jax.random.key(7))  # one for each row
   logits, energies, steps = jax.jit(decoding.writer(task).propose)(params, state, keys)
   assert steps.tolist() == [task.eval_steps] * 2
-  starts, _ = task.starts(keys, {"tokens": jnp.zeros((2, 2), int)})
+  starts, _ = task.starts(params, state.context, keys, {"tokens": jnp.zeros((2, 2), int)})
   config = dataclasses.replace(task.config.thinking, steps=task.eval_steps + 1)
 
   @jax.jit
