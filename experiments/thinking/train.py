@@ -1,6 +1,6 @@
 """Trains the models of the studies of thinking that are not finished yet, `--jobs` at a time.
 
-  python -m experiments.thinking.train --set=recipes,models,ablation --workdir=runs/thinking [--jobs=2] [--dry_run]
+  python -m experiments.thinking.train --set=models,residual --workdir=runs/thinking [--jobs=2] [--dry_run]
 
 Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it is killed, the same command continues it.
 """
@@ -46,22 +46,35 @@ def recipes(steps: int = 300) -> list[sweep.Run]:
   return sweep.runs(S2, several, {**SHORT, **wide, "train.steps": steps})
 
 
+S1 = {
+  "thinking.steps": 2,
+  "thinking.random_steps_min": 0,
+  "thinking.random_step_size": 1.0,
+  "thinking.gradient": "each",
+  "thinking.learn_step_size": True,
+  "thinking.noise": 0.0,
+  "thinking.replay_rows": 0,
+}
+
+
 def models(steps: int = 1000) -> list[sweep.Run]:
   """System 2, System 1 and Transformer++, three seeds, with checkpoints during training."""
   keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "checkpoint.keep_every": steps // 4}
-  s1 = {
-    "thinking.steps": 2,
-    "thinking.random_steps_min": 0,
-    "thinking.random_step_size": 1.0,
-    "thinking.gradient": "each",
-    "thinking.learn_step_size": True,
-    "thinking.noise": 0.0,
-    "thinking.replay_rows": 0,
-  }
   return [
     *sweep.runs(S2, SEEDS, keep, "s2"),
-    *sweep.runs(S2, SEEDS, {**keep, **s1}, "s1"),
-    *sweep.runs(S2, SEEDS, {**keep, **s1, "model.kind": "transformer"}, "transformer"),
+    *sweep.runs(S2, SEEDS, {**keep, **S1}, "s1"),
+    *sweep.runs(S2, SEEDS, {**keep, **S1, "model.kind": "transformer"}, "transformer"),
+  ]
+
+
+def residual(steps: int = 1000) -> list[sweep.Run]:
+  """Residual energies with the data and steps of `models`, three seeds."""
+  keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "model.residual": True}
+  start = {"thinking.start": "context", "thinking.steps": 1}
+  return [
+    *sweep.runs(S2, SEEDS, {**keep, **S1, **start}, "residual_context"),
+    *sweep.runs(S2, SEEDS, {**keep, **S1}, "residual_noise"),
+    *sweep.runs(S2, SEEDS, keep, "residual_s2"),
   ]
 
 
@@ -70,7 +83,7 @@ def ablation(steps: int = 200) -> list[sweep.Run]:
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
 
 
-SETS = {"recipes": recipes, "models": models, "ablation": ablation}
+SETS = {"recipes": recipes, "models": models, "residual": residual, "ablation": ablation}
 
 
 def main():
