@@ -131,7 +131,8 @@ class ChunkedSimplex(Space):
     else:
       x = jnp.zeros((*trail["start"].shape, table.shape[0]), table.dtype)
     if "answer" in trail:
-      x = x + trail["answer"] @ jax.lax.stop_gradient(table).T
+      answer, fixed = jax.lax.stop_gradient((trail["answer"], table))
+      x = x + answer @ fixed.T
     x = vocabulary.mask_padding(x, self.vocabulary)
     earlier = count - 1 if fresh else count
     old = table if self.history == "live" else jax.lax.stop_gradient(table)
@@ -155,4 +156,4 @@ class ChunkedSimplex(Space):
 
 def _positional(x: Trail) -> dict[str, jax.Array]:
   found = {"start": x.start, "slopes": x.slopes, "sizes": x.sizes, "noise": x.noise}
-  return found if x.answer is None else {**found, "answer": jax.lax.stop_gradient(x.answer)}
+  return found if x.answer is None else {**found, "answer": x.answer}

@@ -154,6 +154,16 @@ def _laptop() -> Study:
   )
 
 
+def _residual() -> Study:
+  return Study(
+    "residual",
+    "Is a residual EBT ever behind Transformer++? Six seeds, half a million to four million tokens.",
+    {"eval.max_windows": 256},
+    [Axis("data", "Data", "items", at(2, 128, 16, 4000), seeds=6, curve=True)],
+    {"transformer": f"{RECIPE}:transformer", "residual": f"{RECIPE}:residual"},
+  )
+
+
 def _tiny() -> Study:
   sizes = [at(1, width, 4, 8) for width in (16, 24, 32)]
   return Study(
@@ -174,7 +184,7 @@ def _tiny() -> Study:
   )
 
 
-_STUDIES = {"tiny": _tiny, "quick": _quick, "laptop": _laptop}
+_STUDIES = {"tiny": _tiny, "quick": _quick, "laptop": _laptop, "residual": _residual}
 
 
 def get(name: str) -> Study:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments.thinking import ablation, landscape, longer, recipes, shift, train, uncertainty, verification
+from experiments.thinking import ablation, landscape, longer, recipes, shift, train, uncertainty, verification, verifier
 from tests.helpers import REPOSITORY, TINY, run
 
 SMALL = (*TINY, "--config.train.steps=4", "--config.checkpoint.keep_every=2", "--config.sample.tokens=0",
@@ -41,6 +41,7 @@ def workdir(tmp_path_factory):
     (shift, ["--data=nowhere"], ["noise", "slope", "correlation"]),
     (uncertainty, ["--bins=4", "--text=some words"], ["Pearson", "random strings"]),
     (ablation, ["--candidates=2"], ["no replay buffer", "bits/byte"]),
+    (verifier, [], ["truth has the least energy", "AUROC of errors, entropy", "Transformer++"]),
     (landscape, ["--grid=5", "--panels=2", "--steps=3"], ["energy of the truth"]),
   ],
 )
@@ -56,7 +57,7 @@ def test_a_study_leaves_table_json_and_figure(workdir, tmp_path, monkeypatch, st
 
 def test_runs_of_all_sets_have_their_own_names():
   names = [(s, r.name) for s, make in train.SETS.items() for r in make()]
-  assert len(set(names)) == len(names) == 6 + 9 + 15
+  assert len(set(names)) == len(names) == 6 + 9 + 9 + 15
   for make in train.SETS.values():
     for r in make():
       r.resolve()  # is a valid config
