@@ -77,6 +77,7 @@ def collect(model: common.Model, examples, count: int) -> dict[str, np.ndarray]:
   run = jax.jit(functools.partial(thought, task))
   found: dict[str, list] = {}
   for numbers, batch in common.batches(examples, count, rows=8):
+    batch = jax.tree.map(jnp.asarray, batch)
     counts = np.asarray(task.problem.weights(batch)) > 0
     for name, value in jax.device_get(run(model.params, batch, streams.each(key, numbers))).items():
       found.setdefault(name, []).append(value[..., counts])
