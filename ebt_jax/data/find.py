@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import glob
 import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ebt_jax.config import ConfigError, near
 
@@ -62,14 +62,22 @@ class LeftOut:
     other._names = {k: list(v) for k, v in self._names.items()}
     return other
 
+  def as_dict(self) -> dict[str, dict[str, Any]]:
+    """Reason -> `count` and the first `names`."""
+    return {reason: {"count": n, "names": self._names[reason]} for reason, n in self.counts.items()}
+
   def __str__(self) -> str:
-    """`hidden: 2 (.git, .cache), rows without text: 3`; empty where nothing is left out."""
-    parts = []
-    for reason, n in self.counts.items():
-      names = self._names[reason]
-      shown = f" ({', '.join(names)}{', ...' if n > len(names) else ''})" if names else ""
-      parts.append(f"{reason}: {n:,}{shown}")
-    return ", ".join(parts)
+    return describe(self.as_dict())
+
+
+def describe(left_out: dict[str, dict[str, Any]]) -> str:
+  """`hidden: 2 (.git, .cache), rows without text: 3`, of `LeftOut.as_dict()`; empty where nothing is left out."""
+  parts = []
+  for reason, found in left_out.items():
+    count, names = found["count"], found["names"]
+    shown = f" ({', '.join(names)}{', ...' if count > len(names) else ''})" if names else ""
+    parts.append(f"{reason}: {count:,}{shown}")
+  return ", ".join(parts)
 
 
 def find_files(source: str) -> tuple[list[File], LeftOut]:

@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from ebt_jax import losses, thinking, vocabulary
 from ebt_jax.config import Config, ConfigError, DataConfig
+from ebt_jax.data import coverage, find, tokenizers
 from ebt_jax.data import text as text_data
-from ebt_jax.data import tokenizers
 from ebt_jax.data.examples import WindowExamples
+from ebt_jax.data.windows import Windows
 from ebt_jax.models.autoregressive import AutoregressiveEBT
 from ebt_jax.models.transformer import Transformer
 from ebt_jax.tasks.base import Batch, Data, Mean, Problem
@@ -121,17 +122,20 @@ class TextProblem(Problem):
 
   def data(self) -> Data:
     found = text_data.build(self.config.data, self.tokenizer)
-    held_out = {"held_out": self._examples(found.held_out)}
+    held_out = {"held_out": self._examples(found.held_out, found.counts["held_out"])}
     for name, source in self.config.data.more_held_out.items():
       held_out[name] = self.examples_of(source)
-    return Data(self._examples(found.train), held_out, found.summary, *_described(found.summary))
+    train = self._examples(found.train, found.counts["train"])
+    return Data(train, held_out, found.summary, *_described(found.summary))
 
-  def _examples(self, windows) -> WindowExamples:
-    return WindowExamples(windows, self.tokenizer.token_bytes, self.config.model.vocab_size)
+  def _examples(self, windows: Windows, counts: dict[str, Any]) -> WindowExamples:
+    """Bytes are those of the text that was given, what tokens have lost of it shared out over the tokens."""
+    size, scale = self.tokenizer.token_bytes, coverage.scale(counts)
+    return WindowExamples(windows, size if scale == 1 else size * scale, self.config.model.vocab_size)
 
   def examples_of(self, source: str) -> WindowExamples:
     data: DataConfig = dataclasses.replace(self.config.data, source=source, max_documents=0)
-    return self._examples(text_data.whole(data, self.tokenizer))
+    return self._examples(*text_data.whole(data, self.tokenizer))
 
   def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
     s = self.config.data.context_length
@@ -177,4 +181,10 @@ def _described(summary: dict[str, Any]) -> tuple[list[str], str]:
     f"data: {summary['train_tokens']:,} training tokens, {summary['held_out_tokens']:,} held out "
     f"({summary['held_out_documents']} documents); {unigram.format(of_it='')}"
   )
-  return [line], unigram.format(of_it="of the same text: ")
+  lines = [line]
+  if summary.get("lost_bytes"):
+    of = f"{summary['text_bytes']:,} bytes of text ({summary['lost_share']:.2%})"
+    lines.append(f"data: {summary['tokenizer']} loses {summary['lost_bytes']:,} of {of}")
+  if summary.get("left_out"):
+    lines.append(f"data: left out: {find.describe(summary['left_out'])}")
+  return lines, unigram.format(of_it="of the same text: ")
