@@ -1,6 +1,6 @@
 """Which files a text source has: files, globs and folders, and what is left out of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import glob
 import os
 import re
@@ -13,6 +13,10 @@ PACKED = (".gz", ".bz2", ".xz", ".zst")
 FORMATS = (".txt", ".jsonl", ".ndjson", ".json", ".parquet")
 EXPECTED = f"{', '.join(FORMATS[:4])} (compressed too, as .jsonl.xz: {', '.join(PACKED)}) or .parquet"
 _SHOWN = 3  # names beside each reason
+
+
+class NoSource(ConfigError):
+  """There is no such file or folder."""
 
 
 class File(NamedTuple):
@@ -119,16 +123,32 @@ def find_files(source: str) -> tuple[list[File], LeftOut]:
         elif os.path.isdir(match) and "**" not in path:  # with `**`, what is in it matches by itself
           matches += _folder(match, name, left_out, match)
       if not matches:
-        raise ConfigError(f"{KEY}: nothing matches {item!r}; {_nearby(path)}")
+        raise NoSource(f"{KEY}: nothing matches {item!r}; {_nearby(path)}")
     elif os.path.lexists(path):
       raise ConfigError(f"{KEY}: {item} is not a file or folder that can be read (a broken link, or a device)")
     else:
-      raise ConfigError(f"{KEY}: no file or folder {item!r}; {_nearby(path)}")
+      raise NoSource(f"{KEY}: no file or folder {item!r}; {_nearby(path)}")
     for file in sorted(matches, key=_by_id):
       if not file.format:
         raise ConfigError(f"{KEY}: {file.path} has an unknown extension; expected {EXPECTED}")
       found.setdefault(file.path, file._replace(id=file.id.replace(os.sep, "/")))
   return list(found.values()), left_out
+
+
+def located(source: str, places: Iterable[str | os.PathLike]) -> str:
+  """A source whose relative paths are those below the first of some folders in which there is something at them."""
+  return next((found for place in places if (found := _below(source, place)) != source), source)
+
+
+def _below(source: str, place: str | os.PathLike) -> str:
+  if source == "embedded" or source.startswith("tfds:"):
+    return source
+  if os.path.exists(os.path.join(place, source)):
+    return os.path.join(place, source)
+  if glob.has_magic(str(place)) or "," in str(place):  # they would mean something else within a source
+    return source
+  paths = [os.path.join(place, os.path.expanduser(s.strip())) for s in source.split(",") if s.strip()]
+  return ",".join(paths) if all(os.path.exists(p) or glob.glob(p, recursive=True) for p in paths) else source
 
 
 def _by_id(file: File) -> str:

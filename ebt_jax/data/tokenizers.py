@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -55,8 +55,8 @@ class Tokenizer(Protocol):
     """The text of ids; control tokens and unknown ids are skipped, invalid UTF-8 becomes U+FFFD. Never raises."""
 
 
-def load_tokenizer(spec: str) -> Tokenizer:
-  """The tokenizer of a spec: `bytes`, or the path of a `tokenizer.json`.
+def load_tokenizer(spec: str, name: str = "") -> Tokenizer:
+  """The tokenizer of a spec: `bytes`, or the path of a `tokenizer.json`, which is called `name` if that is given.
 
   Raises:
     ConfigError: the file does not exist, is not a tokenizer or has no end-of-text token, or the package `tokenizers` is
@@ -71,7 +71,16 @@ def load_tokenizer(spec: str) -> Tokenizer:
     raise ConfigError(
       f"config.data.tokenizer: no file {spec!r}; expected `bytes` or the path of a Hugging Face tokenizer.json"
     )
-  return HuggingFaceTokenizer(path)
+  return HuggingFaceTokenizer(path, name)
+
+
+def fingerprint_of(spec: str) -> str:
+  """The fingerprint of `load_tokenizer(spec)`, without loading it; empty where there is no such file."""
+  path = os.path.expanduser(spec)
+  if spec == "bytes" or not os.path.isfile(path):
+    return "bytes" if spec == "bytes" else ""
+  with open(path, "rb") as f:
+    return _fingerprint(_content(f))
 
 
 class ByteTokenizer:
@@ -111,7 +120,7 @@ class HuggingFaceTokenizer:
     ConfigError: as `load_tokenizer`.
   """
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, name: str = ""):
     try:
       import tokenizers
     except ImportError as e:
@@ -120,8 +129,7 @@ class HuggingFaceTokenizer:
         "or set data.tokenizer to bytes"
       ) from e
     with open(path, "rb") as f:
-      content = f.read()
-    content = content.removeprefix(codecs.BOM_UTF8)  # some editors write it, and the library refuses it
+      content = _content(f)
     try:
       spec = json.loads(content)
       backend = tokenizers.Tokenizer.from_buffer(content)
@@ -144,8 +152,8 @@ class HuggingFaceTokenizer:
         "add one of them to the file as a special token"
       )
     self._backend = backend
-    self.name = os.path.basename(path)
-    self.fingerprint = hashlib.sha256(content).hexdigest()
+    self.name = name or os.path.basename(path)
+    self.fingerprint = _fingerprint(content)
     self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), max(vocab.values()) + 1)
     self.end_of_text = vocab[end]
     self.content = content
@@ -270,6 +278,14 @@ def _unknown(model: dict[str, Any], vocab: dict[str, int]) -> int | None:
   if model.get("unk_id") is not None:  # Unigram
     return model["unk_id"]
   return vocab.get(model.get("unk_token"))
+
+
+def _content(file: IO[bytes]) -> bytes:
+  return file.read().removeprefix(codecs.BOM_UTF8)  # some editors write this mark, and the library refuses it
+
+
+def _fingerprint(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()
 
 
 def _piece(pieces: list[bytes], token_id: int) -> bytes:

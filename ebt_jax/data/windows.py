@@ -222,6 +222,21 @@ def limit(windows: Windows, max_tokens: int) -> Windows:
   return Windows(windows.tokens[:n], lengths)
 
 
+def fingerprint(windows: Windows, counts: dict[str, Any]) -> dict[str, Any]:
+  """What tells one split from another: sizes, the digest of all tokens, and one of at most 64 windows.
+
+  The digest of all is empty for folders of older versions. That of some windows is of what the files hold now.
+  """
+  some = np.unique(np.linspace(0, len(windows) - 1, 64).astype(int)) if len(windows) else np.empty(0, int)
+  content = windows.tokens[some].astype("<i4").tobytes() + windows.lengths[some].astype("<i4").tobytes()
+  return {
+    "documents": counts["documents"],
+    "windows": len(windows),
+    "sha256": counts.get("digest", ""),
+    "sha256 of some windows": hashlib.sha256(content).hexdigest(),
+  }
+
+
 def summarize(
   train: Windows,
   held_out: Windows,

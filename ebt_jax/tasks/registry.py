@@ -3,15 +3,16 @@
 import importlib
 
 from ebt_jax.config import Config, ConfigError
-from ebt_jax.tasks.base import Task
+from ebt_jax.tasks.base import Kept, Task
 
 
-def make(config: Config, shards: int = 1) -> Task:
+def make(config: Config, shards: int = 1, kept: Kept | None = None) -> Task:
   """The task of a config; `task.config` has everything filled in that the data decide.
 
   Args:
     config: `config.task` is a known name, or `package.module:function`, a function of the config that returns a task.
     shards: parts that a mesh cuts the rows of a batch into, which decides how much one device has to hold.
+    kept: what a run remembers, for a task of that run: its own copies of files count, not what the config points at.
 
   Raises:
     ConfigError: there is no such task, or what the function returns is no `tasks.base.Task`.
@@ -20,7 +21,7 @@ def make(config: Config, shards: int = 1) -> Task:
     return _own(config)
   from ebt_jax.tasks import text  # the only known name so far; the config's checks refuse others
 
-  return text.make(config, shards)
+  return text.make(config, shards, kept)
 
 
 def _own(config: Config) -> Task:
