@@ -1,7 +1,6 @@
 """Which task a config names: one of this package, or a function of the user's own."""
 
-import importlib
-
+from ebt_jax import modules
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.tasks.base import Kept, Task
 
@@ -27,7 +26,7 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> Task:
 def _own(config: Config) -> Task:
   module, _, function = config.task.partition(":")
   try:
-    found = getattr(importlib.import_module(module), function)
+    found = getattr(modules.imported(module, "config.task"), function)
   except ModuleNotFoundError as e:
     raise ConfigError(
       f"config.task: no module {e.name!r} ({config.task}); start python where {module.split('.')[0]!r} can be imported"
