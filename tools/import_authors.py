@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
   args = parser.parse_args(argv)
   arrays, options = read_weights(args.weights)
   if args.options:
-    options = {**options, **json.loads(args.options.read_text(encoding="utf-8"))}
+    options = {**options, **json.loads(args.options.read_text(encoding="utf-8-sig"))}
   config, params = config_of(arrays, options, args.set)
   write_run(args.out, config, params)
   print(f"written to {args.out}: {config.model.kind} {config.model.variant}, {config.model.layers} layers")

@@ -58,7 +58,7 @@ def resolve(config: Any) -> Config:
 def load(path) -> Config:
   """Reads a `config.json` that a run has written."""
   try:
-    with open(path, encoding="utf-8") as f:
+    with open(path, encoding="utf-8-sig") as f:  # some editors write a byte-order mark
       values = json.load(f)
   except (OSError, json.JSONDecodeError) as e:
     raise ConfigError(f"{path}: cannot be read as a config ({e}); is this the folder of a run?") from e
