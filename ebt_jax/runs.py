@@ -1,7 +1,7 @@
 """The folder of a run: who may write it, opening what it holds, starting from another's parameters, its final result.
 
-A folder holds `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, a sample where the task has one, and
-at the end `final_result.json`.
+A folder holds `config.json`, `data.json` and the problem's files (see `record`), `metrics.jsonl`, `tensorboard/`,
+`checkpoints/`, a sample where the task has one, and at the end `final_result.json`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from ebt_jax import config as config_lib
-from ebt_jax import files, parallel
+from ebt_jax import files, parallel, record
 from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.tasks import registry
@@ -70,7 +70,7 @@ def open_run(
     config = config_of(folder)
   if mesh is None:
     mesh = parallel.make_mesh(config_lib.MeshConfig(data=1), jax.devices()[:1])
-  task = registry.make(config, parallel.shards_of(mesh))
+  task = registry.make(config, parallel.shards_of(mesh), record.kept(folder))
   with Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
     found = checkpoints.restore({"params": abstract_params(task, mesh)}, step)
   if found is None:
@@ -97,6 +97,7 @@ def warm_start(config: Config, params: Any, mesh: jax.sharding.Mesh) -> Any:
   """
   skip = tuple(part.strip() for part in config.init_skip.split(",") if part.strip())
   there = open_run(config.init_from, mesh=mesh)
+  record.warn_of_other_files(config, there.folder)
   mine, theirs = _by_path(params), _by_path(there.params)
   unknown = [s for s in skip if not any(_within(path, s) for path in (*mine, *theirs))]
   if unknown:
@@ -148,7 +149,7 @@ def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
   path, done = folder / "config.json", folder / RESULT
   if path.exists():
     found = config_lib.load(path)
-    differ = config_lib.differences(found, config)
+    differ = config_lib.differences(found, config, places=not record.compares_data(folder, config))
     if differ:
       raise ConfigError(
         f"--workdir: {folder} holds a run of another config; give another folder. It differs in (there -> here):\n  "

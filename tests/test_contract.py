@@ -74,7 +74,7 @@ FORBIDDEN = re.compile(r"token|\bnats\b|vocab|\bprompt|tasks.text|\"text\"|image
 TASK_FREE_STUDIES = ("common", "longer", "ablation", "recipes", "verification")
 WITHOUT = [
   *(REPOSITORY / "ebt_jax/training").glob("*.py"),
-  *(REPOSITORY / name for name in ("ebt_jax/evaluation/evaluator.py", "ebt_jax/runs.py", "ebt_jax/flops.py")),
+  *(REPOSITORY / "ebt_jax" / f"{name}.py" for name in ("evaluation/evaluator", "runs", "record", "flops")),
   *(REPOSITORY / "experiments/scaling" / f"{name}.py" for name in ("run", "points", "figures")),
   *(REPOSITORY / "experiments/runner").glob("*.py"),
   *(REPOSITORY / "experiments/thinking" / f"{name}.py" for name in TASK_FREE_STUDIES),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ebt_jax.config import ConfigError, DataConfig
+from ebt_jax.data.coverage import Coverage
 from ebt_jax.data.tokenizers import Tokenizer
 from ebt_jax.data.windows import Assembler, TextData, check, finish, from_flat, summarize, token_dtype
 
@@ -62,8 +63,8 @@ def open_folder(config: DataConfig, tokenizer: Tokenizer) -> TextData:
     lengths = _map(folder, f"{split}.lengths", np.dtype("<i4"), counts["rows"])
     windows.append(from_flat(tokens, lengths, config.layout, config.context_length))
   if config.max_tokens:
-    return finish(config, tokenizer, *windows, meta["counts"])
-  return TextData(*windows, meta["summary"])
+    return finish(config, tokenizer, *windows, meta["counts"], meta["summary"].get("left_out", {}))
+  return TextData(*windows, meta["summary"], meta["counts"])
 
 
 class Writer:
@@ -106,7 +107,7 @@ class Writer:
     except BlockingIOError as e:
       raise ConfigError(f"--out: another process is writing {folder}; wait for it or choose another folder") from e
     self.finished = os.path.isfile(os.path.join(folder, WINDOWS))
-    counts: dict[str, dict[str, int]] = {split: {} for split in _SPLITS}
+    counts: dict[str, dict[str, Any]] = {split: {} for split in _SPLITS}
     if self.finished or os.path.isfile(os.path.join(folder, MANIFEST)):
       meta = _read(folder, WINDOWS if self.finished else MANIFEST)
       for name, value in arguments.items():
@@ -135,9 +136,9 @@ class Writer:
     """Number of tokens added since the last `commit`."""
     return sum(a.stored - self._saved[split]["stored"] for split, a in self._splits.items())
 
-  def add(self, split: str, ids: np.ndarray) -> None:
-    """Adds a document, int [tokens], to `train` or `held_out`."""
-    self._splits[split].add(ids)
+  def add(self, split: str, ids: np.ndarray, covered: Coverage | None = None) -> None:
+    """Adds a document, int [tokens], to `train` or `held_out`, and what its tokens keep of its text."""
+    self._splits[split].add(ids, covered)
 
   def commit(self) -> None:
     """Puts all that was added on the disk, where no later interruption can harm it.
@@ -150,8 +151,11 @@ class Writer:
     self._write(MANIFEST, {"arguments": self._arguments, "counts": self._saved})
     self.documents = sum(s["documents"] for s in self._saved.values())
 
-  def finish(self) -> dict[str, Any]:
+  def finish(self, left_out: dict[str, Any]) -> dict[str, Any]:
     """Pads the last windows, writes `windows.json` and returns the summary.
+
+    Args:
+      left_out: of the source, as `find.LeftOut.as_dict` says.
 
     Raises:
       ConfigError: a split is empty, the text is shorter than one window, or the disk is full.
@@ -168,7 +172,7 @@ class Writer:
       tokens = _map(self._folder, f"{split}.tokens", dtype, counts[split]["stored"])
       lengths = _map(self._folder, f"{split}.lengths", np.dtype("<i4"), counts[split]["rows"])
       windows.append(from_flat(tokens, lengths, config.layout, config.context_length))
-    summary = summarize(*windows, config.layout, self._tokenizer)
+    summary = summarize(*windows, config.layout, self._tokenizer, counts, left_out)
     self._write(
       WINDOWS,
       {

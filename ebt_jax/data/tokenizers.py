@@ -4,12 +4,15 @@ import codecs
 from collections.abc import Iterable, Sequence
 import hashlib
 import json
+import logging
 import os
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ebt_jax.config import ConfigError
+
+log = logging.getLogger(__name__)
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[SEP]")
 
@@ -25,6 +28,9 @@ class Tokenizer(Protocol):
     end_of_text: id that ends a document; `encode` never returns it.
     token_bytes: int32 [vocab_size], the number of UTF-8 bytes of each token's text; 0 for control tokens.
     pieces: the bytes of each token, or None if tokens are not byte strings.
+    exact: whether no text is replaced by another one before it is encoded, so that a text is encoded whole if its
+      tokens have as many bytes as it has.
+    content: the file, or None for `bytes`.
   """
 
   name: str
@@ -33,6 +39,8 @@ class Tokenizer(Protocol):
   end_of_text: int
   token_bytes: np.ndarray
   pieces: list[bytes] | None
+  exact: bool
+  content: bytes | None
 
   def encode(self, text: str) -> np.ndarray:
     """The ids of a text, int32 [tokens], without special tokens; lone surrogates become `?`."""
@@ -40,12 +48,15 @@ class Tokenizer(Protocol):
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     """`encode` of each text, in parallel if the library can."""
 
+  def decode_batch(self, ids: Sequence[np.ndarray]) -> list[str]:
+    """What is left of texts that were encoded: `decode` of each, without what stands for unknown text."""
+
   def decode(self, ids: Iterable[int | np.integer]) -> str:
     """The text of ids; control tokens and unknown ids are skipped, invalid UTF-8 becomes U+FFFD. Never raises."""
 
 
-def load_tokenizer(spec: str) -> Tokenizer:
-  """The tokenizer of a spec: `bytes`, or the path of a `tokenizer.json`.
+def load_tokenizer(spec: str, name: str = "") -> Tokenizer:
+  """The tokenizer of a spec: `bytes`, or the path of a `tokenizer.json`, which is called `name` if that is given.
 
   Raises:
     ConfigError: the file does not exist, is not a tokenizer or has no end-of-text token, or the package `tokenizers` is
@@ -60,7 +71,16 @@ def load_tokenizer(spec: str) -> Tokenizer:
     raise ConfigError(
       f"config.data.tokenizer: no file {spec!r}; expected `bytes` or the path of a Hugging Face tokenizer.json"
     )
-  return HuggingFaceTokenizer(path)
+  return HuggingFaceTokenizer(path, name)
+
+
+def fingerprint_of(spec: str) -> str:
+  """The fingerprint of `load_tokenizer(spec)`, without loading it; empty where there is no such file."""
+  path = os.path.expanduser(spec)
+  if spec == "bytes" or not os.path.isfile(path):
+    return "bytes" if spec == "bytes" else ""
+  with open(path, "rb") as f:
+    return _fingerprint(_content(f))
 
 
 class ByteTokenizer:
@@ -70,6 +90,8 @@ class ByteTokenizer:
   fingerprint = "bytes"
   vocab_size = 257
   end_of_text = 256
+  exact = True
+  content = None
 
   def __init__(self):
     self.pieces = [bytes([i]) for i in range(256)] + [b""]
@@ -80,6 +102,9 @@ class ByteTokenizer:
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     return [self.encode(t) for t in texts]
+
+  def decode_batch(self, ids: Sequence[np.ndarray]) -> list[str]:
+    return [self.decode(i) for i in ids]
 
   def decode(self, ids: Iterable[int | np.integer]) -> str:
     return _join(self.pieces, ids)
@@ -95,7 +120,7 @@ class HuggingFaceTokenizer:
     ConfigError: as `load_tokenizer`.
   """
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, name: str = ""):
     try:
       import tokenizers
     except ImportError as e:
@@ -104,7 +129,7 @@ class HuggingFaceTokenizer:
         "or set data.tokenizer to bytes"
       ) from e
     with open(path, "rb") as f:
-      content = f.read()
+      content = _content(f)
     try:
       spec = json.loads(content)
       backend = tokenizers.Tokenizer.from_buffer(content)
@@ -119,18 +144,19 @@ class HuggingFaceTokenizer:
     if getattr(backend.model, "dropout", None):
       backend.model.dropout = None
     vocab = backend.get_vocab(with_added_tokens=True)
-    found = [t for t in END_OF_TEXT if t in vocab]
-    if not found:
+    added = backend.get_added_tokens_decoder()
+    end = _end_of_text(vocab, {t.content for t in added.values() if t.special}, path)
+    if end is None:
       raise ConfigError(
         f"config.data.tokenizer: {path} has no end-of-text token; looked for {', '.join(END_OF_TEXT)}; "
         "add one of them to the file as a special token"
       )
     self._backend = backend
-    self.name = os.path.basename(path)
-    self.fingerprint = hashlib.sha256(content).hexdigest()
+    self.name = name or os.path.basename(path)
+    self.fingerprint = _fingerprint(content)
     self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), max(vocab.values()) + 1)
-    self.end_of_text = vocab[found[0]]
-    added = backend.get_added_tokens_decoder()
+    self.end_of_text = vocab[end]
+    self.content = content
     # the text of an added token is its own name, and a special token has no text
     special = {i for i, t in added.items() if t.special} | {self.end_of_text}
     literal = {i: t.content.encode("utf-8") for i, t in added.items()} | {i: b"" for i in special}
@@ -145,6 +171,11 @@ class HuggingFaceTokenizer:
       lengths = [len(p) for p in self.pieces]
     else:
       lengths = self._decoded_lengths(tokens, literal)
+    unknown = _unknown(spec["model"], vocab)
+    if unknown is not None:
+      lengths[unknown] = 0  # it stands for text that is lost
+    self.exact = self.pieces is not None and not spec.get("normalizer")
+    self._lasting = np.array([i in self._known and i != unknown for i in range(self.vocab_size)])
     self.token_bytes = np.array(lengths, np.int32)
 
   def encode(self, text: str) -> np.ndarray:
@@ -152,13 +183,26 @@ class HuggingFaceTokenizer:
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     texts = [t.encode("utf-8", "replace").decode("utf-8") for t in texts]
-    encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+    try:
+      encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+    except Exception as e:  # the library raises bare Exception, where a vocabulary lacks the unknown token
+      raise ConfigError(
+        f"config.data.tokenizer: {self.name} cannot encode the text ({str(e)[:200]}); "
+        "add its unknown token to the file, or give another tokenizer"
+      ) from e
     return [np.array(e.ids, np.int32) for e in encodings]
 
   def decode(self, ids: Iterable[int | np.integer]) -> str:
     if self.pieces is not None:
       return _join(self.pieces, ids)
     return self._backend.decode([int(i) for i in ids if int(i) in self._known])
+
+  def decode_batch(self, ids: Sequence[np.ndarray]) -> list[str]:
+    """What is left of texts: `decode` of each, in parallel, without the unknown token."""
+    kept = [i[self._lasting[i]] for i in ids]
+    if self.pieces is not None:
+      return [_join(self.pieces, i) for i in kept]
+    return self._backend.decode_batch([i.tolist() for i in kept])
 
   def _decoded_lengths(self, tokens: dict[int, str], literal: dict[int, bytes]) -> list[int]:
     """Number of UTF-8 bytes of each token, decoded after an ordinary token so that a leading space counts."""
@@ -215,6 +259,33 @@ class StreamDecoder:
   def _pending_text(self) -> str:
     context = self._tokenizer.decode(self._shown)
     return self._tokenizer.decode(self._shown + self._pending)[len(context) :]
+
+
+def _end_of_text(vocab: dict[str, int], special: set[str], path: str) -> str | None:
+  """The token that ends a document: a special one, or else, as some files have no other, an ordinary one."""
+  found = [t for t in END_OF_TEXT if t in special] or [t for t in END_OF_TEXT if t in vocab]
+  if found and found[0] not in special:
+    log.warning(
+      "%s: %s is no special token there, so text that holds it ends a document; add it as a special token",
+      path,
+      found[0],
+    )
+  return found[0] if found else None
+
+
+def _unknown(model: dict[str, Any], vocab: dict[str, int]) -> int | None:
+  """Id of the token that stands for what the vocabulary does not have."""
+  if model.get("unk_id") is not None:  # Unigram
+    return model["unk_id"]
+  return vocab.get(model.get("unk_token"))
+
+
+def _content(file: IO[bytes]) -> bytes:
+  return file.read().removeprefix(codecs.BOM_UTF8)  # some editors write this mark, and the library refuses it
+
+
+def _fingerprint(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()
 
 
 def _piece(pieces: list[bytes], token_id: int) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ebt_jax import files, parallel, runs
+from ebt_jax import files, parallel, record, runs
 from ebt_jax.config import Config, ConfigError, MeshConfig
 from ebt_jax.data.tokenizers import StreamDecoder
 from ebt_jax.evaluation import evaluator, text_report
@@ -22,7 +22,7 @@ def evaluate(workdir: str, config: Config, step: int | None = None, source: str 
   with jax.set_mesh(mesh):
     run = runs.open_run(workdir, step, config, mesh)
     problem = run.task.problem
-    sets = {source: problem.examples_of(source)} if source else problem.data().held_out
+    sets = {source: problem.examples_of(source)} if source else record.data_of(run.task, run.folder).held_out
     score = Evaluator(run.task, mesh)
     results = {name: score(run.params, examples, _progress) for name, examples in sets.items()}
   for name, result in results.items():

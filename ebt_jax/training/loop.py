@@ -10,7 +10,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from ebt_jax import files, flops, metrics, parallel, runs, streams, thinking
+from ebt_jax import files, flops, metrics, parallel, record, runs, streams, thinking
 from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.clock import Clock
 from ebt_jax.config import Config
@@ -45,8 +45,10 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     CheckpointError: nothing intact to resume from, or the last save failed.
   """
   mesh = parallel.make_mesh(config.mesh)
-  task = registry.make(config, parallel.shards_of(mesh))
-  config, folder = task.config, pathlib.Path(workdir).expanduser()
+  folder = pathlib.Path(workdir).expanduser()
+  before = record.kept(folder)
+  task = registry.make(config, parallel.shards_of(mesh), before)
+  config = task.config
   if done := runs.claim(folder, config):
     print(f"{folder}: this run is finished ({config.train.steps} steps); give another --workdir to train again")
     return done
@@ -59,7 +61,9 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     abstract = state_lib.abstract(task, mesh)
     parallel.assert_sharded(abstract.params, mesh)
     start, state, items, clock = _start(task, mesh, abstract, checkpoints)
+    record.check_data(folder, before, config, data, start)
     if main:  # not before all is known to fit, so that a mistake does not hold the folder
+      record.keep(folder, task, data, before)
       files.write_json(folder / "config.json", config.to_dict())
       if start:
         print(f"resuming from step {start}")

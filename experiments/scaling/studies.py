@@ -5,10 +5,9 @@ A run is named by its series, size, batch size, steps and seed. Axes that need t
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import importlib
 from typing import Any
 
-from ebt_jax import sweep
+from ebt_jax import modules, sweep
 from ebt_jax.config import ConfigError, near
 from ebt_jax.sweep import Run, Variant, chain, named
 
@@ -192,7 +191,7 @@ def get(name: str) -> Study:
   module, colon, function = name.partition(":")
   if colon:
     try:
-      return getattr(importlib.import_module(module), function)()
+      return getattr(modules.imported(module, "--study"), function)()
     except (ImportError, AttributeError) as e:
       raise ConfigError(f"--study: {name} cannot be loaded ({e}); expected package.module:function") from e
   if name not in _STUDIES:

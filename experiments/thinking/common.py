@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ebt_jax import files, runs, scaling, streams
+from ebt_jax import files, record, runs, scaling, streams
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.data.loader import in_order
 from ebt_jax.evaluation.evaluator import pretty
@@ -47,7 +47,7 @@ class Model(NamedTuple):
   def task(self, **inference) -> Task:
     """The task that thinks as `inference` (keys of `config.eval`) says."""
     changed = dataclasses.replace(self.config.eval, **inference)
-    return registry.make(dataclasses.replace(self.config, eval=changed))
+    return registry.make(dataclasses.replace(self.config, eval=changed), kept=record.kept(self.run.folder))
 
 
 def arguments(about: str, **defaults) -> argparse.Namespace:
@@ -87,7 +87,7 @@ def items_per_step(model: Model) -> float:
 
 def held_out(model: Model) -> Examples:
   """The run's first held-out set."""
-  return next(iter(model.problem.data().held_out.values()))
+  return next(iter(record.data_of(model.run.task, model.run.folder).held_out.values()))
 
 
 class _Every:

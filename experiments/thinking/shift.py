@@ -17,8 +17,8 @@ CONTROLS = ("shuffled", "noise")  # not written by people: in the table, not in 
 def main():
   args = common.arguments(__doc__, data="data", first=2, last=10, candidates=1)
   folders = common.find(args.workdir, "s2")
-  config = common.open_model(folders[0]).config
-  rungs = ladder.rungs(args.data, config.data.source, config.data.held_out)
+  trained_on = common.open_model(folders[0]).problem.data_config  # found wherever the study is started
+  rungs = ladder.rungs(args.data, trained_on.source, trained_on.held_out)
   paths = ladder.write_texts(rungs, str(args.workdir / "ladder"))
   loss: dict[str, list] = {}
   for folder in folders:

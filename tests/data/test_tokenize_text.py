@@ -1,6 +1,7 @@
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,36 @@ def test_equals_build(corpus, bpe_path, tmp_path, layout, tokenizer_name):
     config = DataConfig(source=corpus, context_length=32, held_out=0.2, layout=layout, **changes)
     folder = DataConfig(source=str(tmp_path / "out"), context_length=32, held_out=0.2, layout=layout, **changes)
     same(build(folder, tokenizer), build(config, tokenizer))
+
+
+def test_a_folder_of_windows_knows_what_is_lost_and_left_out(corpus, tmp_path):
+  from tokenizers import Tokenizer, models, pre_tokenizers
+
+  backend = Tokenizer(models.WordLevel({"Text": 0, "word0": 1, "</s>": 2, "?": 3}, "?"))
+  backend.pre_tokenizer = pre_tokenizers.Whitespace()
+  backend.add_special_tokens(["</s>"])
+  backend.save(str(tmp_path / "t.json"))
+  source = tmp_path / "source"
+  shutil.copytree(corpus, source)
+  (source / "notes.md").write_text("x")
+  whole, out = tmp_path / "whole", tmp_path / "out"
+  done = run(source, whole, tokenizer=tmp_path / "t.json")
+  assert done.returncode == 0 and "left_out: files of a kind that is not read: 1 (notes.md)" in done.stdout
+  assert "of the text's bytes are lost in tokens: t.json drops or replaces" in done.stderr
+  tokenizer = load_tokenizer(str(tmp_path / "t.json"))
+  changes = {"context_length": 32, "held_out": 0.2, "max_tokens": 500}
+  same(
+    build(DataConfig(source=str(whole), **changes), tokenizer),
+    build(DataConfig(source=str(source), **changes), tokenizer),
+  )
+  # the counts, and the digest of all tokens, survive an interruption
+
+  def small_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+
+  assert run(source, out, tokenizer=tmp_path / "t.json", part_tokens=100, preexec_fn=small_files).returncode == 1
+  assert run(source, out, tokenizer=tmp_path / "t.json").returncode == 0
+  assert contents(out) == contents(whole)
 
 
 # Stands in for a slow disk, so that the kill falls between two saved states.

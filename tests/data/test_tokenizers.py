@@ -118,3 +118,15 @@ def test_no_end_of_text(bpe_path, tmp_path):
   path.write_text(pathlib.Path(bpe_path).read_text().replace("<|endoftext|>", "<|stop|>"))
   with pytest.raises(ConfigError, match=re.escape("looked for <|endoftext|>, </s>")):
     load_tokenizer(str(path))
+
+
+def test_special_tokens_come_first(bpe_path, tmp_path, caplog):
+  spec = json.loads(pathlib.Path(bpe_path).read_text().replace("<|endoftext|>", "<|end_of_text|>"))
+  spec["model"]["vocab"]["</s>"] = 900  # an ordinary piece, as in vocabularies of web pages
+  path = tmp_path / "t.json"
+  path.write_bytes(b"\xef\xbb\xbf" + json.dumps(spec).encode())  # some editors write this mark
+  tokenizer = load_tokenizer(str(path))
+  assert tokenizer.end_of_text == spec["added_tokens"][0]["id"] and not caplog.text
+  assert tokenizer.decode([900]) == "</s>" and tokenizer.token_bytes[900] == 4
+  path.write_text(json.dumps(spec).replace("<|end_of_text|>", "<|stop|>"))
+  assert load_tokenizer(str(path)).end_of_text == 900 and "</s> is no special token there" in caplog.text
