@@ -26,6 +26,9 @@ class MetricsWriter:
 
   In a multi-process run only process 0 makes one.
 
+  Attributes:
+    rows: number of rows in the file.
+
   Args:
     workdir: folder of the run; it is made if it does not exist.
     tensorboard: also write events, if tensorboardX is installed.
@@ -60,6 +63,7 @@ class MetricsWriter:
     values = {name: float(value) for name, value in values.items()}
     self._file.write(json.dumps(files.valid_json({"step": int(step), **values}), allow_nan=False) + "\n")
     self._file.flush()
+    self.rows += 1
     if self._tensorboard:
       if self._events is None:
         self._events = self._tensorboard.SummaryWriter(self._workdir / "tensorboard", purge_step=self._first_step)
@@ -85,7 +89,8 @@ class MetricsWriter:
     self._file = self._events = None
 
   def _open(self, last_step: float) -> None:
-    kept = "".join(line + "\n" for line, row in _rows(self.path) if row["step"] <= last_step)
+    lines = [line + "\n" for line, row in _rows(self.path) if row["step"] <= last_step]
+    kept, self.rows = "".join(lines), len(lines)
     if self.path.exists() and kept != self.path.read_text(encoding="utf-8", errors="replace"):
       files.replace_text(self.path, kept)
     self._file = open(self.path, "a", encoding="utf-8")
