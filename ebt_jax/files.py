@@ -56,6 +56,17 @@ def set_aside(path: str | os.PathLike, mark: str) -> pathlib.Path | None:
   return path.rename(unused(path.with_name(f"{path.stem}{mark}{path.suffix}")))
 
 
+def keep_others(path: str | os.PathLike, settings: dict[str, Any]) -> pathlib.Path | None:
+  """Sets a JSON file of results aside whose `settings` are others, or not known; returns its new name."""
+  path = pathlib.Path(path)
+  try:
+    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["settings"] == valid_json(settings):
+      return None  # it may be replaced: these are the same results
+  except (ValueError, KeyError, TypeError):
+    pass
+  return set_aside(path, ".old")
+
+
 def pattern_in(path: str | os.PathLike) -> str:
   """The first character of an absolute path that orbax takes for a pattern (it would miss its own files); or empty."""
   return next((c for c in pathlib.Path(path).absolute().as_posix() if c in "*?[\\"), "")

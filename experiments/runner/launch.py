@@ -18,8 +18,20 @@ import subprocess
 import sys
 from typing import IO, Any
 
+from ebt_jax import files
 from ebt_jax.config import ConfigError
+from ebt_jax.owner import Owner
 from ebt_jax.sweep import Run
+
+
+def own(folder: pathlib.Path) -> Owner:
+  """Owns the folder of a sweep. Raises ConfigError where another sweep does, or where its runs could not be saved."""
+  if character := files.pattern_in(folder):
+    raise ConfigError(
+      f"--workdir: {folder.absolute()} holds {character!r}, which the library of checkpoints takes for a pattern; "
+      "expected none of * ? [ \\ in it; rename the folder"
+    )
+  return Owner(folder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,12 +6,12 @@ Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it i
 """
 
 import argparse
+import contextlib
 import pathlib
-import signal
 import sys
 
 from ebt_jax import sweep
-from ebt_jax.config import near
+from ebt_jax.config import ConfigError, near
 from experiments.runner import launch, pool
 from experiments.runner.screen import Screen
 
@@ -106,9 +106,14 @@ def main():
     print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
     return
   try:
-    pool.train(waiting, slots, Screen().show)
-  except pool.Stopped:
-    sys.exit(128 + signal.SIGTERM)
+    with contextlib.ExitStack() as owned:
+      for name in args.set.split(","):
+        owned.enter_context(launch.own(args.workdir / name))
+      pool.train(waiting, slots, Screen().show)
+  except ConfigError as e:
+    sys.exit(f"error: {e}")
+  except pool.Stopped as e:
+    sys.exit(128 + e.number)
   sys.exit(any(p.state == "failed" for p in waiting))
 
 
