@@ -18,6 +18,7 @@ from ebt_jax import files
 log = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
+_QUEUE = 4096  # TensorBoard events that may wait
 _NOT_FINITE = ("nan", "inf", "-inf")
 
 
@@ -66,7 +67,14 @@ class MetricsWriter:
     self.rows += 1
     if self._tensorboard:
       if self._events is None:
-        self._events = self._tensorboard.SummaryWriter(self._workdir / "tensorboard", purge_step=self._first_step)
+        # room for many rows: a full queue waits for the thread that empties it, for ever if a full disk has ended it
+        self._events = self._tensorboard.SummaryWriter(
+          self._workdir / "tensorboard", purge_step=self._first_step, max_queue=_QUEUE
+        )
+      if not self._events.file_writer.event_writer._worker.is_alive():
+        log.warning("step %d: no more TensorBoard events: its writer has failed; %s has all numbers", step, self.path)
+        self._tensorboard = self._events = None
+        return
       for name, value in values.items():
         self._events.add_scalar(name, value, int(step))
 

@@ -62,8 +62,8 @@ def arguments(about: str, name: str, **defaults) -> argparse.Namespace:
   parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/thinking"), help="of train.py")
   parser.add_argument("--windows", type=int, default=256, help="held-out windows to evaluate on")
   parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
-  for name, default in defaults.items():
-    parser.add_argument(f"--{name}", type=type(default), default=default)
+  for flag, default in defaults.items():
+    parser.add_argument(f"--{flag}", type=type(default), default=default)
   args = parser.parse_args()
   args.study, args.owner = name, Owner(args.out, "--out", f"{name}.owner.json")
   atexit.register(args.owner.close)

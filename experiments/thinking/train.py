@@ -100,14 +100,16 @@ def main():
       parser.error(f"--set: no set {name!r}; {near(name, SETS)}")
     for run in SETS[name](args.steps) if args.steps else SETS[name]():
       waiting.append(launch.Task(run, args.workdir / name))
-  waiting = pool.progress(waiting)
   slots = launch.slots(args.jobs)
-  if args.dry_run:
-    print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
-    return
   try:
+    for task in waiting:
+      task.check()
+    waiting = pool.progress(waiting)
+    if args.dry_run:
+      print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
+      return
     with contextlib.ExitStack() as owned:
-      for name in args.set.split(","):
+      for name in dict.fromkeys(args.set.split(",")):
         owned.enter_context(launch.own(args.workdir / name))
       pool.train(waiting, slots, Screen().show)
   except ConfigError as e:
