@@ -45,7 +45,15 @@ def patched(self, step, *rest):
   start(self, step, *rest)
 Checkpoints._start = patched
 """
-FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))\n"
+# A file takes no more than some bytes; what is printed goes through pipes, which have no limit.
+FULL = """
+import os, resource, subprocess
+for number in (1, 2):
+  cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=number)
+  os.dup2(cat.stdin.fileno(), number)
+  cat.stdin.close()
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
+"""
 TOKENISE = """
 import os, sys, time
 fsync = os.fsync
@@ -162,7 +170,7 @@ def train_in_a_storm(storm: Storm, folder: pathlib.Path, events: int) -> None:
     else:
       hook = KILL.format(after=storm.choose.uniform(0.1, 1) * length)
     done = run(flags(f"run{number}"), hook)
-    assert done.code in (0, 2, -signal.SIGKILL), (kind, done)
+    assert done.code in (0, 2, -signal.SIGKILL), f"{kind}: exit code {done.code}\n{done.out}\n{done.err}"
     after = rows_of(here)
     for step in kept:
       if max(sealed(here), default=0) < step or any(after.get(s) != rows[s] for s in rows if s <= step):
