@@ -204,13 +204,11 @@ def note_saved(folder: pathlib.Path, step: int) -> None:
   files.write_json(folder / SAVED, {"step": step})
 
 
-def begin(folder: pathlib.Path, config: Config, start: int | None) -> None:
-  """Writes `config.json`. What the folder has said of another course of the run gets another name.
-
-  Process 0 alone writes; all processes check.
+def check_start(folder: pathlib.Path, config: Config, start: int | None) -> None:
+  """Refuses to begin, where that would lose or confuse what a run has said.
 
   Args:
-    folder: of the run, owned by process 0.
+    folder: of the run.
     config: of the run from here on.
     start: the step of the checkpoint that it goes on from; None: it starts anew.
 
@@ -218,24 +216,31 @@ def begin(folder: pathlib.Path, config: Config, start: int | None) -> None:
     ConfigError: the run stands at a later step than it is asked for, its checkpoints are gone, or its rows cannot be
       read.
   """
-  result = _result(folder)
-  if start is None and (result or (folder / SAVED).exists()):
+  if start is None and (_result(folder) or (folder / SAVED).exists()):
     raise ConfigError(
       f"{folder / 'checkpoints'}: no checkpoint, but this run has saved some; put them back, or give another folder; "
       f"to train again from step 0, delete {SAVED} and {RESULT} there"
     )
-  start = start or 0
-  if start > config.train.steps:
+  if (start or 0) > config.train.steps:
     raise ConfigError(
       f"config.train.steps: {folder} has been trained to step {start} already, more than {config.train.steps}; give "
       "more steps, or another folder"
     )
   try:
-    rows = [] if start else metrics.read_rows(folder / metrics.FILE)
+    metrics.read_rows(folder / metrics.FILE)
   except ValueError as e:
     raise ConfigError(str(e)) from e
-  if jax.process_index():
-    return
+
+
+def begin(folder: pathlib.Path, config: Config, start: int) -> None:
+  """Writes `config.json`. What the folder has said of another course of the run gets another name.
+
+  Args:
+    folder: of the run, owned by this process, the only one that calls this.
+    config: of the run from here on.
+    start: the step that it goes on from.
+  """
+  rows = [] if start else metrics.read_rows(folder / metrics.FILE)
   if rows:
     kept = files.set_aside(folder / metrics.FILE, ".old")
     files.set_aside(folder / "tensorboard", ".old")
@@ -243,7 +248,7 @@ def begin(folder: pathlib.Path, config: Config, start: int | None) -> None:
       "%s: has rows up to step %d, but there is no checkpoint of that run: training starts at step 0, and the old rows "
       "are kept as %s", folder / metrics.FILE, rows[-1]["step"], kept.name
     )  # fmt: skip
-  if result:  # more steps
+  if result := _result(folder):  # more steps
     files.set_aside(folder / RESULT, f"_step{result['steps']}")
     files.set_aside(folder / "sample.json", f"_step{result['steps']}")
   before = folder / CONFIG

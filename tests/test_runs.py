@@ -151,6 +151,7 @@ def test_checkpoints_that_were_saved_and_are_gone_are_missed(trained, corpus, tm
     done = run([*flags, f"--config.train.steps={steps}", f"--workdir={lost}"])
     assert done.code == 2 and f"{lost}/checkpoints: no checkpoint, but this run has saved some" in done.err, done
     assert {p: p.read_bytes() for p in lost.rglob("*") if p.is_file()} == before
+    assert not (lost / "checkpoints").exists()  # else `mv` would put them inside
     (lost / (name or runs.SAVED)).unlink()
   rows = metrics.read_rows(lost / metrics.FILE)
   done = run([*flags, f"--workdir={lost}"])  # as told

@@ -70,10 +70,10 @@ def _train(task: Task, mesh: jax.sharding.Mesh, checkpoints: Checkpoints, folder
     parallel.assert_sharded(abstract.params, mesh)
     state, position, clock = _start(task, mesh, abstract, checkpoints)
     start = position.get("step", 0)
+    runs.check_start(folder, config, position.get("step"))
     checkpoints.check_writable()
-    # not before all is known to fit, so that a mistake does not hold the folder
-    runs.begin(folder, config, position.get("step"))
-    if main:
+    if main:  # not before all is known to fit, so that a mistake does not hold the folder
+      runs.begin(folder, config, start)
       if start:
         print(f"resuming from step {start}")
       console.announce(task, data, abstract, mesh)
