@@ -21,6 +21,7 @@ from ebt_jax import checkpoint, files, parallel, record
 from ebt_jax.clock import Clock
 from ebt_jax.config import CheckpointConfig, Config, ConfigError, MeshConfig, set_keys
 from ebt_jax.interop import reference
+from ebt_jax.owner import Owner
 from ebt_jax.tasks import registry
 from ebt_jax.training import state as state_lib
 
@@ -96,7 +97,8 @@ def main(argv: list[str]) -> None:
   if args.options:
     options = {**options, **json.loads(args.options.read_text(encoding="utf-8-sig"))}
   config, params = config_of(arrays, options, args.set)
-  write_run(args.out, config, params)
+  with Owner(args.out, "--out"):
+    write_run(args.out, config, params)
   print(f"written to {args.out}: {config.model.kind} {config.model.variant}, {config.model.layers} layers")
 
 

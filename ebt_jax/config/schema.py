@@ -372,7 +372,7 @@ class MeshConfig(_Checks):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig(_Checks):
-  """When training is saved; it is always saved at the end, at SIGTERM and at Ctrl-C."""
+  """When training is saved; always at the end, at Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2."""
 
   group = "checkpoint"
 

@@ -33,7 +33,7 @@ def evaluate(workdir: str, config: Config, step: int | None = None, source: str 
 
 
 def _report(run: runs.Run, result: dict[str, Any]) -> None:
-  """Prints a result and writes it into the run's folder, with the settings in its name."""
+  """Prints a result and writes it into the run's folder. One file has the results of one set of settings."""
   problem = run.task.problem
   count = f"{result['items']} {problem.item}s in {result['examples']} examples"
   print(f"checkpoint {run.step}, {result['source']}: {count}")
@@ -42,7 +42,11 @@ def _report(run: runs.Run, result: dict[str, Any]) -> None:
   print(", ".join(f"{evaluator.pretty(name)} {value:.4f}" for name, value in numbers.items()))
   name = "".join(c if c.isalnum() else "_" for c in result["source"]).strip("_")[-60:]
   path = run.folder / f"eval_{name}_step{run.step}_think{run.task.eval_steps}.json"
-  files.write_json(path, result)
+  config = run.config.to_dict()
+  settings = {"source": result["source"], **{group: config[group] for group in ("seed", "eval", "data")}}
+  if kept := files.keep_others(path, settings):
+    print(f"a result of other settings that was there is kept as {kept}")
+  files.write_json(path, {**result, "settings": settings})
   print(f"written to {path}")
 
 

@@ -34,7 +34,7 @@ def spread(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def main():
-  args = common.arguments(__doc__, steps=10, panels=3, grid=41)
+  args = common.arguments(__doc__, "landscape", steps=10, panels=3, grid=41)
   model = common.open_model(common.find(args.workdir, "s2")[0])
   windows = common.held_out(model)
   numbers, batch = next(common.batches(windows, 8, rows=8))
@@ -92,7 +92,7 @@ def main():
     result.append({"before": before, "target": target, "energies": at, "t": t.tolist(),
                    "to_thought": to_thought.tolist(), "to_truth": to_truth.tolist()})  # fmt: skip
   axes[0, 0].legend(frameon=False, fontsize=7, loc="upper right")
-  common.write_study(args.out, "landscape", {"panels": result}, "\n".join(rows), fig)
+  common.write_study(args, {"panels": result}, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ CONTROLS = ("shuffled", "noise")  # not written by people: in the table, not in 
 
 
 def main():
-  args = common.arguments(__doc__, data="data", first=2, last=10, candidates=1)
+  args = common.arguments(__doc__, "shift", data="data", first=2, last=10, candidates=1)
   folders = common.find(args.workdir, "s2")
   trained_on = common.open_model(folders[0]).problem.data_config  # found wherever the study is started
   rungs = ladder.rungs(args.data, trained_on.source, trained_on.held_out)
@@ -70,7 +70,7 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
       "loss": {n: v.tolist() for n, v in loss.items()}, "shift": {n: v.tolist() for n, v in shift.items()},
       "gain": {n: v.tolist() for n, v in gain.items()}, "slope": slopes, "correlation": correlations,
   }  # fmt: skip
-  common.write_study(args.out, "shift", result, "\n".join(rows), fig)
+  common.write_study(args, result, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

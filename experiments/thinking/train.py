@@ -6,12 +6,12 @@ Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it i
 """
 
 import argparse
+import contextlib
 import pathlib
-import signal
 import sys
 
 from ebt_jax import sweep
-from ebt_jax.config import near
+from ebt_jax.config import ConfigError, near
 from experiments.runner import launch, pool
 from experiments.runner.screen import Screen
 
@@ -100,15 +100,22 @@ def main():
       parser.error(f"--set: no set {name!r}; {near(name, SETS)}")
     for run in SETS[name](args.steps) if args.steps else SETS[name]():
       waiting.append(launch.Task(run, args.workdir / name))
-  waiting = pool.progress(waiting)
   slots = launch.slots(args.jobs)
-  if args.dry_run:
-    print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
-    return
   try:
-    pool.train(waiting, slots, Screen().show)
-  except pool.Stopped:
-    sys.exit(128 + signal.SIGTERM)
+    for task in waiting:
+      task.check()
+    waiting = pool.progress(waiting)
+    if args.dry_run:
+      print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
+      return
+    with contextlib.ExitStack() as owned:
+      for name in dict.fromkeys(args.set.split(",")):
+        owned.enter_context(launch.own(args.workdir / name))
+      pool.train(waiting, slots, Screen().show)
+  except ConfigError as e:
+    sys.exit(f"error: {e}")
+  except pool.Stopped as e:
+    sys.exit(128 + e.number)
   sys.exit(any(p.state == "failed" for p in waiting))
 
 

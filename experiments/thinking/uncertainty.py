@@ -40,7 +40,7 @@ def random_text(examples):
 
 
 def main():
-  args = common.arguments(__doc__, text=TEXT, steps=11, bins=10)
+  args = common.arguments(__doc__, "uncertainty", text=TEXT, steps=11, bins=10)
   folders = common.find(args.workdir, "s2")
   pearson, spearman, contrast, calibration = [], [], [], []
   for folder in folders:
@@ -98,7 +98,7 @@ def main():
     "text": args.text,
     "heat": heat.tolist(),
   }
-  common.write_study(args.out, "uncertainty", result, "\n".join(rows), fig)
+  common.write_study(args, result, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

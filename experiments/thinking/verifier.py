@@ -167,7 +167,7 @@ def table(result: dict[str, list[dict[str, float]]]) -> str:
 
 
 def main():
-  args = common.arguments(__doc__)
+  args = common.arguments(__doc__, "verifier")
   result: dict[str, list] = {}
   curves: dict[str, dict[str, list]] = {}
   for kind in KINDS:
@@ -197,7 +197,7 @@ def main():
   every[0][0].set(ylabel="wrong among them, %")
   risk = {kind: {name: np.mean(v, 0).tolist() for name, v in of.items()} for kind, of in curves.items()}
   saved = {"numbers": result, "coverage": LEVELS.tolist(), "risk": risk, "windows": args.windows}
-  common.write_study(args.out, "verifier", saved, table(result), fig)
+  common.write_study(args, saved, table(result), fig)
 
 
 if __name__ == "__main__":

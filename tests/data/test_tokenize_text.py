@@ -1,5 +1,6 @@
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -141,6 +142,33 @@ def test_killed_and_run_again(corpus, tmp_path):
   ]
   again = run(corpus, out)
   assert again.returncode == 0 and "complete" in again.stderr and contents(out) == contents(whole)
+
+
+def flip(path):
+  data = path.read_bytes()
+  path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("damage, why", [(flip, "its content has changed"), (cut, "expected [0-9]+ bytes, found 100")])
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_is_damaged_is_not_said_to_be_finished(corpus, tmp_path, damage, why, finished):
+  whole, out = tmp_path / "whole", tmp_path / "out"
+  assert run(corpus, whole).returncode == 0
+  if finished:
+    assert run(corpus, out).returncode == 0
+  else:
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+    assert run(corpus, out, preexec_fn=limit).returncode
+  damage(out / "train.tokens")
+  done = run(corpus, out)
+  assert done.returncode and "Traceback" not in done.stderr
+  assert re.search(f"train.tokens is not as it was written \\({why}\\); delete {out}, or", done.stderr), done.stderr
+  shutil.rmtree(out)
+  assert run(corpus, out).returncode == 0 and contents(out) == contents(whole)
 
 
 def test_full_disk(corpus, tmp_path):
