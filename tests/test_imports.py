@@ -26,6 +26,7 @@ NEVER = {"configs", "experiments", "tests", "tools", "torch", "tensorflow"}
 WITHOUT_JAX = (
   "config/",
   "files.py",
+  "terminal.py",
   "clock.py",
   "metrics.py",
   "flops.py",

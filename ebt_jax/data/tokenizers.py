@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import hashlib
 import json
 import os
+import re
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +26,7 @@ class Tokenizer(Protocol):
     end_of_text: id that ends a document; `encode` never returns it.
     token_bytes: int32 [vocab_size], the number of UTF-8 bytes of each token's text; 0 for control tokens.
     pieces: the bytes of each token, or None if tokens are not byte strings.
+    byte_tokens: without pieces, the bytes of tokens that stand for one; a run of them is decoded as a whole.
   """
 
   name: str
@@ -33,6 +35,7 @@ class Tokenizer(Protocol):
   end_of_text: int
   token_bytes: np.ndarray
   pieces: list[bytes] | None
+  byte_tokens: dict[int, bytes]
 
   def encode(self, text: str) -> np.ndarray:
     """The ids of a text, int32 [tokens], without special tokens; lone surrogates become `?`."""
@@ -72,6 +75,7 @@ class ByteTokenizer:
   end_of_text = 256
 
   def __init__(self):
+    self.byte_tokens = {}
     self.pieces = [bytes([i]) for i in range(256)] + [b""]
     self.token_bytes = np.array([len(p) for p in self.pieces], np.int32)
 
@@ -137,6 +141,9 @@ class HuggingFaceTokenizer:
     tokens = {i: t for t, i in vocab.items()}
     self._known = frozenset(tokens) - special
     self.pieces = None
+    fallback = {i for i in self._known if re.fullmatch("<0x[0-9A-Fa-f]{2}>", tokens[i])}
+    by_bytes = "ByteFallback" in _types(spec.get("decoder"))
+    self.byte_tokens = {i: bytes([int(tokens[i][3:5], 16)]) for i in fallback} if by_bytes else {}
     if "ByteLevel" in _types(spec.get("decoder")) | _types(spec.get("pre_tokenizer")):
       alphabet = _byte_alphabet()
       self.pieces = [
@@ -177,13 +184,12 @@ class HuggingFaceTokenizer:
 
 
 class StreamDecoder:
-  """Decodes one id at a time and holds incomplete UTF-8 back.
+  """Decodes one id at a time, and holds back what the next ids can still change.
 
   If tokens are byte strings, the joined output equals `tokenizer.decode` of all ids; for other tokenizers it does if
-  their decoder works from left to right.
+  their decoder works from left to right. A continuation is decoded after the ids of its prompt: the first token of a
+  text may be decoded without its leading space.
   """
-
-  _HOLD = 4  # after this number of tokens without a complete character show U+FFFD: UTF-8 needs at most 4 bytes
 
   def __init__(self, tokenizer: Tokenizer):
     self._tokenizer = tokenizer
@@ -193,13 +199,15 @@ class StreamDecoder:
 
   def push(self, token_id: int) -> str:
     """Takes one id; returns the text that is complete now, which is often empty."""
-    pieces = self._tokenizer.pieces
-    if pieces is not None:
-      return self._utf8.decode(_piece(pieces, token_id))
-    self._pending.append(int(token_id))
-    text = self._pending_text()
-    if text.endswith("\ufffd") and len(self._pending) < self._HOLD:
+    tokenizer, token_id = self._tokenizer, int(token_id)
+    if tokenizer.pieces is not None:
+      return self._utf8.decode(_piece(tokenizer.pieces, token_id))
+    if not 0 <= token_id < tokenizer.vocab_size or not tokenizer.token_bytes[token_id]:
+      return ""  # `decode` skips it, and a run of byte tokens goes on after it
+    self._pending.append(token_id)
+    if token_id in tokenizer.byte_tokens:
       return ""
+    text = self._pending_text()
     if text:
       self._shown, self._pending = self._pending, []
     return text
@@ -215,6 +223,41 @@ class StreamDecoder:
   def _pending_text(self) -> str:
     context = self._tokenizer.decode(self._shown)
     return self._tokenizer.decode(self._shown + self._pending)[len(context) :]
+
+
+def split_text(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> tuple[str, list[str]]:
+  """The text of some ids, and what each of `ids` adds to it; joined, they are the decoding of all.
+
+  Several tokens may share one character, such as the bytes of an emoji: the last of them has it, the others have "".
+  If `before` ends inside a character, the first of `ids` that complete it have the character.
+  """
+  stream = StreamDecoder(tokenizer)
+  start = "".join(map(stream.push, before))
+  texts = [stream.push(i) for i in ids]
+  rest = stream.flush()
+  if not texts:
+    return start + rest, []
+  texts[-1] += rest
+  whole = start + "".join(texts)
+  held = os.path.commonprefix([tokenizer.decode(before), whole])[len(start) :]  # belongs to `before`
+  left = len(held)
+  for i, text in enumerate(texts):
+    texts[i], left = text[left:], max(0, left - len(text))
+  return start + held, texts
+
+
+def token_name(tokenizer: Tokenizer, token_id: int) -> str:
+  """One token as people read it in a table, in quotes: with its leading space, and part of a character as its bytes."""
+  if tokenizer.pieces is not None:
+    piece = _piece(tokenizer.pieces, token_id)
+  elif token_id in tokenizer.byte_tokens:
+    piece = tokenizer.byte_tokens[token_id]
+  else:
+    return repr(split_text(tokenizer, tokenizer.encode("a")[-1:].tolist(), [token_id])[1][0])
+  try:
+    return repr(piece.decode("utf-8"))
+  except UnicodeDecodeError:
+    return repr(piece)
 
 
 def _piece(pieces: list[bytes], token_id: int) -> bytes:

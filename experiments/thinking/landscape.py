@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebt_jax import streams, thinking
+from ebt_jax.data.tokenizers import split_text
 from experiments.thinking import common
 
 
@@ -63,8 +64,8 @@ def main():
     top, bottom = axes[0, column], axes[1, column]
     top.plot(t, to_thought, color=common.COLORS["s2"], label="start (0) to thought (1)")
     top.plot(t, to_truth, color=common.COLORS["s1"], label="thought (0) to truth (1)")
-    before = model.problem.tokenizer.decode([int(x) for x in tokens[row, middle - 10 : middle + 1]])
-    target = model.problem.tokenizer.decode([int(targets[row, middle])])
+    known = tokens[row, max(0, middle - 10) : middle + 1].tolist()
+    before, (target,) = split_text(model.problem.tokenizer, known, [int(targets[row, middle])])
     top.set_title(f"…{before!r} → {target!r}\nloss {loss[row, middle]:.2f} nats", fontsize=7)
     top.set(xlabel="along the line", ylabel="energy" if not column else "")
     # an orthonormal basis: from the start towards the thought, and orthogonal to it towards the truth

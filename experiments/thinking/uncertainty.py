@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from ebt_jax.data.tokenizers import split_text, token_name
 from experiments.thinking import common
 
 TEXT = "The quick brown fox jumps over the lazy dog. Research is hard."
@@ -27,7 +28,7 @@ def on_text(model, words: str, steps: int) -> tuple[list[str], np.ndarray]:
       model.params, batch, jax.random.split(jax.random.key(0), len(batch["tokens"]))
     )
   )
-  names = [model.problem.tokenizer.decode([int(t)]) for t in ids[1:]]
+  _, names = split_text(model.problem.tokenizer, ids[:1].tolist(), ids[1:].tolist())
   return names, np.concatenate([found.energy[:, 0], found.final_energy])
 
 
@@ -60,7 +61,7 @@ def main():
   mean = {int(t): found["final_energy"][found["target"] == t].mean() for t, n in zip(tokens, counts) if n >= 50}
 
   def name(t):
-    return repr(model.problem.tokenizer.decode([t]))
+    return token_name(model.problem.tokenizer, t)
 
   ordered = sorted(mean, key=mean.get)
   contrast, calibration = np.array(contrast), np.array(calibration)
