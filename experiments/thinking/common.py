@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ebt_jax import files, runs, scaling, streams
+from ebt_jax import files, runs, scaling, streams, terminal
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.data.loader import in_order
 from ebt_jax.evaluation.evaluator import pretty
@@ -59,6 +59,7 @@ def arguments(about: str, **defaults) -> argparse.Namespace:
   for name, default in defaults.items():
     parser.add_argument(f"--{name}", type=type(default), default=default)
   args = parser.parse_args()
+  terminal.accept_any_text()
   jax.config.update("jax_compilation_cache_dir", str((args.workdir / "programs").absolute()))
   return args
 
