@@ -51,7 +51,7 @@ def main():
   loss = -np.take_along_axis(thought, targets[..., None], -1)[..., 0]
   middle = tokens.shape[1] // 2
   chosen = [np.argsort(loss[:, middle])[i] for i in np.linspace(0, len(loss) - 1, args.panels).round().astype(int)]
-  fig, axes = common.figure(3.1 * args.panels, 5.6, nrows=2, ncols=args.panels)
+  fig, axes = common.figure(3.1 * args.panels, 5.6, nrows=2, ncols=args.panels, squeeze=False)
   t, result, rows = np.linspace(-0.25, 1.25, args.grid), [], []
   for column, row in enumerate(chosen):
     p0, p1 = path[0, row, middle], path[-1, row, middle]
