@@ -188,7 +188,7 @@ def figure(width: float, height: float, **grid):
   from matplotlib import pyplot as plt
 
   plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                       "grid.alpha": 0.25, "savefig.dpi": 160})  # fmt: skip
+                       "grid.alpha": 0.25, "savefig.dpi": 160, "text.parse_math": False})  # fmt: skip
   return plt.subplots(**grid, figsize=(width, height), layout="constrained")
 
 

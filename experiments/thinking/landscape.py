@@ -66,8 +66,7 @@ def main():
     top.plot(t, to_truth, color=common.COLORS["s1"], label="thought (0) to truth (1)")
     known = tokens[row, max(0, middle - 10) : middle + 1].tolist()
     before, (target,) = split_text(model.problem.tokenizer, known, [int(targets[row, middle])])
-    title = f"…{before!r} → {target!r}\nloss {loss[row, middle]:.2f} nats"
-    top.set_title(title, fontsize=7, parse_math=False)  # text may hold dollars
+    top.set_title(f"…{before!r} → {target!r}\nloss {loss[row, middle]:.2f} nats", fontsize=7)
     top.set(xlabel="along the line", ylabel="energy" if not column else "")
     # an orthonormal basis: from the start towards the thought, and orthogonal to it towards the truth
     along = (p1 - p0) / np.linalg.norm(p1 - p0)

@@ -84,9 +84,8 @@ def main():
   names, heat = on_text(model, args.text, args.steps)
   fig, (top, left) = common.figure(9.0, 5.4, nrows=2, ncols=1, height_ratios=[3, 2])
   image = top.imshow(heat, aspect="auto", cmap="magma", vmin=np.percentile(heat[1:], 1), vmax=np.percentile(heat, 97))
-  top.set(ylabel="thinking steps made", xticks=range(len(names)))
   labels = [terminal.visible(n, keep="").replace(" ", "␣") for n in names]
-  top.set_xticklabels(labels, parse_math=False)  # text may hold dollars
+  top.set(ylabel="thinking steps made", xticks=range(len(names)), xticklabels=labels)
   top.tick_params(axis="x", labelsize=6.5, length=0)
   top.grid(False)
   fig.colorbar(image, ax=top, label="energy", pad=0.01)

@@ -229,3 +229,14 @@ def test_residuals_of_a_figure_are_of_the_points_over_the_fit():
   figures._series(axes("top"), axes("low"), "a", fit, figures.STYLES[0])
   assert drawn["low"] == [([1.0, 10.0], pytest.approx([10.0, -10.0]))]  # percent
   assert drawn["top"][1] == ([1.0, 10.0], [2.2, 1.8])
+
+
+def test_a_label_is_shown_as_it_is():
+  """Dollars are no mathematics, and a title is no HTML."""
+  from experiments.scaling import figures
+
+  label = r"$x\1$ & <b>"
+  rows = [row(label, x, y) for x, y in ((10.0, 4.0), (100.0, 3.0), (1000.0, 2.0))]
+  axis = {**axis_of(rows), "title": label}
+  svg = figures.panel(analysis.analyse_axis(rows, axis), "items", "loss")
+  assert svg.count(r"$x\1$ &amp; &lt;b&gt;") == 2 and "<b>" not in svg  # the title and the legend
