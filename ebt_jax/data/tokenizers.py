@@ -199,17 +199,15 @@ class StreamDecoder:
 
   def push(self, token_id: int) -> str:
     """Takes one id; returns the text that is complete now, which is often empty."""
-    tokenizer, token_id = self._tokenizer, int(token_id)
-    if tokenizer.pieces is not None:
-      return self._utf8.decode(_piece(tokenizer.pieces, token_id))
-    if not 0 <= token_id < tokenizer.vocab_size or not tokenizer.token_bytes[token_id]:
-      return ""  # `decode` skips it, and a run of byte tokens goes on after it
-    self._pending.append(token_id)
-    if token_id in tokenizer.byte_tokens:
-      return ""
+    pieces = self._tokenizer.pieces
+    if pieces is not None:
+      return self._utf8.decode(_piece(pieces, int(token_id)))
+    before = self._pending_text() if self._pending else ""
+    self._pending.append(int(token_id))
     text = self._pending_text()
-    if text:
-      self._shown, self._pending = self._pending, []
+    if int(token_id) in self._tokenizer.byte_tokens or text == before:
+      return ""  # a run of byte tokens is not over, a control token inside it included
+    self._shown, self._pending = self._pending, []
     return text
 
   def flush(self) -> str:

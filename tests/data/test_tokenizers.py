@@ -78,7 +78,8 @@ def metaspace(tmp_path):
   from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
   vocab = {"</s>": 0, "▁": 1, "a": 2, "▁b": 3, "é": 4} | {f"<0x{b:02X}>": 5 + b for b in range(256)}
-  backend = Tokenizer(models.BPE(vocab | {"b": 300}, [("▁", "b")], byte_fallback=True, unk_token=None))
+  vocab |= {"<unk>": 299, "b": 300}
+  backend = Tokenizer(models.BPE(vocab, [("▁", "b")], byte_fallback=True, unk_token="<unk>"))
   backend.pre_tokenizer = pre_tokenizers.Metaspace()
   backend.decoder = decoders.Sequence(
     [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]

@@ -4,7 +4,6 @@ The fake problem shows twice the loss as its headline number, so that the two ca
 Student interval has a half width of 6.353102 times their distance (12.706205 / 2); over equal values it is 0.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -34,6 +33,7 @@ from experiments.thinking import (
 class Problem:
   item, unit, headline = "token", "nats/token", "bits_per_byte"
   tokenizer = load_tokenizer("bytes")
+  data_config = SimpleNamespace(source="x", held_out=0.1)
 
   def numbers(self, means):
     return {"bits_per_byte": 2 * means["loss"]}
@@ -223,15 +223,14 @@ def test_recipes(study, tmp_path):
   assert list(result["runs"].values())[0]["gain"] == 2.0
 
 
-def test_shift(tmp_path):
+def test_shift(study, monkeypatch):
   """exp(loss) after 2 and 3 steps: 4 to 3 on the first rung, 8 to 4 and 16 to 4 on the next; noise is a control."""
-  rungs = [
-    SimpleNamespace(name=n, why="", fetched=n != "code", documents=[1]) for n in ("prose", "legal", "code", "noise")
-  ]
   exp = {"prose": (9, 4, 3), "legal": (9, 8, 4), "code": (9, 16, 4), "noise": (9, 400, 399)}
-  loss = {name: np.tile(with_exp(*v), (2, 1)) for name, v in exp.items()}
-  shift.show(argparse.Namespace(first=2, last=3, candidates=1, out=tmp_path), rungs, loss)
-  rows = [line.split() for line in (tmp_path / "shift.txt").read_text(encoding="utf-8").splitlines()]
+  rungs = [SimpleNamespace(name=n, why="", fetched=n != "code", documents=[1]) for n in exp]
+  monkeypatch.setattr(shift.ladder, "rungs", lambda *a, **k: rungs)
+  monkeypatch.setattr(shift.ladder, "write_texts", lambda *a: {name: f"{name}.jsonl" for name in exp})
+  table, _ = study(shift, lambda model, examples, inference: with_exp(*exp[examples]), "--first=2", "--last=3")
+  rows = [line.split() for line in table]
   assert rows[2] == ["prose", "1.0986", "1.000", "25.00", "±", "0.00"]  # ln 3
   assert rows[3] == ["legal", "1.3863", "2.000", "50.00", "±", "0.00"]
   assert rows[4] == ["code", "1.3863", "4.000", "75.00", "±", "0.00", "(stand-in)"]
