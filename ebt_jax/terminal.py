@@ -25,6 +25,16 @@ def columns(most: int) -> int:
   return max(1, min(most, shutil.get_terminal_size((most, 24)).columns))
 
 
+def cut(text: str) -> str:
+  """The beginning of `text` that fits into one line of the terminal, so that it can be drawn again in its place."""
+  used, room, shown = 0, columns(10_000) - 1, visible(text, keep="")
+  for i, c in enumerate(shown):
+    used += _width(c)
+    if used > room:
+      return shown[:i]
+  return shown
+
+
 def visible(text: str, encoding: str = "utf-8", keep: str = "\n\t") -> str:
   """`text` for a terminal: what would command it, or what it cannot write, becomes an escape such as `\\x1b`.
 

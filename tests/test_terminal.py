@@ -18,6 +18,8 @@ def test_columns(monkeypatch):
   assert [terminal.width(t) for t in ("ab", "日本", "e\u0301", "🙂", "\u200d", "")] == [2, 4, 1, 2, 0, 0]
   monkeypatch.setenv("COLUMNS", "40")
   assert terminal.columns(100) == 40 and terminal.columns(30) == 30
+  monkeypatch.setenv("COLUMNS", "5")
+  assert [terminal.cut(t) for t in ("abcd", "abcde", "日本語", "a\x1bb")] == ["abcd", "abcd", "日本", r"a\x1"]
   assert terminal.right_to_left("a ש") and terminal.right_to_left("ب") and not terminal.right_to_left("日é 1")
 
 
