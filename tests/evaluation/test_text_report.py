@@ -79,7 +79,7 @@ def test_a_prompt_that_ends_inside_a_character():
 
 
 def test_a_thought_that_diverged_is_drawn_and_does_not_hide_the_others():
-  w = written("a", "bcd", [0.0, 1.0, float("nan")])
+  w = written("a", "bcd", [0.0, 1.0, float("inf")])
   assert text_report.draw(w, BYTES).splitlines()[1:] == [
     "continuation, energy of each token from ▁ 0.000 to █ 1.000:",
     "  bcd",
