@@ -14,7 +14,7 @@ import traceback
 
 from ebt_jax import config as config_lib
 from ebt_jax import flags as flags_lib
-from ebt_jax import sweep
+from ebt_jax import sweep, terminal
 from ebt_jax.config import Config, ConfigError, MeshConfig
 
 
@@ -99,6 +99,7 @@ def start(config: Config, flags: argparse.Namespace) -> None:
 def run() -> int:
   """Runs the command in `sys.argv`; returns the exit code. Errors that a user can mend are one message and code 2."""
   logging.basicConfig(format="%(levelname)s: %(message)s")  # of the warnings of libraries
+  terminal.accept_any_text()
   mendable = (ConfigError,)
   try:
     flags = flags_lib.parse(sys.argv[1:])

@@ -27,6 +27,7 @@ WITHOUT_JAX = (
   "config/",
   "files.py",
   "owner.py",
+  "terminal.py",
   "clock.py",
   "metrics.py",
   "flops.py",

@@ -64,7 +64,7 @@ def test_a_finished_run_goes_on_as_if_it_had_never_ended(trained, corpus, tmp_pa
     np.testing.assert_array_equal(leaves(runs.open_run(more).params)[k], v)
   first, last = (json.loads((more / n).read_text()) for n in ("final_result_step4.json", "final_result.json"))
   assert (first["steps"], last["steps"]) == (4, 6) and last["items"] > first["items"] > 0
-  assert [len(json.loads((more / n).read_text())["tokens"]) for n in ("sample_step4.json", "sample.json")] == [6, 6]
+  assert all(json.loads((more / n).read_text())["tokens"] for n in ("sample_step4.json", "sample.json"))
   assert json.loads((more / "config_until_step4.json").read_text())["train"]["steps"] == 4
   fewer = run([*flags, "--config.train.steps=2", f"--workdir={more}"])
   assert fewer.code == 2 and "holds a finished run of 6 steps, more than 2" in fewer.err

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +32,7 @@ class Tokenizer(Protocol):
     exact: whether no text is replaced by another one before it is encoded, so that a text is encoded whole if its
       tokens have as many bytes as it has.
     content: the file, or None for `bytes`.
+    byte_tokens: without pieces, the bytes of tokens that stand for one; a run of them is decoded as a whole.
   """
 
   name: str
@@ -41,6 +43,7 @@ class Tokenizer(Protocol):
   pieces: list[bytes] | None
   exact: bool
   content: bytes | None
+  byte_tokens: dict[int, bytes]
 
   def encode(self, text: str) -> np.ndarray:
     """The ids of a text, int32 [tokens], without special tokens; lone surrogates become `?`."""
@@ -94,6 +97,7 @@ class ByteTokenizer:
   content = None
 
   def __init__(self):
+    self.byte_tokens = {}
     self.pieces = [bytes([i]) for i in range(256)] + [b""]
     self.token_bytes = np.array([len(p) for p in self.pieces], np.int32)
 
@@ -163,6 +167,9 @@ class HuggingFaceTokenizer:
     tokens = {i: t for t, i in vocab.items()}
     self._known = frozenset(tokens) - special
     self.pieces = None
+    fallback = {i for i in self._known if re.fullmatch("<0x[0-9A-Fa-f]{2}>", tokens[i])}
+    by_bytes = "ByteFallback" in _types(spec.get("decoder"))
+    self.byte_tokens = {i: bytes([int(tokens[i][3:5], 16)]) for i in fallback} if by_bytes else {}
     if "ByteLevel" in _types(spec.get("decoder")) | _types(spec.get("pre_tokenizer")):
       alphabet = _byte_alphabet()
       self.pieces = [
@@ -221,13 +228,12 @@ class HuggingFaceTokenizer:
 
 
 class StreamDecoder:
-  """Decodes one id at a time and holds incomplete UTF-8 back.
+  """Decodes one id at a time, and holds back what the next ids can still change.
 
   If tokens are byte strings, the joined output equals `tokenizer.decode` of all ids; for other tokenizers it does if
-  their decoder works from left to right.
+  their decoder works from left to right. A continuation is decoded after the ids of its prompt: the first token of a
+  text may be decoded without its leading space.
   """
-
-  _HOLD = 4  # after this number of tokens without a complete character show U+FFFD: UTF-8 needs at most 4 bytes
 
   def __init__(self, tokenizer: Tokenizer):
     self._tokenizer = tokenizer
@@ -239,13 +245,13 @@ class StreamDecoder:
     """Takes one id; returns the text that is complete now, which is often empty."""
     pieces = self._tokenizer.pieces
     if pieces is not None:
-      return self._utf8.decode(_piece(pieces, token_id))
+      return self._utf8.decode(_piece(pieces, int(token_id)))
+    before = self._pending_text() if self._pending else ""
     self._pending.append(int(token_id))
     text = self._pending_text()
-    if text.endswith("\ufffd") and len(self._pending) < self._HOLD:
-      return ""
-    if text:
-      self._shown, self._pending = self._pending, []
+    if int(token_id) in self._tokenizer.byte_tokens or text == before:
+      return ""  # a run of byte tokens is not over, a control token inside it included
+    self._shown, self._pending = self._pending, []
     return text
 
   def flush(self) -> str:
@@ -259,6 +265,41 @@ class StreamDecoder:
   def _pending_text(self) -> str:
     context = self._tokenizer.decode(self._shown)
     return self._tokenizer.decode(self._shown + self._pending)[len(context) :]
+
+
+def split_text(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> tuple[str, list[str]]:
+  """The text of some ids, and what each of `ids` adds to it; joined, they are the decoding of all.
+
+  Several tokens may share one character, such as the bytes of an emoji: the last of them has it, the others have "".
+  If `before` ends inside a character, the first of `ids` that complete it have the character.
+  """
+  stream = StreamDecoder(tokenizer)
+  start = "".join(map(stream.push, before))
+  texts = [stream.push(i) for i in ids]
+  rest = stream.flush()
+  if not texts:
+    return start + rest, []
+  texts[-1] += rest
+  whole = start + "".join(texts)
+  held = os.path.commonprefix([tokenizer.decode(before), whole])[len(start) :]  # belongs to `before`
+  left = len(held)
+  for i, text in enumerate(texts):
+    texts[i], left = text[left:], max(0, left - len(text))
+  return start + held, texts
+
+
+def token_name(tokenizer: Tokenizer, token_id: int) -> str:
+  """One token as people read it in a table, in quotes: with its leading space, and part of a character as its bytes."""
+  if tokenizer.pieces is not None:
+    piece = _piece(tokenizer.pieces, token_id)
+  elif token_id in tokenizer.byte_tokens:
+    piece = tokenizer.byte_tokens[token_id]
+  else:
+    return repr(split_text(tokenizer, tokenizer.encode("a")[-1:].tolist(), [token_id])[1][0])
+  try:
+    return repr(piece.decode("utf-8"))
+  except UnicodeDecodeError:
+    return repr(piece)
 
 
 def _end_of_text(vocab: dict[str, int], special: set[str], path: str) -> str | None:

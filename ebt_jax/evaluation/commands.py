@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ebt_jax import files, parallel, record, runs
+from ebt_jax import files, parallel, record, runs, terminal
 from ebt_jax.config import Config, ConfigError, MeshConfig
 from ebt_jax.data.tokenizers import StreamDecoder
 from ebt_jax.evaluation import evaluator, text_report
@@ -51,12 +51,16 @@ def _report(run: runs.Run, result: dict[str, Any]) -> None:
 
 
 def read_prompts(prompts: list[str], file: str) -> list[str]:
-  """Prompts given one by one, or one a line in a file."""
+  """Prompts given one by one, and one a line in a file; blank lines are left out."""
   if file:
     try:
-      prompts = prompts + [line for line in pathlib.Path(file).read_text(encoding="utf-8").splitlines() if line]
+      lines = pathlib.Path(file).read_text(encoding="utf-8-sig").split("\n")  # a line of Windows ends in "\n" too
     except (OSError, UnicodeDecodeError) as e:
       raise ConfigError(f"--prompts_file: {file} cannot be read as UTF-8 text: {e}") from e
+    found = [line for line in lines if line.strip()]
+    if not found:
+      raise ConfigError(f"--prompts_file: {file} holds no prompt; write one a line")
+    prompts = prompts + found
   if not prompts:
     raise ConfigError('--prompt: give at least one, e.g. --prompt="The people of", or --prompts_file')
   if not all(prompts):
@@ -91,18 +95,20 @@ def generate(
     run = run._replace(params=None)  # the generator has its own
     ids = [tokenizer.encode(p).tolist() for p in prompts]
     decoder = StreamDecoder(tokenizer)
-
-    unsaid = prompts[:1]  # until the first token: the prompt may not fit
+    encoding = terminal.encoding()
+    unread = list(ids[0])  # the prompt is decoded with its continuation, before the first token
 
     def stream(row, token, energy):
-      print(*unsaid, decoder.push(token), sep="", end="", flush=True)
-      unsaid.clear()
+      text = "".join(map(decoder.push, [*unread, token]))
+      unread.clear()
+      print(terminal.visible(text, encoding), end="", flush=True)
 
     written = generator(ids, max_tokens, sampling, seed, stream if len(ids) == 1 else None)
     if len(ids) == 1:
-      print(decoder.flush(), end="\n\n")
+      print(terminal.visible(decoder.flush(), encoding), end="\n\n")
   for w in written:
-    print(text_report.draw(w, tokenizer, writer.quantity), end="\n\n")
+    drawn = text_report.draw(w, tokenizer, writer.quantity, terminal.columns(text_report.WIDTH), encoding)
+    print(drawn, end="\n\n")
   results = [text_report.as_json(w, tokenizer) for w in written]
   if out:
     files.write_json(out, results)

@@ -217,6 +217,7 @@ class Writes(Protocol):
   """Generation of sequences, one item at a time, from a cache."""
 
   quantity: str  # what `Proposal.energy` is: "energy" | "entropy"
+  row_axis: int  # of every array in a `Decoding`
 
   def prepare(self, params: Params) -> Params:
     """The parameters as the functions below take them."""

@@ -38,6 +38,7 @@ class DirectWriter:
 
   task: DirectTask
   quantity = "entropy"
+  row_axis = 0
 
   def prepare(self, params: Params) -> Params:
     return {**params, "model": self.task.model.unstacked(params["model"])}
@@ -65,6 +66,7 @@ class EBTWriter:
 
   task: EBTTask
   quantity = "energy"
+  row_axis = 1  # after the landscapes
 
   @property
   def _landscapes(self):

@@ -19,7 +19,7 @@ from ebt_jax.data.loader import Loader
 from ebt_jax.evaluation import samples
 from ebt_jax.evaluation.evaluator import Evaluator
 from ebt_jax.tasks import registry
-from ebt_jax.tasks.base import Task, Thinks
+from ebt_jax.tasks.base import Kept, Task, Thinks
 from ebt_jax.training import console
 from ebt_jax.training import state as state_lib
 from ebt_jax.training.signals import StopSignal

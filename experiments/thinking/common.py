@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ebt_jax import files, record, runs, scaling, streams
+from ebt_jax import files, record, runs, scaling, streams, terminal
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.data.loader import in_order
 from ebt_jax.evaluation.evaluator import pretty
@@ -67,6 +67,7 @@ def arguments(about: str, name: str, **defaults) -> argparse.Namespace:
   args = parser.parse_args()
   args.study, args.owner = name, Owner(args.out, "--out", f"{name}.owner.json")
   atexit.register(args.owner.close)
+  terminal.accept_any_text()
   jax.config.update("jax_compilation_cache_dir", str((args.workdir / "programs").absolute()))
   return args
 
@@ -195,7 +196,7 @@ def figure(width: float, height: float, **grid):
   from matplotlib import pyplot as plt
 
   plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                       "grid.alpha": 0.25, "savefig.dpi": 160})  # fmt: skip
+                       "grid.alpha": 0.25, "savefig.dpi": 160, "text.parse_math": False})  # fmt: skip
   return plt.subplots(**grid, figsize=(width, height), layout="constrained")
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebt_jax import streams, thinking
+from ebt_jax.data.tokenizers import split_text
 from experiments.thinking import common
 
 
@@ -50,7 +51,7 @@ def main():
   loss = -np.take_along_axis(thought, targets[..., None], -1)[..., 0]
   middle = tokens.shape[1] // 2
   chosen = [np.argsort(loss[:, middle])[i] for i in np.linspace(0, len(loss) - 1, args.panels).round().astype(int)]
-  fig, axes = common.figure(3.1 * args.panels, 5.6, nrows=2, ncols=args.panels)
+  fig, axes = common.figure(3.1 * args.panels, 5.6, nrows=2, ncols=args.panels, squeeze=False)
   t, result, rows = np.linspace(-0.25, 1.25, args.grid), [], []
   for column, row in enumerate(chosen):
     p0, p1 = path[0, row, middle], path[-1, row, middle]
@@ -63,8 +64,8 @@ def main():
     top, bottom = axes[0, column], axes[1, column]
     top.plot(t, to_thought, color=common.COLORS["s2"], label="start (0) to thought (1)")
     top.plot(t, to_truth, color=common.COLORS["s1"], label="thought (0) to truth (1)")
-    before = model.problem.tokenizer.decode([int(x) for x in tokens[row, middle - 10 : middle + 1]])
-    target = model.problem.tokenizer.decode([int(targets[row, middle])])
+    known = tokens[row, max(0, middle - 10) : middle + 1].tolist()
+    before, (target,) = split_text(model.problem.tokenizer, known, [int(targets[row, middle])])
     top.set_title(f"…{before!r} → {target!r}\nloss {loss[row, middle]:.2f} nats", fontsize=7)
     top.set(xlabel="along the line", ylabel="energy" if not column else "")
     # an orthonormal basis: from the start towards the thought, and orthogonal to it towards the truth

@@ -57,7 +57,8 @@ def main():
     gain = found[:, args.first - 1] - found[:, args.last - 1]  # between steps of the same seed
     result[kind] = {number: found.tolist(), "gain": common.mean_interval(gain), "trained_steps": trained}
     rows.append(f"{common.LABELS[kind]}, trained with {trained} steps at most, {len(folders)} seeds:")
-    rows += [f"  {k:>3} steps  {common.over_seeds(found[:, k - 1])} {name}" for k in (1, 2, 3, 4, 6, 10, args.steps)]
+    shown = sorted({1, 2, 3, 4, 6, 10, args.steps} & set(range(1, args.steps + 1)))
+    rows += [f"  {k:>3} steps  {common.over_seeds(found[:, k - 1])} {name}" for k in shown]
     rows.append(f"  {args.first} -> {args.last} steps lowers it by {common.over_seeds(gain, '.5f')}")
     passes, mean = np.arange(1, args.steps + 1), found.mean(0)
     half = [common.mean_interval(v)[1] for v in found.T]

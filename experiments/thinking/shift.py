@@ -43,11 +43,11 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
     slopes.append(np.polyfit(x, y, 1)[0])
     correlations.append(np.corrcoef(x, y)[0, 1])
   rows = [f"perplexity from {args.first} to {args.last} steps, best of {args.candidates}, {seeds} seeds:"]
-  rows.append(f"  {'text':<14}{'nats/byte':>10}{'shift':>10}   gain, %")
+  rows.append(f"  {'text':<14}{'nats/token':>11}{'shift':>10}   gain, %")
   for r in rungs:
     mark = "" if r.fetched else "  (stand-in)"
     nats, gained = loss[r.name][:, args.last - 1].mean(), common.over_seeds(gain[r.name], ".2f")
-    rows.append(f"  {r.name:<14}{nats:>10.4f}{shift[r.name].mean():>10.3f}   {gained}{mark}")
+    rows.append(f"  {r.name:<14}{nats:>11.4f}{shift[r.name].mean():>10.3f}   {gained}{mark}")
   rows.append(f"without {' and '.join(CONTROLS)}:")
   rows.append(f"slope {common.over_seeds(slopes, '.3f')} percent for each unit of shift")
   rows.append(f"correlation {common.over_seeds(correlations, '.3f')}")
