@@ -18,7 +18,7 @@ def get_config(arg=""):
   config.model.size = "4xs"
   config.model.head_gain = 0.1  # the first loss is near ln 256 instead of in the thousands
   if arg == "ebt":  # the energy contains what Transformer++ predicts, where thinking starts
-    config.model.residual = True
+    config.model.update(residual=True, head_gain=0.0)  # it starts as Transformer++
     config.thinking.update(start="context", steps=1, gradient="each", step_size=5.0, learn_step_size=True)
   else:  # with these, thinking settles: loss at the last step only, random numbers of steps, random step sizes
     config.thinking.update(

@@ -167,10 +167,11 @@ class EBTTask:
     first_energy, last_energy = jnp.sum(of_energies * aux.first_energies), aux.seen["energy"][last]
     metrics = {
       "final_loss": Mean(aux.seen["loss"][last], count),
-      "energy_gap": Mean(first_energy - last_energy, energies_count),
       "step_size": Mean(params["thinking"]["step_size"], jnp.float32(1)),
       **self.problem.counts(batch),
     }
+    if self.config.thinking.steps > 1:  # both are before a step
+      metrics["energy_gap"] = Mean(first_energy - last_energy, energies_count)
     if self.config.thinking.gradient != "last":
       metrics["first_loss"] = Mean(aux.seen["loss"][0], count)
     return metrics

@@ -37,7 +37,7 @@ def get_config(arg=""):
         steps=3, random_steps_min=2, random_step_size=2.0, gradient="last", step_size=5.0, learn_step_size=False
       )
     case "residual":
-      config.model.update(kind="ebt", residual=True, head_gain=0.1)
+      config.model.update(kind="ebt", residual=True, head_gain=0.0)
       config.thinking.update(steps=1, start="context", gradient="each", step_size=5.0, learn_step_size=True)
     case _:
       raise ValueError(f"no recipe {arg!r}; known: transformer, ebt, ebt_s2, residual")

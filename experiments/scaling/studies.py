@@ -156,9 +156,12 @@ def _laptop() -> Study:
 def _residual() -> Study:
   return Study(
     "residual",
-    "Is a residual EBT ever behind Transformer++? Six seeds, half a million to four million tokens.",
+    "Is a residual EBT ever behind Transformer++? Six seeds, 0.1 to 4.1 million tokens.",
     {"eval.max_windows": 256},
-    [Axis("data", "Data", "items", at(2, 128, 16, 4000), seeds=6, curve=True)],
+    [
+      Axis("data", "Data", "items", at(2, 128, 16, 1500), seeds=6, curve=True),
+      Axis("long", "Data, further", "items", at(2, 128, 16, 4000), seeds=6, curve=True),
+    ],
     {"transformer": f"{RECIPE}:transformer", "residual": f"{RECIPE}:residual"},
   )
 

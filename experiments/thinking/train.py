@@ -69,7 +69,7 @@ def models(steps: int = 1000) -> list[sweep.Run]:
 
 def residual(steps: int = 1000) -> list[sweep.Run]:
   """Residual energies with the data and steps of `models`, three seeds."""
-  keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "model.residual": True}
+  keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "model.residual": True, "model.head_gain": 0.0}
   start = {"thinking.start": "context", "thinking.steps": 1}
   return [
     *sweep.runs(S2, SEEDS, {**keep, **S1, **start}, "residual_context"),
