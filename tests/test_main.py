@@ -1,10 +1,12 @@
 """The command line: every mode on a tiny run; bad input is one message with key and fix, and nothing is lost."""
 
 import json
+import math
 import os
 
 import pytest
 
+from ebt_jax import metrics
 from tests.helpers import quickstart, run, write_corpus
 
 EIGHT = "import jax; jax.config.update('jax_num_cpu_devices', 8)"
@@ -50,6 +52,22 @@ def test_training_leaves_what_it_says(trained):
   assert f"{result['eval']['loss']:.4f}" in done.out and "held out, " in done.out and "energy gap" in done.out
   assert f"--workdir={folder} --mode=eval --set eval.steps=6" in done.out
   assert f"--workdir={folder} --mode=generate" in done.out and not done.err  # what to do next
+
+
+def test_the_numbers_of_training_are_of_the_last_step_of_thinking(trained):
+  """Bits per byte: nats per token over ln 2, over the bytes of a token; the same in the file and on the screen."""
+  _, folder, done = trained
+  rows = [r for r in metrics.read_rows(folder / "metrics.jsonl") if "train/loss" in r]
+  printed = [line.split("  ") for line in done.out.splitlines() if line.startswith("step ") and "energy gap" in line]
+  assert [r["step"] for r in rows] == [1, 2, 3, 4] and len(printed) == 4
+  for row, (step, loss, bits, gap, *_) in zip(rows, printed):
+    assert 0.9 < row["train/bytes_per_token"] < 1  # a byte for each token, none for the end of a text
+    wanted = row["train/final_loss"] / math.log(2) / row["train/bytes_per_token"]
+    assert row["train/bits_per_byte"] == pytest.approx(wanted, rel=1e-6)
+    assert row["train/final_loss"] != row["train/loss"]  # which is the mean over the steps of thinking
+    assert (step, loss) == (f"step {row['step']}/4", f"loss {row['train/loss']:.4f}")
+    assert (bits, gap) == (f"bits/byte {wanted:.4f}", f"energy gap {row['train/energy_gap']:+.4f}")
+    assert row["train/skipped"] == 0 and row["train/items"] > 0
 
 
 def test_a_finished_run_says_so(trained):

@@ -166,3 +166,12 @@ def test_noise_can_be_asked_for_and_verification_is_free_of_it():
   trained = dataclasses.replace(THINK, noise=0.7, authors=AuthorsConfig(eval_noise=True))
   same = verify(bowl, starts, InferenceConfig(steps=1), step_size=1e-6, config=trained, noise=0.7)
   np.testing.assert_allclose(same.candidates, noisy.candidates, rtol=1e-6)
+
+
+@pytest.mark.parametrize("how, spread", [("every", 0.7 * 2**0.5), ("final", (0.3**2 + 0.7**2) ** 0.5)])
+def test_noise_is_for_the_landscapes_that_it_is_asked_for(how, spread):
+  """The other one keeps the noise of training, where evaluation has it."""
+  config = dataclasses.replace(THINK, landscapes=2, noise=0.3, authors=AuthorsConfig(eval_noise=True))
+  inference = InferenceConfig(steps=2, noise=0.7, adjust=how)
+  found = verify(hills, jnp.zeros((1, 4000, 1)), inference, step_size=1e-6, config=config, noise=0.3)
+  assert np.std(found.candidates) == pytest.approx(spread, rel=0.05)
