@@ -3,8 +3,6 @@
 A step of size a leaves 1 - a of the distance, so after n steps a candidate is `known + (1 - a)^n (first - known)`.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np

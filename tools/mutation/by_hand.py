@@ -26,7 +26,7 @@ CHANGES = [
   ("ebt_jax/thinking/think.py", 'if inference.adjust == "final" else new', "if False else new"),
   ("ebt_jax/thinking/think.py", "streams.fold(key, 1 + i)", "streams.fold(key, 1)"),  # one noise for all steps
   ("ebt_jax/thinking/think.py", "low + u * (high - low)", "base"),
-  ("ebt_jax/thinking/verify.py", 'jnp.argmin(final, 0) if inference.choose == "energy"', "jnp.argmin(final, 0) if True"),
+  ("ebt_jax/thinking/verify.py", 'if inference.choose == "energy"', "if True"),
   ("ebt_jax/thinking/verify.py", "final = energies_of(x, config.landscapes - 1)", "final = energies[-1]"),
   ("ebt_jax/thinking/descent.py", "jnp.sum(along_v) + jnp.sum(d_energies * energies)", "jnp.sum(along_v)"),
   ("ebt_jax/thinking/loss.py", "lambda x, t: x + t * change", "lambda x, t: x - t * change"),
@@ -34,7 +34,7 @@ CHANGES = [
   ("ebt_jax/training/step.py", "g / count, gradient)", "g, gradient)"),
   ("ebt_jax/training/step.py", "replay.add(state.replay, finished, finite)", "replay.add(state.replay, finished)"),
   ("ebt_jax/training/step.py", 'rows["weights"], there.astype(', 'rows["weights"], 1 + 0 * there.astype('),
-  ("ebt_jax/evaluation/evaluator.py", "streams.each(key, numbers)", "streams.each(key, jax.numpy.arange(len(numbers)))"),
+  ("ebt_jax/evaluation/evaluator.py", "streams.each(key, numbers)", "streams.each(key, numbers - numbers[0])"),
   (  # a thought that diverged does not end its row
     "ebt_jax/evaluation/generate.py",
     "jnp.where(jnp.isfinite(energy), token, self._end)",
