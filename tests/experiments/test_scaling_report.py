@@ -88,7 +88,9 @@ def test_fits_find_the_laws(quick):
   items = {p for (p,) in data.fits["ebt"].points.x.tolist()}
   assert min(items) == 64 * 16 * 64  # the first evaluation after two warm-ups of 32
   flops = analysis.analyse_axis(rows, axis(study, "flops")).pairs["ebt"]
-  assert flops.gap is None or flops.reach < 2e12  # a common range of FLOPs is small or none
+  assert flops.reach == 6 * 229376 * 262144  # of the largest Transformer++; an EBT of as many has 6/35 of its size
+  behind = loss("ebt", 229376 * 6 / 35, 262144) - loss("transformer", 229376, 262144)
+  assert behind > 0.05 and flops.gap.value == pytest.approx(behind, abs=0.01)
   surface = analysis.surface(rows, axis(study, "params"), "transformer")
   assert surface.law.exponent[0, 1] == pytest.approx(0.3, abs=0.06)
 
