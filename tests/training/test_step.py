@@ -94,6 +94,13 @@ def test_four_microbatches_equal_one():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6), params, again)
 
 
+def test_a_batch_in_which_nothing_counts_is_no_mistake(run):
+  step, state = run
+  after, metrics = step(state, {**batch_of(), "weights": np.zeros((ROWS, S), np.float32)})
+  assert metrics["loss"] == metrics["gradient_norm"] == metrics["items"] == metrics["skipped"] == 0
+  assert after.step == 1 and after.skipped == 0
+
+
 @pytest.mark.parametrize("poison", ["weights", "params", "infinity"])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(run, poison):
   step, state = run
