@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ebt_jax.config import AuthorsConfig, EvalConfig, ThinkingConfig
+from ebt_jax.thinking import Randomness
 from tests import bowl
 
 SIZE = 0.25
@@ -51,6 +52,22 @@ def test_training_numbers(mode):
   assert set(found) == set(wanted) and output.finished == ()
   for name in wanted:
     np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", ["each", "unrolled", "last"])
+def test_of_a_random_number_of_steps_the_last_one_that_was_made_counts(mode):
+  batch = jax.tree.map(jnp.asarray, bowl.batch_of(3))
+  random = dataclasses.replace(THINK, random_steps_min=1, gradient=mode)
+  task = bowl.ebt(thinking=random)
+  params = task.init(jax.random.key(0))
+  run = lambda repeats: task.loss(params, batch, jax.random.key(0), randomness=Randomness(repeats=repeats))
+  mean, output = jax.jit(run)(jnp.asarray([2]))  # of at most three
+  errors = [squares(batch, bowl.after(batch, n, SIZE)) for n in (1, 2)]
+  found, count = values(output.metrics), batch["weights"].sum()
+  np.testing.assert_allclose(mean.total, errors[-1] if mode == "last" else np.mean(errors), rtol=1e-5)
+  np.testing.assert_allclose(found["final_loss"], errors[-1] / count, rtol=1e-5)
+  fall = [bowl.energy_of(batch, bowl.after(batch, n, SIZE)) for n in (0, 1)]
+  np.testing.assert_allclose(found["energy_gap"], np.average(fall[0] - fall[1], weights=OF_ROWS), rtol=1e-5)
 
 
 def test_contrast_is_added_once_and_softening_falls_to_nothing():
@@ -141,3 +158,5 @@ def test_a_direct_answer():
     np.testing.assert_allclose(found[name].value(), wanted[name], rtol=1e-5, err_msg=name)
   np.testing.assert_allclose(scores.error, error[None], rtol=1e-5)
   np.testing.assert_allclose(scores.measures["far"], far[None], rtol=1e-5)
+  assert task.eval_steps == len(scores.error) == 1
+  assert task.flops().least == task.flops().paper == 6  # 2 forward and 4 backward for each parameter

@@ -68,8 +68,9 @@ def test_chunks_of_positions_change_nothing(x64, case):
 
 
 def test_the_loss_of_text_is_that_of_a_plain_loop(x64):
-  """Two landscapes, softened targets and contrast. Gradients: `thinking/test_thinking_loss.py`."""
-  task, params, batch = problem(*CASES["each"])
+  """Two landscapes, softened targets and contrast. Gradients: `thinking/test_thinking_loss.py`. A start that is given
+  is whole, also where training would hold chunks."""
+  task, params, batch = problem(*CASES["each"], vocab_chunk=2)
   start = task.problem.start(task.space, jax.random.key(2), batch)
   mean, output = jax.jit(lambda params: task.loss(params, batch, jax.random.key(1), start=start))(params)
   total, sums = jax.jit(lambda params: plain.text_loss(task, params, batch, start))(params)

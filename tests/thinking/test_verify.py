@@ -55,6 +55,20 @@ def test_each_position_stops_where_its_energy_has_settled(x64):
   np.testing.assert_array_equal(alone.steps_used, found.steps_used[:, 2:3])
 
 
+def test_an_energy_can_only_settle_on_one_landscape():
+  """Both positions have energy 0 on landscape 0, and at first on landscape 1, which only one of them slides down."""
+
+  def energy(params, context, y, landscape):
+    return jnp.sum(jnp.where(landscape == 0, y**2, -context * y), -1)
+
+  config, inference = dataclasses.replace(THINK, landscapes=2), InferenceConfig(steps=5, tolerance=1e-3)
+  context = jnp.asarray([[1.0], [0.0]])
+  found = verify(energy, jnp.zeros((1, 2, 1)), inference, context=context, config=config)
+  assert found.steps_used.tolist() == [[5, 2]]
+  np.testing.assert_allclose(found.candidates[0, :, 0], [4 * 0.5, 0.0])
+  np.testing.assert_allclose(found.final[0], [-4 * 0.5, 0.0])
+
+
 def test_a_rising_energy_has_not_settled():
   starts = jnp.asarray([[[0.0], [1.0]]])
   found = verify(
