@@ -53,7 +53,7 @@ def test_what_a_candidate_in_the_simplex_stands_for():
   x = jnp.log(jnp.asarray([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]]))
   params = {"table": table}
   np.testing.assert_allclose(space.energy_input(params, x, 0), [[1.0, 0.7], [1.75, 2.0]], rtol=1e-6)
-  assert space.decode(params, x).tolist() == [0, 2]
+  assert space.decode(params, x).tolist() == [0, 2] and space.decode(params, x[:, None]).tolist() == [[0], [2]]
   np.testing.assert_array_equal(space.embed_target(params, jnp.asarray([2, 1])), [[3, 3], [0, 2]])
   p = jnp.exp(x)
   np.testing.assert_allclose(space.signals(x)["entropy"], -(p * np.log(p)).sum(-1), rtol=1e-6)
