@@ -31,7 +31,7 @@ def copy_tree(to: pathlib.Path) -> None:
 
 
 def passes(copy: pathlib.Path, tests: list[str], seconds: float) -> bool | None:
-  """Whether the tests of a copy pass, run in a forked child; None: not done after `seconds`."""
+  """Whether the tests of a copy pass, run in a forked child; None: not done after `seconds` (then a mutant is dead)."""
   child = os.fork()
   if not child:
     os.setsid()
@@ -44,15 +44,16 @@ def passes(copy: pathlib.Path, tests: list[str], seconds: float) -> bool | None:
     import pytest
 
     os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
-  end = time.monotonic() + seconds
-  while time.monotonic() < end:
-    done, status = os.waitpid(child, os.WNOHANG)
-    if done:
-      return status == 0
-    time.sleep(0.05)
-  os.killpg(child, signal.SIGKILL)
-  os.waitpid(child, 0)
-  return None
+  done, status, end = 0, 0, time.monotonic() + seconds
+  try:
+    while not done and time.monotonic() < end:
+      done, status = os.waitpid(child, os.WNOHANG)
+      time.sleep(0.05)
+  finally:  # also where somebody presses Ctrl-C
+    if not done:
+      os.killpg(child, signal.SIGKILL)
+      os.waitpid(child, 0)
+  return status == 0 if done else None
 
 
 def main() -> int:
@@ -68,7 +69,10 @@ def main() -> int:
   if unknown := [m for m in modules if m not in TABLE]:
     parser.error(f"--module: {', '.join(unknown)} not in tools/mutation/table.py, which has {', '.join(TABLE)}")
 
-  from tools.mutation import by_hand, mutants
+  try:
+    from tools.mutation import by_hand, mutants
+  except ModuleNotFoundError as error:
+    parser.error(f"no module {error.name!r}; pip install cosmic-ray")
 
   scores = []
   with tempfile.TemporaryDirectory() as folder:

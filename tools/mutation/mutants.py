@@ -49,7 +49,7 @@ def changed_lines(old: str, new: str) -> str:
 
 
 def _annotations(source: str):
-  """Start and end of each annotation and of each docstring, as parso counts: lines from 1, columns from 0."""
+  """Start and end of each annotation, as parso counts: lines from 1, columns from 0."""
   found = []
   for node in ast.walk(ast.parse(source)):
     for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
