@@ -33,7 +33,6 @@ CHANGES = [
   ("ebt_jax/thinking/replay.py", "+ n - kept + jnp.arange(kept)", "+ n - kept + jnp.arange(kept)[::-1]"),
   ("ebt_jax/training/step.py", "g / count, gradient)", "g, gradient)"),
   ("ebt_jax/training/step.py", "replay.add(state.replay, finished, finite)", "replay.add(state.replay, finished)"),
-  ("ebt_jax/training/step.py", 'rows["weights"], there.astype(', 'rows["weights"], 1 + 0 * there.astype('),
   ("ebt_jax/evaluation/evaluator.py", "streams.each(key, numbers)", "streams.each(key, numbers - numbers[0])"),
   (  # a thought that diverged does not end its row
     "ebt_jax/evaluation/generate.py",
