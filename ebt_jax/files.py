@@ -1,5 +1,6 @@
 """Writes a file as a whole: a reader, and a process that is killed, sees the old content or the new, never a part."""
 
+import itertools
 import json
 import math
 import os
@@ -38,6 +39,37 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value: Any) -> None:
   """`replace_text` with `value` as indented JSON; see `valid_json` for numbers that JSON does not have."""
   replace_text(path, json.dumps(valid_json(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def unused(path: str | os.PathLike) -> pathlib.Path:
+  """`path`, with a number before its suffix if that name is taken."""
+  path = pathlib.Path(path)
+  names = (path.with_name(f"{path.stem}-{i}{path.suffix}") if i else path for i in itertools.count())
+  return next(p for p in names if not os.path.lexists(p))
+
+
+def set_aside(path: str | os.PathLike, mark: str) -> pathlib.Path | None:
+  """Gives a file or folder an unused name with `mark` before its suffix; returns it, None if there was nothing."""
+  path = pathlib.Path(path)
+  if not os.path.lexists(path):
+    return None
+  return path.rename(unused(path.with_name(f"{path.stem}{mark}{path.suffix}")))
+
+
+def keep_others(path: str | os.PathLike, settings: dict[str, Any]) -> pathlib.Path | None:
+  """Sets a JSON file of results aside whose `settings` are others, or not known; returns its new name."""
+  path = pathlib.Path(path)
+  try:
+    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["settings"] == valid_json(settings):
+      return None  # it may be replaced: these are the same results
+  except (ValueError, KeyError, TypeError):
+    pass
+  return set_aside(path, ".old")
+
+
+def pattern_in(path: str | os.PathLike) -> str:
+  """The first character of an absolute path that orbax takes for a pattern (it would miss its own files); or empty."""
+  return next((c for c in pathlib.Path(path).absolute().as_posix() if c in "*?[\\"), "")
 
 
 def valid_json(value: Any) -> Any:

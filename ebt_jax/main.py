@@ -1,15 +1,20 @@
 """The command line: `python -m ebt_jax.main --config=configs/NAME.py[:arg] --workdir=DIR [--mode=train] ...`."""
 
+import os
+import sys
+
+if __name__ == "__main__" and sys.path[0] in ("", os.getcwd()):
+  # `python -m` looks in the working directory first, where a user's random.py or jax.py would be taken for the library
+  sys.path.append(sys.path.pop(0))
+
 import argparse
 import dataclasses
 import logging
-import os
-import sys
 import traceback
 
 from ebt_jax import config as config_lib
 from ebt_jax import flags as flags_lib
-from ebt_jax import sweep
+from ebt_jax import sweep, terminal
 from ebt_jax.config import Config, ConfigError, MeshConfig
 
 
@@ -94,6 +99,7 @@ def start(config: Config, flags: argparse.Namespace) -> None:
 def run() -> int:
   """Runs the command in `sys.argv`; returns the exit code. Errors that a user can mend are one message and code 2."""
   logging.basicConfig(format="%(levelname)s: %(message)s")  # of the warnings of libraries
+  terminal.accept_any_text()
   mendable = (ConfigError,)
   try:
     flags = flags_lib.parse(sys.argv[1:])

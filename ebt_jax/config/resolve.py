@@ -20,6 +20,8 @@ RESUMABLE = (
   "model.attention",
   "model.attention_block",
 )
+# Keys that say where something is. Where a run knows what was there, it compares that and not the names.
+PLACES = ("data.source", "data.tokenizer")
 # Keys of earlier versions: where their value is now. `load` reads old runs, users are told the new name.
 MOVED = {
   f"thinking.{name}": f"thinking.authors.{name}"
@@ -56,7 +58,7 @@ def resolve(config: Any) -> Config:
 def load(path) -> Config:
   """Reads a `config.json` that a run has written."""
   try:
-    with open(path, encoding="utf-8") as f:
+    with open(path, encoding="utf-8-sig") as f:  # some editors write a byte-order mark
       values = json.load(f)
   except (OSError, json.JSONDecodeError) as e:
     raise ConfigError(f"{path}: cannot be read as a config ({e}); is this the folder of a run?") from e
@@ -111,13 +113,16 @@ def parse(text: str, default: Any, where: str) -> Any:
   return _typed(value, default, where)
 
 
-def differences(there: Config, here: Config) -> list[str]:
+def differences(there: Config, here: Config, places: bool = True) -> list[str]:
   """Keys in which two configs differ in a way that changes training, as `key: there -> here`.
 
   A run may be given more steps where its learning rate does not depend on how many there are.
+
+  Args:
+    places: whether the names of sources count; not where their content is compared.
   """
   a, b = _flatten(there.to_dict()), _flatten(here.to_dict())
-  free = set(RESUMABLE)
+  free = {*RESUMABLE, *(() if places else PLACES)}
   if there.train.schedule == "constant" or there.train.schedule_steps:
     free.add("train.steps")
   return [

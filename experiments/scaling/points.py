@@ -23,6 +23,7 @@ from typing import Any
 from ebt_jax import config as config_lib
 from ebt_jax import files, metrics
 from ebt_jax.config import ConfigError
+from ebt_jax.owner import Owner
 
 FILE, STUDY = "points.jsonl", "study.json"
 _RESULT = (
@@ -39,13 +40,20 @@ def of_run(folder: pathlib.Path) -> list[dict[str, Any]]:
   Device seconds are those of training steps alone (without start-up, compilation and evaluation), summed over devices.
 
   Raises:
-    ConfigError: `final_result.json` or `metrics.jsonl` lack a key.
+    ConfigError: `final_result.json` or `metrics.jsonl` are damaged or lack a key.
   """
   path = folder / "final_result.json"
   if not path.exists():
     return []
   config = config_lib.load(folder / "config.json")
-  result = json.loads(path.read_text(encoding="utf-8"))
+  try:
+    result, lines = json.loads(path.read_text(encoding="utf-8")), metrics.read_rows(folder / metrics.FILE)
+  except json.JSONDecodeError as e:
+    raise ConfigError(
+      f"{path}: is damaged ({e}); put it back from a copy, or delete it and run the sweep again, which ends this run"
+    ) from e
+  except ValueError as e:
+    raise ConfigError(str(e)) from e
   _need(result, _RESULT, path)
   batch = result["items"] / result["steps"]
   fixed = {
@@ -60,7 +68,7 @@ def of_run(folder: pathlib.Path) -> list[dict[str, Any]]:
     **{key: result[key] for key in ("devices", "device", "git")},
   }
   found: dict[int, dict[str, float]] = {}  # several rows of a step are one point
-  for row in metrics.read_rows(folder / metrics.FILE):
+  for row in lines:
     found.setdefault(int(row["step"]), {}).update(row)
   out = []
   for step in sorted(found):
@@ -99,7 +107,10 @@ def read_study(folder: pathlib.Path) -> dict[str, Any]:
   try:
     study = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, json.JSONDecodeError) as e:
-    raise ConfigError(f"{path}: cannot be read ({e}); expected the --workdir of experiments.scaling.run") from e
+    raise ConfigError(
+      f"{path}: cannot be read ({e}); expected the --workdir of experiments.scaling.run; if it is damaged, put it back "
+      "from a copy, or delete it and run the sweep again"
+    ) from e
   _need(study, ("study", "about", "series", "axes", "runs"), path)
   for name, run in study["runs"].items():
     _need(run, _RUN, f"{path}, run {name}")
@@ -147,6 +158,9 @@ if __name__ == "__main__":
   if len(sys.argv) != 2:
     sys.exit(__doc__)
   try:
-    print(f"{len(collect(pathlib.Path(sys.argv[1])))} points in {sys.argv[1]}/{FILE}")
+    asked = pathlib.Path(sys.argv[1])
+    read_study(asked)  # makes no folder where there is no study
+    with Owner(asked, "DIR"):
+      print(f"{len(collect(asked))} points in {asked / FILE}")
   except ConfigError as e:
     sys.exit(f"error: {e}")

@@ -14,7 +14,6 @@ import ast
 from collections.abc import Sequence
 import pathlib
 import shlex
-import signal
 import sys
 from typing import Any
 
@@ -124,7 +123,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> int:
-  """Exit code: 0 all runs are done, 1 runs have failed, 2 wrong flags or config, 143 asked to end."""
+  """Exit code: 0 all runs are done, 1 runs have failed, 2 wrong flags or config, 128 + signal asked to end."""
   args = arguments(argv)
   if args.jobs < 1:
     raise ConfigError(f"--jobs: expected 1 or more, found {args.jobs}")
@@ -156,27 +155,29 @@ def main(argv: list[str]) -> int:
     for i, p in enumerate(missing):
       print(p.task.shown(slots[i % len(slots)] if args.slurm is None and not args.launcher else Slot()))
     return 0
-  claim_study(args.workdir, describe(study, series, plan))
-  if args.slurm is not None:
-    parameters = dict(key_value("--slurm", s) for s in args.slurm)
-    jobs = launch.slurm([p.task for p in missing], args.workdir, args.jobs, parameters) if missing else []
-    print(f"{len(jobs)} tasks submitted; afterwards: python -m experiments.scaling.points {args.workdir}, then report")
-    return 0
-  if args.launcher:
-    slots = [Slot() for _ in slots]  # runs on other machines are not confined to cores of this one
-  stopped = False
-  try:
-    pool.train(all_, slots, Screen().show)
-  except pool.Stopped:
-    stopped = True
-  found = points.collect(args.workdir)
+  with launch.own(args.workdir):
+    claim_study(args.workdir, describe(study, series, plan))
+    if args.slurm is not None:
+      parameters = dict(key_value("--slurm", s) for s in args.slurm)
+      jobs = launch.slurm([p.task for p in missing], args.workdir, args.jobs, parameters) if missing else []
+      then = f"python -m experiments.scaling.points {args.workdir}, then report"
+      print(f"{len(jobs)} tasks submitted; afterwards: {then}")
+      return 0
+    if args.launcher:
+      slots = [Slot() for _ in slots]  # runs on other machines are not confined to cores of this one
+    stopped = 0
+    try:
+      pool.train(all_, slots, Screen().show)
+    except pool.Stopped as e:
+      stopped = e.number
+    found = points.collect(args.workdir)
   failed = [p for p in all_ if p.state == "failed"]
   for p in failed:
     print(f"failed: {p.task.run.name}: {p.failure}\n  {p.task.log}")
   print(
     f"{len(found)} points in {args.workdir / points.FILE}; next: python -m experiments.scaling.report {args.workdir}"
   )
-  return 128 + signal.SIGTERM if stopped else int(bool(failed))
+  return 128 + stopped if stopped else int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebt_jax import streams, thinking
+from ebt_jax.data.tokenizers import split_text
 from experiments.thinking import common
 
 
@@ -34,7 +35,7 @@ def spread(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def main():
-  args = common.arguments(__doc__, steps=10, panels=3, grid=41)
+  args = common.arguments(__doc__, "landscape", steps=10, panels=3, grid=41)
   model = common.open_model(common.find(args.workdir, "s2")[0])
   windows = common.held_out(model)
   numbers, batch = next(common.batches(windows, 8, rows=8))
@@ -44,13 +45,13 @@ def main():
   contexts = task.context(model.params, batch)
   keys = streams.each(streams.key_for(0, streams.EVALUATE), numbers)
   found = jax.jit(lambda p, t, k: task.verified(p, t, k, observe=lambda x: x))(model.params, batch, keys)
-  start, _ = task.starts(keys, batch)
+  start, _ = task.starts(model.params, contexts, keys, batch)
   path = np.concatenate([np.asarray(jax.nn.softmax(start))[None, 0], np.asarray(jax.nn.softmax(found.observed))[:, 0]])
   thought = np.asarray(jax.nn.log_softmax(found.observed[-1, 0]))
   loss = -np.take_along_axis(thought, targets[..., None], -1)[..., 0]
   middle = tokens.shape[1] // 2
   chosen = [np.argsort(loss[:, middle])[i] for i in np.linspace(0, len(loss) - 1, args.panels).round().astype(int)]
-  fig, axes = common.figure(3.1 * args.panels, 5.6, nrows=2, ncols=args.panels)
+  fig, axes = common.figure(3.1 * args.panels, 5.6, nrows=2, ncols=args.panels, squeeze=False)
   t, result, rows = np.linspace(-0.25, 1.25, args.grid), [], []
   for column, row in enumerate(chosen):
     p0, p1 = path[0, row, middle], path[-1, row, middle]
@@ -63,8 +64,8 @@ def main():
     top, bottom = axes[0, column], axes[1, column]
     top.plot(t, to_thought, color=common.COLORS["s2"], label="start (0) to thought (1)")
     top.plot(t, to_truth, color=common.COLORS["s1"], label="thought (0) to truth (1)")
-    before = model.problem.tokenizer.decode([int(x) for x in tokens[row, middle - 10 : middle + 1]])
-    target = model.problem.tokenizer.decode([int(targets[row, middle])])
+    known = tokens[row, max(0, middle - 10) : middle + 1].tolist()
+    before, (target,) = split_text(model.problem.tokenizer, known, [int(targets[row, middle])])
     top.set_title(f"…{before!r} → {target!r}\nloss {loss[row, middle]:.2f} nats", fontsize=7)
     top.set(xlabel="along the line", ylabel="energy" if not column else "")
     # an orthonormal basis: from the start towards the thought, and orthogonal to it towards the truth
@@ -92,7 +93,7 @@ def main():
     result.append({"before": before, "target": target, "energies": at, "t": t.tolist(),
                    "to_thought": to_thought.tolist(), "to_truth": to_truth.tolist()})  # fmt: skip
   axes[0, 0].legend(frameon=False, fontsize=7, loc="upper right")
-  common.write_study(args.out, "landscape", {"panels": result}, "\n".join(rows), fig)
+  common.write_study(args, {"panels": result}, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def ensembles(folders, windows: int) -> np.ndarray:
 
 
 def main():
-  args = common.arguments(__doc__, steps=16, first=3, last=10)
+  args = common.arguments(__doc__, "longer", steps=16, first=3, last=10)
   fig, axes = common.figure(4.8, 3.4)
   result, rows = {"steps": args.steps, "windows": args.windows}, []
   for kind in ("s1", "s2"):
@@ -57,7 +57,8 @@ def main():
     gain = found[:, args.first - 1] - found[:, args.last - 1]  # between steps of the same seed
     result[kind] = {number: found.tolist(), "gain": common.mean_interval(gain), "trained_steps": trained}
     rows.append(f"{common.LABELS[kind]}, trained with {trained} steps at most, {len(folders)} seeds:")
-    rows += [f"  {k:>3} steps  {common.over_seeds(found[:, k - 1])} {name}" for k in (1, 2, 3, 4, 6, 10, args.steps)]
+    shown = sorted({1, 2, 3, 4, 6, 10, args.steps} & set(range(1, args.steps + 1)))
+    rows += [f"  {k:>3} steps  {common.over_seeds(found[:, k - 1])} {name}" for k in shown]
     rows.append(f"  {args.first} -> {args.last} steps lowers it by {common.over_seeds(gain, '.5f')}")
     passes, mean = np.arange(1, args.steps + 1), found.mean(0)
     half = [common.mean_interval(v)[1] for v in found.T]
@@ -82,7 +83,7 @@ def main():
   best = min(together.min(), *(min(result[k][number][0]) for k in ("s1", "s2")))
   axes.set(xlabel="passes for each prediction", ylabel=f"held-out {name}", ylim=(best - 0.05, best + 0.6))
   axes.legend(frameon=False, fontsize=8)
-  common.write_study(args.out, "longer", result, "\n".join(rows), fig)
+  common.write_study(args, result, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """Trains the models of the studies of thinking that are not finished yet, `--jobs` at a time.
 
-  python -m experiments.thinking.train --set=recipes,models,ablation --workdir=runs/thinking [--jobs=2] [--dry_run]
+  python -m experiments.thinking.train --set=models,residual --workdir=runs/thinking [--jobs=2] [--dry_run]
 
 Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it is killed, the same command continues it.
 """
 
 import argparse
+import contextlib
 import pathlib
-import signal
 import sys
 
 from ebt_jax import sweep
-from ebt_jax.config import near
+from ebt_jax.config import ConfigError, near
 from experiments.runner import launch, pool
 from experiments.runner.screen import Screen
 
@@ -46,22 +46,35 @@ def recipes(steps: int = 300) -> list[sweep.Run]:
   return sweep.runs(S2, several, {**SHORT, **wide, "train.steps": steps})
 
 
+S1 = {
+  "thinking.steps": 2,
+  "thinking.random_steps_min": 0,
+  "thinking.random_step_size": 1.0,
+  "thinking.gradient": "each",
+  "thinking.learn_step_size": True,
+  "thinking.noise": 0.0,
+  "thinking.replay_rows": 0,
+}
+
+
 def models(steps: int = 1000) -> list[sweep.Run]:
   """System 2, System 1 and Transformer++, three seeds, with checkpoints during training."""
   keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "checkpoint.keep_every": steps // 4}
-  s1 = {
-    "thinking.steps": 2,
-    "thinking.random_steps_min": 0,
-    "thinking.random_step_size": 1.0,
-    "thinking.gradient": "each",
-    "thinking.learn_step_size": True,
-    "thinking.noise": 0.0,
-    "thinking.replay_rows": 0,
-  }
   return [
     *sweep.runs(S2, SEEDS, keep, "s2"),
-    *sweep.runs(S2, SEEDS, {**keep, **s1}, "s1"),
-    *sweep.runs(S2, SEEDS, {**keep, **s1, "model.kind": "transformer"}, "transformer"),
+    *sweep.runs(S2, SEEDS, {**keep, **S1}, "s1"),
+    *sweep.runs(S2, SEEDS, {**keep, **S1, "model.kind": "transformer"}, "transformer"),
+  ]
+
+
+def residual(steps: int = 1000) -> list[sweep.Run]:
+  """Residual energies with the data and steps of `models`, three seeds."""
+  keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "model.residual": True}
+  start = {"thinking.start": "context", "thinking.steps": 1}
+  return [
+    *sweep.runs(S2, SEEDS, {**keep, **S1, **start}, "residual_context"),
+    *sweep.runs(S2, SEEDS, {**keep, **S1}, "residual_noise"),
+    *sweep.runs(S2, SEEDS, keep, "residual_s2"),
   ]
 
 
@@ -70,7 +83,7 @@ def ablation(steps: int = 200) -> list[sweep.Run]:
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
 
 
-SETS = {"recipes": recipes, "models": models, "ablation": ablation}
+SETS = {"recipes": recipes, "models": models, "residual": residual, "ablation": ablation}
 
 
 def main():
@@ -87,15 +100,22 @@ def main():
       parser.error(f"--set: no set {name!r}; {near(name, SETS)}")
     for run in SETS[name](args.steps) if args.steps else SETS[name]():
       waiting.append(launch.Task(run, args.workdir / name))
-  waiting = pool.progress(waiting)
   slots = launch.slots(args.jobs)
-  if args.dry_run:
-    print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
-    return
   try:
-    pool.train(waiting, slots, Screen().show)
-  except pool.Stopped:
-    sys.exit(128 + signal.SIGTERM)
+    for task in waiting:
+      task.check()
+    waiting = pool.progress(waiting)
+    if args.dry_run:
+      print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
+      return
+    with contextlib.ExitStack() as owned:
+      for name in dict.fromkeys(args.set.split(",")):
+        owned.enter_context(launch.own(args.workdir / name))
+      pool.train(waiting, slots, Screen().show)
+  except ConfigError as e:
+    sys.exit(f"error: {e}")
+  except pool.Stopped as e:
+    sys.exit(128 + e.number)
   sys.exit(any(p.state == "failed" for p in waiting))
 
 

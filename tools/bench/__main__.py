@@ -7,13 +7,13 @@ gradient of one batch; the optimiser is left out. Ratios are to Transformer++ at
 """
 
 import argparse
-import json
 import os
 import pathlib
 import sys
 
 import jax
 
+from ebt_jax import files
 from ebt_jax.config import SIZES
 from tools.bench import timing
 from tools.bench.rivals import SHAPE
@@ -38,6 +38,7 @@ def main():
     "--torch", nargs="?", const=sys.executable, default="", help="train, decode: PyTorch too; optionally its python"
   )
   args = parser.parse_args()
+  asked = dict(vars(args))
   unknown = set(args.suite.split(",")) - set(SUITES)
   if unknown:
     parser.error(f"--suite: no suite {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
@@ -52,7 +53,10 @@ def main():
     print(f"\n{name}: {SUITES[name].__doc__}")
     found = SUITES[name](args)
     path = out / f"{name}.json"
-    path.write_text(json.dumps({"suite": name, "machine": machine, **found}, indent=2), encoding="utf-8")
+    settings = {"machine": machine, **asked}
+    if kept := files.keep_others(path, settings):
+      print(f"results of other settings that were there are kept as {kept}")
+    files.write_json(path, {"suite": name, "machine": machine, "settings": settings, **found})
   try:
     from tools.bench import figures
   except ImportError as e:
