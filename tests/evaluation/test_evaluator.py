@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import parallel
+from ebt_jax import parallel, streams
 from ebt_jax.config import Config, EvalConfig, MeshConfig, TrainConfig, resolve
 from ebt_jax.data.examples import WindowExamples
 from ebt_jax.data.windows import Windows
@@ -113,6 +113,24 @@ def test_a_result_does_not_depend_on_batch_size_nor_devices(windows, kind):
       found.append(Evaluator(task, mesh)(params, WindowExamples(windows, TOKEN_BYTES, V)))
   for result in found[1:]:
     assert result["loss_by_step"] == pytest.approx(found[0]["loss_by_step"], rel=1e-5)
+
+
+class Draws(Known):
+  """The loss of a row is a number that its key draws."""
+
+  def evaluate(self, params, batch, keys):
+    drawn = jax.vmap(jax.random.uniform)(keys) * (batch["weights"][:, 0] > 0)
+    return {"loss": Mean(jnp.sum(drawn)[None], jnp.sum(batch["weights"][:, 0])), **self.problem.counts(batch)}
+
+
+def test_each_example_draws_by_its_own_number(windows):
+  config = Config(train=TrainConfig(batch_size=4))
+  mesh = parallel.make_mesh(MeshConfig(), jax.devices()[:1])
+  examples = WindowExamples(windows, TOKEN_BYTES, V)
+  result = Evaluator(Draws(config, TextProblem(config)), mesh)({}, examples)
+  key = streams.key_for(config.eval.seed, streams.EVALUATE)
+  drawn = [float(jax.random.uniform(jax.random.fold_in(key, n))) for n in range(N)]
+  assert result["loss"] == pytest.approx(np.mean(drawn), rel=1e-5)
 
 
 def test_table_has_a_row_for_each_step():

@@ -34,6 +34,7 @@ CHANGES = [
   ("ebt_jax/training/step.py", "g / count, gradient)", "g, gradient)"),
   ("ebt_jax/training/step.py", "replay.add(state.replay, finished, finite)", "replay.add(state.replay, finished)"),
   ("ebt_jax/evaluation/evaluator.py", "streams.each(key, numbers)", "streams.each(key, numbers - numbers[0])"),
+  ("ebt_jax/evaluation/evaluator.py", "streams.each(key, numbers)", "streams.each(key, 0 * numbers)"),
   (  # a thought that diverged does not end its row
     "ebt_jax/evaluation/generate.py",
     "jnp.where(jnp.isfinite(energy), token, self._end)",
