@@ -1,11 +1,13 @@
 """The command line: every mode on a tiny run; bad input is one message with key and fix, and nothing is lost."""
 
 import json
+import math
 import os
 
 import pytest
+import tokenizers
 
-from ebt_jax import terminal
+from ebt_jax import metrics, terminal
 from tests.helpers import quickstart, run, write_corpus
 
 EIGHT = "import jax; jax.config.update('jax_num_cpu_devices', 8)"
@@ -51,6 +53,42 @@ def test_training_leaves_what_it_says(trained):
   assert f"{result['eval']['loss']:.4f}" in done.out and "held out, " in done.out and "energy gap" in done.out
   assert f"--workdir={folder} --mode=eval --set eval.steps=6" in done.out
   assert f"--workdir={folder} --mode=generate" in done.out and not done.err  # what to do next
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+  """A tokenizer whose tokens are of several bytes."""
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  backend.decoder = tokenizers.decoders.ByteLevel()
+  alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=280, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+  )
+  backend.train_from_iterator(["the state of our union people energy model thinks about every next word"] * 9, trainer)
+  path = tmp_path_factory.mktemp("pairs") / "tokenizer.json"
+  backend.save(str(path))
+  return path
+
+
+def test_the_numbers_of_training_are_those_after_the_last_thinking_step(corpus, pairs, tmp_path):
+  """Bits per byte: nats per token over ln 2, over the bytes of a token; the same in the file and on the screen."""
+  flags = [f"--config.data.source={corpus}", f"--config.data.tokenizer={pairs}", "--config.train.steps=2"]
+  each = [f"--config.thinking.{key}" for key in ("gradient=each", "steps=2", "random_steps_min=0", "replay_rows=0")]
+  small = ["--config.eval.max_windows=4", "--config.sample.tokens=0", f"--workdir={tmp_path}/run"]
+  done = run(quickstart(*flags, *each, *small))
+  assert done.code == 0, done.err
+  rows = [r for r in metrics.read_rows(tmp_path / "run/metrics.jsonl") if "train/loss" in r]
+  printed = [line.split("  ") for line in done.out.splitlines() if "energy gap" in line]
+  assert [r["step"] for r in rows] == [1, 2] and len(printed) == 2
+  for row, (step, loss, bits, gap, *_) in zip(rows, printed):
+    assert row["train/bytes_per_token"] > 1.2 and row["train/skipped"] == 0
+    wanted = row["train/final_loss"] / math.log(2) / row["train/bytes_per_token"]
+    assert row["train/bits_per_byte"] == pytest.approx(wanted, rel=1e-6)
+    mean = (row["train/first_loss"] + row["train/final_loss"]) / 2  # over the two steps of thinking
+    assert row["train/loss"] == pytest.approx(mean, rel=1e-5) and mean != row["train/final_loss"]
+    assert (step, loss) == (f"step {row['step']}/2", f"loss {row['train/loss']:.4f}")
+    assert (bits, gap) == (f"bits/byte {wanted:.4f}", f"energy gap {row['train/energy_gap']:+.4f}")
 
 
 def test_a_finished_run_says_so(trained):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,11 +13,12 @@ from ebt_jax.config import Config, DataConfig, MeshConfig, ModelConfig, Thinking
 from ebt_jax.tasks import registry
 from ebt_jax.training import state as state_lib
 from ebt_jax.training.step import compiled_step
+from tests import plain
 
 ROWS, S, V, D = 16, 8, 64, 32
 BASE = Config(
   model=ModelConfig(layers=2, heads=4, width=D, vocab_size=V, head_gain=0.1),
-  thinking=ThinkingConfig(steps=2, step_size=5.0, learn_step_size=True, gradient="each"),
+  thinking=ThinkingConfig(steps=2, step_size=5.0, learn_step_size=True, gradient="each", start="zeros"),
   # a large eps: Adam divides no rounding error by another
   train=TrainConfig(batch_size=ROWS, microbatches=2, learning_rate=0.01, warmup=2, steps=50, eps=1e-3),
   data=DataConfig(context_length=S),
@@ -109,6 +111,21 @@ def test_eight_devices_equal_one(name, sizes, request):
     parts = {s.data.shape[0] for s in state.replay.rows["start"].addressable_shards}
     assert parts == {CONFIGS[name].thinking.replay_rows // (sizes[0] * sizes[1])}
   assert_slices(state, *sizes)
+
+
+@pytest.mark.parametrize("name", ["ebt", "transformer"])
+def test_one_device_has_the_loss_of_a_plain_loop(name):
+  """In the first step, whose parameters are known."""
+  task = registry.make(CONFIGS[name])
+  params, batch = state_lib.fresh(task).params, jax.tree.map(jnp.asarray, batch_of(0))
+  if name == "ebt":
+    total, logged = jax.jit(lambda params: plain.text_loss(task, params, batch, jnp.zeros((ROWS, S, V))))(params)
+  else:
+    answer = task.model.predict(params["model"], batch["tokens"][:, :-1])
+    total, logged = np.sum(batch["weights"] * plain.cross_entropy(answer, batch["tokens"][:, 1:])), {}
+  found, count = on_one_device(name)[0][0], batch["weights"].sum()
+  for key, value in {"loss": total, **logged}.items():
+    np.testing.assert_allclose(found[key], value / count, rtol=1e-5, atol=1e-6, err_msg=key)
 
 
 def assert_slices(state, replica, data, model):

@@ -279,6 +279,28 @@ def test_steps_that_are_not_finite_end_the_run(corpus, tmp_path):
   assert [r["train/skipped_in_row"] for r in rows if "train/loss" in r][-1] == 2  # what led there is on record
 
 
+# The batch of step 2 holds tokens that no table has, which makes a loss that is not finite.
+POISON = """
+from ebt_jax.data.loader import Loader
+plain = Loader.batch
+def poisoned(self, step, rows=None):
+  batch = plain(self, step, rows)
+  return {**batch, "tokens": batch["tokens"] + 1000000} if step + 1 == 2 else batch
+Loader.batch = poisoned
+"""
+
+
+def test_a_skipped_step_is_counted_also_after_a_resume(corpus, tmp_path):
+  flags = command(corpus, "transformer", tmp_path / "run")
+  assert run(flags, POISON + SIGNAL.format(step=6, name="SIGKILL")).code == -signal.SIGKILL
+  again = run(flags)
+  assert again.code == 0 and "resuming from step 3\n" in again.out, again
+  rows = [r for r in metrics.read_rows(tmp_path / "run/metrics.jsonl") if "train/loss" in r]
+  assert [r["train/skipped"] for r in rows] == [0, 1, 1, 1, 1, 1, 1]
+  assert [r["train/skipped_in_row"] for r in rows] == [0, 1, 0, 0, 0, 0, 0]
+  assert left_by(tmp_path / "run")["result"]["skipped_steps"] == 1
+
+
 def test_what_does_not_change_training_may_change(corpus, whole, tmp_path):
   """Eight devices instead of one, and another rhythm of logging and saving; equal but for the order of sums."""
   folder = tmp_path / "run"

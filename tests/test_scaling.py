@@ -156,22 +156,13 @@ def test_too_few_levels():
     law(few)
 
 
-def rate_of(panel, rng=None):
-  """Percent, with reading error of half a percent either way where `rng` is given."""
-  read = lambda y: np.array(y) * (1 + rng.uniform(-0.005, 0.005, len(y)) if rng else 1)
-  x = np.array(panel["x"])
-  slope = lambda x, y: np.polyfit(np.log(x), np.log(read(y)), 1)[0]
-  return 100 * (slope(x * panel.get("x_ebt_factor", 1), panel["ebt"]) / slope(x, panel["transformer"]) - 1)
-
-
 @pytest.mark.parametrize("name", PANELS)
 def test_rates_that_the_paper_prints(name):
+  """Read off its figures: perplexities to half a percent. Losses of video are read to one part in 150 and fall by a
+  sixth in all."""
   panel = PANELS[name]
-  fits = [line(points(panel["x"], panel[m])) for m in ("transformer", "ebt")]
-  found = faster(*fits)
-  assert 100 * found.value == pytest.approx(rate_of(panel))
-  if "video" not in name:  # losses are read to one part in 150 and fall by a sixth in all
-    assert 100 * found.value == pytest.approx(panel["printed"], abs=0.6)
-  rng = np.random.default_rng(0)
-  low, high = np.percentile([rate_of(panel, rng) for _ in range(1000)], [2.5, 97.5])
-  assert low < panel["printed"] < high
+  a, b = (points(panel["x"], panel[model]) for model in ("transformer", "ebt"))
+  found = faster(line(a), line(b))
+  assert 100 * found.value == pytest.approx(panel["printed"], abs=8 if "video" in name else 0.6)
+  factor = panel.get("x_ebt_factor", 1)  # of compute: the same for all points, so that no slope changes
+  assert faster(line(a), line(points(factor * b.x, b.y, level=b.level))).value == pytest.approx(found.value)

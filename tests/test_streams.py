@@ -23,4 +23,5 @@ def test_a_row_draws_the_same_whatever_stands_beside_it():
   for f in (lambda k: k, lambda k: streams.fold(k, 7), lambda k: streams.split(k, 3)[1]):
     np.testing.assert_array_equal(jax.random.key_data(f(whole))[2:4], jax.random.key_data(f(part)))
   assert streams.split(whole, 3).shape == (3, 6)
+  assert data(streams.split(whole, 3)[1, 4]) == data(jax.random.split(whole[4], 3)[1])
   assert data(streams.fold(whole, 7)[4]) == data(jax.random.fold_in(whole[4], 7))

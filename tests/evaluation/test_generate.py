@@ -14,6 +14,7 @@ from ebt_jax.evaluation import generate
 from ebt_jax.evaluation.generate import Generator
 from ebt_jax.evaluation.sampling import Sampling
 from ebt_jax.tasks import decoding, registry
+from ebt_jax.tasks.base import Decoding, Proposal
 
 CAPACITY, V, NEVER = 8, 11, 99
 GREEDY = Sampling(top_k=1)
@@ -244,3 +245,35 @@ def test_a_prompt_without_tokens_is_refused(transformer):
   _, _, generator = transformer
   with pytest.raises(ConfigError, match="prompt 2 has no tokens"):
     generator([[1], []], 1, GREEDY)
+
+
+class Diverging:
+  """Writes 1, 2, 3, ... in every row; the third thought of row 0 diverges."""
+
+  quantity, row_axis = "energy", 0
+
+  def __init__(self, energy):
+    self.energy = energy
+
+  def prepare(self, params):
+    return params
+
+  def prefill(self, params, tokens, lengths, capacity):
+    return Decoding(jnp.zeros(len(tokens), jnp.int32))
+
+  def propose(self, params, state, keys):
+    bad = (state.context == 2) & (jnp.arange(len(keys)) == 0)
+    energy = jnp.where(bad, self.energy, -1.0 * state.context)
+    return Proposal(jax.nn.one_hot(state.context + 1, V), energy, state.context + 1)
+
+  def append(self, params, state, tokens):
+    return Decoding(state.context + 1)
+
+
+@pytest.mark.parametrize("energy", [np.nan, np.inf])
+def test_a_thought_that_diverged_ends_its_row_and_no_other(energy):
+  end = 9
+  first, second = Generator(Diverging(energy), {}, end, CAPACITY)([[5], [6]], 5, GREEDY)
+  assert first.ended and first.tokens == [1, 2, end] and first.energies[:2] == [0.0, -1.0]
+  assert not np.isfinite(first.energies[2])
+  assert not second.ended and second.tokens == [1, 2, 3, 4, 5] and second.steps == [1, 2, 3, 4, 5]

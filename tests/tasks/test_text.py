@@ -20,6 +20,7 @@ from ebt_jax.config import (
   set_keys,
 )
 from ebt_jax.tasks import registry
+from tests import plain
 from tests.helpers import REPOSITORY
 
 KEYS = jax.random.split(jax.random.key(0), 4)  # one for each row
@@ -67,6 +68,19 @@ def assert_close(ours, theirs, tolerance):
 def test_chunks_of_positions_change_nothing(x64, case):
   whole = run(*problem(*CASES[case], vocab_chunk=6))
   assert_close(run(*problem(*CASES[case], vocab_chunk=2)), whole, 1e-10)
+
+
+def test_the_loss_of_text_is_that_of_a_plain_loop(x64):
+  """Two landscapes, softened targets and contrast. Gradients: `thinking/test_thinking_loss.py`. A start that is given
+  is whole, also where training would hold chunks."""
+  task, params, batch = problem(*CASES["each"], vocab_chunk=2)
+  start = task.problem.start(task.space, jax.random.key(2), batch)
+  mean, output = jax.jit(lambda params: task.loss(params, batch, jax.random.key(1), start=start))(params)
+  total, sums = jax.jit(lambda params: plain.text_loss(task, params, batch, start))(params)
+  np.testing.assert_allclose(mean.total, total, rtol=1e-10)
+  assert mean.weight == batch["weights"].sum() and output.metrics["bytes_per_token"].value() == 3
+  for name, value in sums.items():
+    np.testing.assert_allclose(output.metrics[name].value(), value / mean.weight, rtol=1e-10, err_msg=name)
 
 
 @pytest.mark.parametrize("case", ["transformer", "last with path"])

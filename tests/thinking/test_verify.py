@@ -55,6 +55,20 @@ def test_each_position_stops_where_its_energy_has_settled(x64):
   np.testing.assert_array_equal(alone.steps_used, found.steps_used[:, 2:3])
 
 
+def test_an_energy_can_only_settle_on_one_landscape():
+  """Both positions have energy 0 on landscape 0, and at first on landscape 1, which only one of them slides down."""
+
+  def energy(params, context, y, landscape):
+    return jnp.sum(jnp.where(landscape == 0, y**2, -context * y), -1)
+
+  config, inference = dataclasses.replace(THINK, landscapes=2), InferenceConfig(steps=5, tolerance=1e-3)
+  context = jnp.asarray([[1.0], [0.0]])
+  found = verify(energy, jnp.zeros((1, 2, 1)), inference, context=context, config=config)
+  assert found.steps_used.tolist() == [[5, 2]]
+  np.testing.assert_allclose(found.candidates[0, :, 0], [4 * 0.5, 0.0])
+  np.testing.assert_allclose(found.final[0], [-4 * 0.5, 0.0])
+
+
 def test_free_energy_is_stationary_where_thinking_rests_and_chooses(x64):
   """x = softmax(x) - a E'(p) at rest; there the gradient of a E - H - |p|^2 / 2 is the same in all directions."""
   space, size = thinking.Simplex(table=lambda params: jnp.eye(5)), 0.7
@@ -189,3 +203,12 @@ def test_noise_can_be_asked_for_and_verification_is_free_of_it():
   trained = dataclasses.replace(THINK, noise=0.7, authors=AuthorsConfig(eval_noise=True))
   same = verify(bowl, starts, InferenceConfig(steps=1), step_size=1e-6, config=trained, noise=0.7)
   np.testing.assert_allclose(same.candidates, noisy.candidates, rtol=1e-6)
+
+
+@pytest.mark.parametrize("how, spread", [("every", 0.7 * 2**0.5), ("final", (0.3**2 + 0.7**2) ** 0.5)])
+def test_noise_is_for_the_landscapes_that_it_is_asked_for(how, spread):
+  """The other one keeps the noise of training, where evaluation has it."""
+  config = dataclasses.replace(THINK, landscapes=2, noise=0.3, authors=AuthorsConfig(eval_noise=True))
+  inference = InferenceConfig(steps=2, noise=0.7, adjust=how)
+  found = verify(hills, jnp.zeros((1, 4000, 1)), inference, step_size=1e-6, config=config, noise=0.3)
+  assert np.std(found.candidates) == pytest.approx(spread, rel=0.05)

@@ -1,6 +1,7 @@
 """One update: microbatches, token weights, the guard against non-finite steps."""
 
 import dataclasses
+import itertools
 
 import chex
 import jax
@@ -13,6 +14,7 @@ from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Mean, Output, Task
 from ebt_jax.training import state as state_lib
 from ebt_jax.training.step import make_train_step
+from tests import bowl
 
 ROWS, S, V = 8, 6, 12
 EBT = Config(
@@ -92,6 +94,13 @@ def test_four_microbatches_equal_one():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6), params, again)
 
 
+def test_a_batch_in_which_nothing_counts_is_no_mistake(run):
+  step, state = run
+  after, metrics = step(state, {**batch_of(), "weights": np.zeros((ROWS, S), np.float32)})
+  assert metrics["loss"] == metrics["gradient_norm"] == metrics["items"] == metrics["skipped"] == 0
+  assert after.step == 1 and after.skipped == 0
+
+
 @pytest.mark.parametrize("poison", ["weights", "params", "infinity"])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(run, poison):
   step, state = run
@@ -126,6 +135,9 @@ class Dice(Task):
   def init(self, key):
     return {"model": {"w": jnp.zeros(4)}}
 
+  def tables(self):
+    return ()
+
   def loss(self, params, batch, key):
     count = jnp.sum(batch["weights"])
     loss = Mean(count * jnp.vdot(params["model"]["w"], jax.random.uniform(key, (4,))), count)
@@ -142,3 +154,35 @@ def test_randomness_follows_the_seed_the_step_and_the_microbatch():
       assert runs[0] == runs[1]
       norms[seed, n, at] = float(runs[0])
   assert len(set(norms.values())) == len(norms)
+
+
+def test_the_replay_buffer_is_filled_and_trained_on():
+  """Rows with their own finished candidates; two of them beside each later batch; nothing of a step that is skipped."""
+  train = TrainConfig(batch_size=4, microbatches=2, learning_rate=1e-9, warmup=0, steps=9)
+  size = 0.25
+  task = bowl.ebt(train=train, thinking=ThinkingConfig(steps=2, step_size=size, gradient="last", replay_rows=8))
+  step, state, batch = jax.jit(make_train_step(task)), state_lib.fresh(task), bowl.batch_of(4)
+  weigh = lambda batch: batch["weights"].sum()
+  errors = lambda batch, n: np.sum(batch["weights"] * (bowl.after(batch, n, size) - batch["target"]) ** 2, 1)
+  state, metrics = step(state, batch)
+  assert int(state.replay.added) == 4 and metrics["replayed"] == 0 and metrics["items"] == weigh(batch)
+  np.testing.assert_allclose(metrics["loss"], errors(batch, 2).sum() / weigh(batch), rtol=1e-5)
+  kept = jax.tree.map(lambda a: np.asarray(a[:4]), state.replay.rows)
+  order = [np.flatnonzero((batch["first"] == row).all(1)).item() for row in kept["first"]]  # by microbatch
+  assert sorted(order) == [0, 1, 2, 3]
+  for name in batch:
+    np.testing.assert_array_equal(kept[name], batch[name][order])
+  np.testing.assert_allclose(kept["start"], bowl.after(batch, 2, size)[order], rtol=1e-5)
+
+  skipped, _ = step(state, {**batch, "weights": batch["weights"] * np.nan})
+  assert_same(skipped.replay, state.replay)
+  other = bowl.batch_of(4, seed=1)
+  _, metrics = step(state, other)
+  of_pairs = []  # which two rows are drawn, is chance; they have thought for two steps, and think for two more
+  for pair in itertools.combinations(range(4), 2):
+    weight = weigh(batch | {"weights": batch["weights"][list(pair)]})
+    loss = (errors(other, 2).sum() + errors(batch, 4)[list(pair)].sum()) / (weigh(other) + weight)
+    of_pairs.append((loss, weight / (weigh(other) + weight)))
+  found = [float(metrics[name]) for name in ("loss", "replayed")]
+  assert any(found == pytest.approx(pair, rel=1e-4) for pair in of_pairs), (found, of_pairs)
+  assert metrics["items"] == weigh(other)

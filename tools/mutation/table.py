@@ -1,0 +1,33 @@
+"""Which quick tests speak for which module, the sharpest first: a mutant is dead as soon as one of them fails."""
+
+TABLE = {
+  "ebt_jax/losses.py": ["tests/test_losses.py"],
+  "ebt_jax/streams.py": ["tests/test_streams.py"],
+  "ebt_jax/scaling.py": ["tests/test_scaling.py"],
+  "ebt_jax/evaluation/sampling.py": ["tests/evaluation/test_sampling.py"],
+  "ebt_jax/evaluation/evaluator.py": ["tests/evaluation/test_evaluator.py"],
+  "ebt_jax/evaluation/generate.py": ["tests/evaluation/test_generate.py"],
+  "ebt_jax/training/loop.py": ["tests/test_main.py"],
+  "ebt_jax/training/step.py": ["tests/training/test_step.py"],
+  "ebt_jax/thinking/replay.py": ["tests/thinking/test_replay.py"],
+  "ebt_jax/thinking/descent.py": ["tests/thinking/test_descent.py", "tests/thinking/test_think.py"],
+  "ebt_jax/thinking/verify.py": ["tests/thinking/test_verify.py"],
+  "ebt_jax/thinking/spaces.py": ["tests/thinking/test_spaces.py", "tests/thinking/test_think.py"],
+  "ebt_jax/thinking/think.py": ["tests/thinking/test_think.py", "tests/thinking/test_verify.py"],
+  "ebt_jax/thinking/loss.py": ["tests/thinking/test_thinking_loss.py"],
+  "ebt_jax/tasks/text.py": [
+    "tests/evaluation/test_evaluator.py::test_the_mean_is_exact_whatever_the_batch",
+    "tests/tasks/test_text.py",
+  ],
+  "ebt_jax/tasks/direct.py": [
+    "tests/tasks/test_ebt.py",
+    "tests/test_flops.py",
+    "tests/tasks/test_text.py::test_chunks_of_positions_change_nothing[transformer]",
+  ],
+  "ebt_jax/tasks/ebt.py": [
+    "tests/tasks/test_ebt.py",
+    "tests/test_flops.py",
+    "tests/tasks/test_text.py::test_the_loss_of_text_is_that_of_a_plain_loop",
+    "tests/tasks/test_text.py::test_candidates_that_an_option_needs_whole_are_announced_and_their_chunks_refused",
+  ],
+}
