@@ -15,6 +15,7 @@ from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.clock import Clock
 from ebt_jax.config import Config
 from ebt_jax.data.loader import Loader
+from ebt_jax.errors import UserError
 from ebt_jax.evaluation import samples
 from ebt_jax.evaluation.evaluator import Evaluator
 from ebt_jax.tasks import registry
@@ -28,7 +29,7 @@ from ebt_jax.training.step import compiled_step
 log = logging.getLogger(__name__)
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(UserError, RuntimeError):
   """Training cannot or should not go on; the message says why and what to do."""
 
 
