@@ -61,10 +61,10 @@ def at_least(low: int) -> Callable[[str], int]:
   def integer(text: str) -> int:
     try:
       value = int(text)
-    except ValueError:
-      value = None
-    if value is None or value < low:
-      raise argparse.ArgumentTypeError(f"expected an integer of at least {low}, found {text[:40]!r}")
+    except ValueError as e:
+      raise argparse.ArgumentTypeError(f"expected an integer, found {text[:40]!r}") from e
+    if value < low:
+      raise argparse.ArgumentTypeError(f"expected {low} or more, found {value}")
     return value
 
   return integer

@@ -48,6 +48,10 @@ def parse_json(text: str | bytes) -> Any:
     return json.loads(text)
   except RecursionError:
     raise ValueError("nested too deeply") from None
+  except (json.JSONDecodeError, UnicodeDecodeError):
+    raise
+  except ValueError:  # Python's limit of digits
+    raise ValueError("an integer of more than 4300 digits; shorten it, or write it as a string") from None
 
 
 def read_json(path: str | os.PathLike, what: str, fix: str) -> dict[str, Any]:

@@ -47,12 +47,9 @@ def _load(name: str):
     near = config_lib.near(path, files) if files else f"{folder!r} holds no .py file"
     raise ConfigError(f"--config: no file {path!r}; {near}")
   try:
-    config = sweep.read_config(name)
+    return sweep.read_config(name)
   except ConfigError as e:
     raise ConfigError(_config_file_error(path, e)) from e
-  if not hasattr(config, "to_dict"):
-    raise ConfigError(f"{path}: get_config() gave {config!r}, expected a ConfigDict; end it with `return config`")
-  return config
 
 
 def _config_file_error(path: str, error: ConfigError) -> str:

@@ -14,6 +14,7 @@ from typing import IO, Any
 import zlib
 
 from ebt_jax.config import ConfigError, near
+from ebt_jax.files import local, parse_json
 
 EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".parquet")
 _KEY = "config.data.source"
@@ -138,7 +139,7 @@ def find_files(source: str) -> list[tuple[str, str]]:
     raise ConfigError(f"{_KEY}: expected `embedded`, files, globs, folders or tfds:NAME, found {source!r}")
   found: dict[str, str] = {}
   for item in items:
-    path = os.path.expanduser(item)
+    path = local(item, _KEY)
     if os.path.isdir(path):
       if os.path.exists(os.path.join(path, "windows.json")):
         raise ConfigError(f"{_KEY}: {item} holds tokens, not text; it can only be the whole data.source")
@@ -217,8 +218,8 @@ def _read_jsonl(raw: IO[bytes], path: str, name: str, key: str) -> Iterator[tupl
       if not text_line.strip():
         continue
       try:
-        row = json.loads(text_line)
-      except json.JSONDecodeError as e:
+        row = parse_json(text_line)
+      except ValueError as e:
         raise ConfigError(f"{_KEY}: {where}: not JSON ({e}); expected one JSON object a line") from e
       if not isinstance(row, dict):
         raise ConfigError(f"{_KEY}: {where}: expected a JSON object, found {type(row).__name__}")

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ebt_jax import files
 from ebt_jax.config import ConfigError
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[SEP]")
@@ -53,7 +54,7 @@ def load_tokenizer(spec: str) -> Tokenizer:
   """
   if spec == "bytes":
     return ByteTokenizer()
-  path = os.path.expanduser(spec)
+  path = files.local(spec, "config.data.tokenizer")
   if os.path.isdir(path):
     raise ConfigError(f"config.data.tokenizer: {spec} is a folder; give the tokenizer.json in it")
   if not os.path.isfile(path):

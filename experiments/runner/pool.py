@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 
-from ebt_jax import metrics
+from ebt_jax import files, metrics
 from experiments.runner.cost import costs
 from experiments.runner.launch import Slot, Task
 
@@ -165,7 +165,8 @@ def eta(all_: Sequence[Progress], now: float, jobs: int) -> float:
 
 
 def _wall_seconds(task: Task) -> float:
-  return json.loads((task.workdir / "final_result.json").read_text(encoding="utf-8"))["wall_seconds"]
+  path = task.workdir / "final_result.json"
+  return files.read_json(path, "a final result", f"delete {task.workdir} to train it again")["wall_seconds"]
 
 
 def _stop(*_) -> None:

@@ -6,11 +6,14 @@ The points are probability vectors: p of the start, p of the thought (the candid
 one-hot truth. Away from these points the plane leaves the simplex; the energy is defined there too.
 """
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import streams, thinking
+from ebt_jax import cli, streams, thinking
+from ebt_jax.config import ConfigError
 from experiments.thinking import common
 
 
@@ -35,6 +38,8 @@ def spread(values: np.ndarray, count: int) -> np.ndarray:
 
 def main():
   args = common.arguments(__doc__, steps=10, panels=3, grid=41)
+  if args.grid < 2:
+    raise ConfigError(f"--grid: expected 2 or more points on each axis, found {args.grid}")
   model = common.open_model(common.find(args.workdir, "s2")[0])
   windows = common.held_out(model)
   numbers, batch = next(common.batches(windows, 8, rows=8))
@@ -50,7 +55,7 @@ def main():
   loss = -np.take_along_axis(thought, targets[..., None], -1)[..., 0]
   middle = tokens.shape[1] // 2
   chosen = [np.argsort(loss[:, middle])[i] for i in np.linspace(0, len(loss) - 1, args.panels).round().astype(int)]
-  fig, axes = common.figure(3.1 * args.panels, 5.6, nrows=2, ncols=args.panels)
+  fig, axes = common.figure(3.1 * args.panels, 5.6, nrows=2, ncols=args.panels, squeeze=False)
   t, result, rows = np.linspace(-0.25, 1.25, args.grid), [], []
   for column, row in enumerate(chosen):
     p0, p1 = path[0, row, middle], path[-1, row, middle]
@@ -96,4 +101,4 @@ def main():
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main))

@@ -5,13 +5,12 @@
 Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it is killed, the same command continues it.
 """
 
-import argparse
 import pathlib
 import signal
 import sys
 
-from ebt_jax import sweep
-from ebt_jax.config import near
+from ebt_jax import cli, sweep
+from ebt_jax.config import ConfigError, near
 from experiments.runner import launch, pool
 from experiments.runner.screen import Screen
 
@@ -48,7 +47,12 @@ def recipes(steps: int = 300) -> list[sweep.Run]:
 
 def models(steps: int = 1000) -> list[sweep.Run]:
   """System 2, System 1 and Transformer++, three seeds, with checkpoints during training."""
-  keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "checkpoint.keep_every": steps // 4}
+  keep = {
+    **SHORT,
+    "train.steps": steps,
+    "checkpoint.every": max(1, steps // 4),
+    "checkpoint.keep_every": max(1, steps // 4),
+  }
   s1 = {
     "thinking.steps": 2,
     "thinking.random_steps_min": 0,
@@ -73,31 +77,38 @@ def ablation(steps: int = 200) -> list[sweep.Run]:
 SETS = {"recipes": recipes, "models": models, "ablation": ablation}
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(argv: list[str]) -> int:
+  """Exit code: 0 all runs are done, 1 runs have failed, 143 asked to end."""
+  parser = cli.Parser(prog="experiments.thinking.train", description=__doc__.split("\n")[0])
   parser.add_argument("--set", default=",".join(SETS))
-  parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/thinking"))
-  parser.add_argument("--jobs", type=int, default=2)
-  parser.add_argument("--steps", type=int, default=0, help="training steps of every run; 0: as the set says")
+  parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/thinking"))
+  parser.add_argument("--jobs", type=cli.at_least(1), default=2)
+  parser.add_argument("--steps", type=cli.at_least(0), default=0, help="of training of every run; 0: as the set says")
   parser.add_argument("--dry_run", action="store_true")
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   waiting = []
-  for name in args.set.split(","):
+  for name in dict.fromkeys(args.set.split(",")):
     if name not in SETS:
       parser.error(f"--set: no set {name!r}; {near(name, SETS)}")
     for run in SETS[name](args.steps) if args.steps else SETS[name]():
       waiting.append(launch.Task(run, args.workdir / name))
-  waiting = pool.progress(waiting)
+  try:
+    waiting = pool.progress(waiting)
+  except ConfigError as e:
+    raise ConfigError(f"--steps={args.steps}: {e}") from e
   slots = launch.slots(args.jobs)
   if args.dry_run:
     print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
-    return
+    return 0
   try:
     pool.train(waiting, slots, Screen().show)
   except pool.Stopped:
-    sys.exit(128 + signal.SIGTERM)
-  sys.exit(any(p.state == "failed" for p in waiting))
+    return 128 + signal.SIGTERM
+  failed = [p for p in waiting if p.state == "failed"]
+  for p in failed:
+    print(f"failed: {p.task.run.name}: {p.failure}\n  {p.task.log}")
+  return int(bool(failed))
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main, sys.argv[1:]))
