@@ -5,7 +5,6 @@ at the end `final_result.json`.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 import platform
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 
 from ebt_jax import config as config_lib
-from ebt_jax import files, parallel
+from ebt_jax import files, metrics, parallel
 from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.tasks import registry
@@ -96,7 +95,10 @@ def warm_start(config: Config, params: Any, mesh: jax.sharding.Mesh) -> Any:
     ConfigError: parameters are missing, extra, or of another shape, and not named in `init_skip`.
   """
   skip = tuple(part.strip() for part in config.init_skip.split(",") if part.strip())
-  there = open_run(config.init_from, mesh=mesh)
+  folder = pathlib.Path(files.local(config.init_from, "config.init_from"))
+  if not (folder / "config.json").exists():
+    raise ConfigError(f"config.init_from: {folder} holds no run (no config.json); give the folder of a trained run")
+  there = open_run(folder, mesh=mesh)
   mine, theirs = _by_path(params), _by_path(there.params)
   unknown = [s for s in skip if not any(_within(path, s) for path in (*mine, *theirs))]
   if unknown:
@@ -149,14 +151,14 @@ def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
   if path.exists():
     found = config_lib.load(path)
     differ = config_lib.differences(found, config)
-    if differ:
+    if differ and _has_trained(folder):  # a run that failed before it saved anything does not hold its folder
       raise ConfigError(
         f"--workdir: {folder} holds a run of another config; give another folder. It differs in (there -> here):\n  "
         + "\n  ".join(differ)
       )
   if not done.exists():
     return None
-  result = json.loads(done.read_text(encoding="utf-8"))
+  result = files.read_json(done, "a final result", "delete it: the same command then ends the run again")
   if result["steps"] == config.train.steps:
     return result
   if result["steps"] > config.train.steps:
@@ -167,6 +169,13 @@ def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
   if jax.process_index() == 0:
     done.rename(folder / f"final_result_step{result['steps']}.json")
   return None
+
+
+def _has_trained(folder: pathlib.Path) -> bool:
+  """Whether a folder holds a row of metrics, a checkpoint or a result."""
+  rows = folder / metrics.FILE
+  checkpoints = (folder / "checkpoints").glob("[0-9]*")
+  return (folder / RESULT).exists() or (rows.exists() and rows.stat().st_size > 0) or any(checkpoints)
 
 
 def count_parameters(task: Task, params: Any) -> tuple[int, int]:

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
       done = fetch(name, args.out, args.any_version)
       print(f"{name}: {described(done)} | {SETS[name].licence} | {target(name, args.out)}", flush=True)
-    except (FetchError, OSError) as e:
+    except FetchError as e:
       print(f"error: {name}: {e}", file=sys.stderr, flush=True)
       failed.append(name)
   if failed:

@@ -110,6 +110,8 @@ def joined(study: studies.Study, flags: Sequence[str]) -> dict[str, str]:
       raise ConfigError(
         f"--join: the label {label!r} is taken by {series[label]}; give another label, such as {label}2={config}"
       )
+    if label.startswith("_") or "$" in label:
+      raise ConfigError(f"--join: the label {label!r} begins with _ or holds $, which figures read as a command")
     if not label.isprintable() or label != label.strip():
       raise ConfigError(
         f"--join: the label {label!r} begins or ends with a space, or holds a character without a shape"
