@@ -109,6 +109,9 @@ def _of_machine(error: Exception) -> str:
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:  # of numpy and Python, or of XLA
     said = f" ({text[:200]})" if text else ""
     return f"out of memory{said}; lower the batch size or the context length, or set model.remat=true"
+  lost = ("Gloo", "coordination service", "CoordinationService", "heartbeat")
+  if type(error).__name__ == "JaxRuntimeError" and any(word in text for word in lost):
+    return f"the processes of this run have lost each other, see what the others say ({text[:200]})"
   file = traceback.extract_tb(error.__traceback__)[-1].filename.replace(os.sep, "/")
   if isinstance(error, (RuntimeError, AssertionError)) and file.endswith("jax/_src/xla_bridge.py"):
     asked = os.environ.get("JAX_PLATFORMS", "")

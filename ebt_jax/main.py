@@ -97,7 +97,12 @@ def main(argv: list[str]) -> None:
 def run() -> int:
   """Runs the command in `sys.argv`; returns the exit code."""
   logging.basicConfig(format="%(levelname)s: %(message)s")  # of the warnings of libraries
-  return cli.door(main, sys.argv[1:], kept="finished checkpoints are untouched")
+  code = cli.door(main, sys.argv[1:], kept="finished checkpoints are untouched")
+  if code and "jax" in sys.modules:  # else no other process has been met
+    from ebt_jax import parallel
+
+    parallel.leave(code)
+  return code
 
 
 if __name__ == "__main__":

@@ -257,6 +257,8 @@ class TrainConfig(_Checks):
         raise ConfigError(f"config.train.{key}: expected 0 <= x < 1, found {getattr(self, key)}")
     if self.batch_size > _MOST_ROWS:
       raise ConfigError(f"config.train.batch_size: expected at most {_MOST_ROWS:,} rows, found {self.batch_size:,}")
+    if self.steps >= 2**31:
+      raise ConfigError(f"config.train.steps: expected less than 2^31 (steps are counted in int32), found {self.steps}")
     if self.batch_size % self.microbatches:
       raise ConfigError(
         f"config.train.microbatches: batch_size {self.batch_size} does not divide into {self.microbatches} equal parts"
