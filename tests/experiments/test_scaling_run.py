@@ -16,6 +16,7 @@ import pytest
 
 from ebt_jax import sweep
 from ebt_jax.config import ConfigError
+from ebt_jax.errors import UserError
 from experiments.runner.launch import Task
 from experiments.scaling import points, studies
 from experiments.scaling import run as runner
@@ -197,6 +198,7 @@ def test_another_study_in_the_same_folder_is_refused(whole):
     (["--workdir=gs://b/s"], "--workdir: gs://b/s is a remote path"),
     (["--join=a=gs://b/c.py"], "--join: gs://b/c.py is a remote path"),
     (["--join=a\n=c.py"], "--join: the label 'a\\n' begins or ends with a space"),
+    (["--join=$x$=c.py"], "--join: the label '$x$' begins with _ or holds $"),
     (["--launcher=no_such_program x"], "--launcher: no program 'no_such_program' is found"),
     (["--launcher='x"], "cannot be split into words (No closing quotation)"),
     (["--gpus=1", "--slurm", "timeout_min=1"], "--gpus: shares the GPUs of this machine, and --slurm runs elsewhere"),
@@ -206,7 +208,7 @@ def test_another_study_in_the_same_folder_is_refused(whole):
   ],
 )
 def test_mistakes_are_found_before_anything_starts(tmp_path, more, message):
-  with pytest.raises(ConfigError) as e:
+  with pytest.raises(UserError) as e:
     runner.main(["--study=tiny", f"--workdir={tmp_path}/s", *more])
   assert message in str(e.value) and not (tmp_path / "s").exists()
 
