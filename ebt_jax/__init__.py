@@ -5,19 +5,19 @@ is reached by its modules; `ebt_jax/README.md` is the map.
 """
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from ebt_jax.config import InferenceConfig, ThinkingConfig
   from ebt_jax.thinking import Euclidean, PerLandscape, Randomness, Simplex, think, think_and_verify
 
+  __version__: str
+
 _WHERE = {
   "ebt_jax.config": ("InferenceConfig", "ThinkingConfig"),
   "ebt_jax.thinking": ("Euclidean", "PerLandscape", "Randomness", "Simplex", "think", "think_and_verify"),
 }
 
-__version__ = importlib.metadata.version("ebt_jax")
 __all__ = [
   "Euclidean",
   "InferenceConfig",
@@ -33,6 +33,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
   """Imports a name when it is first used: reading a config should not wait for JAX."""
+  if name == "__version__":
+    from importlib import metadata
+
+    return metadata.version("ebt_jax")
   for module, names in _WHERE.items():
     if name in names:
       return getattr(importlib.import_module(module), name)

@@ -5,7 +5,7 @@ folder within, so that one can be read without the others. The caller's JSON is 
 lists every file with its size and CRC-32, so that a truncated, changed or missing file is found before it is used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import concurrent.futures
 import json
 import logging
@@ -47,20 +47,22 @@ class Checkpoints:
   Args:
     directory: folder of the checkpoints, on a local or shared disk; one folder a step within.
     config: the newest `keep` checkpoints, and those whose step is a multiple of `keep_every`, are kept.
+    saved: called with the step of each checkpoint that is complete, on process 0 and another thread.
 
   Raises:
     CheckpointError: the path holds a character that orbax takes for a pattern.
   """
 
-  def __init__(self, directory: str | os.PathLike, config: CheckpointConfig):
+  def __init__(
+    self, directory: str | os.PathLike, config: CheckpointConfig, saved: Callable[[int], None] | None = None
+  ):
     self.directory = pathlib.Path(directory).absolute()
-    for character in "*?[\\":  # a save would miss its own files, or take those of a folder that matches
-      if character in self.directory.as_posix():
-        raise CheckpointError(
-          f"{self.directory}: the path of checkpoints holds {character!r}, which orbax takes for a pattern, so that "
-          "what it saves may not load; expected none of * ? [ \\ in it; rename the folder"
-        )
-    self._config = config
+    if character := files.pattern_in(self.directory):
+      raise CheckpointError(
+        f"{self.directory}: the path of checkpoints holds {character!r}, which orbax takes for a pattern, so that "
+        "what it saves may not load; expected none of * ? [ \\ in it; rename the folder"
+      )
+    self._config, self._saved = config, saved
     self._writer: ocp.training.Checkpointer | None = None
     self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
     self._pending: tuple[int, concurrent.futures.Future] | None = None
@@ -83,6 +85,19 @@ class Checkpoints:
     if not self.directory.exists():
       return []
     return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal() and p.is_dir())
+
+  def check_writable(self) -> None:
+    """Makes the folder and a file in it. Raises CheckpointError where that fails, before hours of training."""
+    probe = self.directory / f"probe.{os.getpid()}"
+    try:
+      self.directory.mkdir(parents=True, exist_ok=True)
+      probe.write_bytes(b"")
+      probe.unlink()
+    except OSError as e:
+      raise CheckpointError(
+        f"{self.directory}: checkpoints cannot be written here: {_brief(e)}; make the folder writable, or remove what "
+        "is in its place"
+      ) from e
 
   def save(self, step: int, trees: dict[str, Any], extra: dict[str, Any]) -> bool:
     """Starts to write a checkpoint; the arrays' buffers may be donated as soon as this returns.
@@ -192,7 +207,12 @@ class Checkpoints:
       )
     metadata = {"items": sorted(trees), "leaves": _leaves(trees), "extra": extra}
     response = self._writer.save_checkpointables_async(step, trees, force=True, custom_metadata=metadata)
-    self._pending = step, self._pool.submit(_finish, response, self.directory / str(step), metadata["leaves"])
+    self._pending = step, self._pool.submit(self._finish, response, step, metadata["leaves"])
+
+  def _finish(self, response: Any, step: int, leaves: dict[str, list]) -> None:
+    _seal(response, self.directory / str(step), leaves)
+    if self._saved and jax.process_index() == 0:
+      self._saved(step)
 
   def _wait(self) -> CheckpointError | None:
     """Waits for the save in progress and returns its error, if it failed."""
@@ -256,7 +276,7 @@ def _check_arguments(trees: dict[str, Any], extra: dict[str, Any]) -> None:
     raise TypeError(f"checkpoint extra: expected types that JSON has; {e}") from e
 
 
-def _finish(response: Any, folder: pathlib.Path, leaves: dict[str, list]) -> None:
+def _seal(response: Any, folder: pathlib.Path, leaves: dict[str, list]) -> None:
   """Waits until a checkpoint has its final name, opens all its arrays, and writes the checksums of its files."""
   try:
     response.result()

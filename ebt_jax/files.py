@@ -1,5 +1,7 @@
 """Files and their paths. A file is written whole: a reader, and a process that is killed, sees old content or new."""
 
+from collections.abc import Callable
+import itertools
 import json
 import math
 import os
@@ -42,10 +44,14 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   replace_text(path, json.dumps(valid_json(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def parse_json(text: str | bytes) -> Any:
-  """What a JSON text holds. Raises ValueError where it is broken, holds a huge integer, or is nested too deeply."""
+def parse_json(text: str | bytes, integer: Callable[[str], Any] = int) -> Any:
+  """What a JSON text holds; `integer` makes the value of digits.
+
+  Raises:
+    ValueError: the text is broken, holds an integer that `integer` refuses, or is nested too deeply.
+  """
   try:
-    return json.loads(text)
+    return json.loads(text, parse_int=integer)
   except RecursionError:
     raise ValueError("nested too deeply") from None
   except (json.JSONDecodeError, UnicodeDecodeError):
@@ -91,6 +97,37 @@ def local(path: str, name: str = "") -> str:
   if found.startswith("~"):
     raise UserError(f"{where}{path}: there is no home folder of {found.partition(os.sep)[0]}")
   return found
+
+
+def unused(path: str | os.PathLike) -> pathlib.Path:
+  """`path`, with a number before its suffix if that name is taken."""
+  path = pathlib.Path(path)
+  names = (path.with_name(f"{path.stem}-{i}{path.suffix}") if i else path for i in itertools.count())
+  return next(p for p in names if not os.path.lexists(p))
+
+
+def set_aside(path: str | os.PathLike, mark: str) -> pathlib.Path | None:
+  """Gives a file or folder an unused name with `mark` before its suffix; returns it, None if there was nothing."""
+  path = pathlib.Path(path)
+  if not os.path.lexists(path):
+    return None
+  return path.rename(unused(path.with_name(f"{path.stem}{mark}{path.suffix}")))
+
+
+def keep_others(path: str | os.PathLike, settings: dict[str, Any]) -> pathlib.Path | None:
+  """Sets a JSON file of results aside whose `settings` are others, or not known; returns its new name."""
+  path = pathlib.Path(path)
+  try:
+    if path.exists() and parse_json(path.read_bytes())["settings"] == valid_json(settings):
+      return None  # it may be replaced: these are the same results
+  except (ValueError, KeyError, TypeError):
+    pass
+  return set_aside(path, ".old")
+
+
+def pattern_in(path: str | os.PathLike) -> str:
+  """The first character of an absolute path that orbax takes for a pattern (it would miss its own files); or empty."""
+  return next((c for c in pathlib.Path(path).absolute().as_posix() if c in "*?[\\"), "")
 
 
 def valid_json(value: Any) -> Any:

@@ -32,7 +32,7 @@ EXAMPLES = """\
 examples:
   python -m ebt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
   python -m ebt_jax.main --config=configs/quickstart.py:transformer --workdir=runs/baseline --set train.steps=900 seed=1
-  python -m ebt_jax.main --workdir=runs/quickstart --mode=eval --set eval.steps=6
+  python -m ebt_jax.main --workdir=runs/quickstart --mode=eval --set eval.steps=2
   python -m ebt_jax.main --workdir=runs/quickstart --mode=generate --prompt="The people of" --set eval.candidates=8
   python -m ebt_jax.main --config=configs/text_ebt_s1.py:small --mode=compile --set mesh.model=2
 

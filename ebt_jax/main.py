@@ -1,10 +1,15 @@
 """The command line: `python -m ebt_jax.main --config=configs/NAME.py[:arg] --workdir=DIR [--mode=train] ...`."""
 
+import os
+import sys
+
+if __name__ == "__main__" and sys.path[0] in ("", os.getcwd()):
+  # `python -m` looks in the working directory first, where a user's random.py or jax.py would be taken for the library
+  sys.path.append(sys.path.pop(0))
+
 import argparse
 import dataclasses
 import logging
-import os
-import sys
 import traceback
 
 from ebt_jax import cli, sweep

@@ -19,6 +19,7 @@ from ebt_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
+_QUEUE = 4096  # TensorBoard events that may wait
 _NOT_FINITE = ("nan", "inf", "-inf")
 
 
@@ -30,6 +31,9 @@ class MetricsWriter:
   """Appends rows to `<workdir>/metrics.jsonl` and, if asked, TensorBoard events to `<workdir>/tensorboard`.
 
   In a multi-process run only process 0 makes one.
+
+  Attributes:
+    rows: number of rows in the file.
 
   Args:
     workdir: folder of the run; it is made if it does not exist.
@@ -65,9 +69,17 @@ class MetricsWriter:
     values = {name: float(value) for name, value in values.items()}
     self._file.write(json.dumps(files.valid_json({"step": int(step), **values}), allow_nan=False) + "\n")
     self._file.flush()
+    self.rows += 1
     if self._tensorboard:
       if self._events is None:
-        self._events = self._tensorboard.SummaryWriter(self._workdir / "tensorboard", purge_step=self._first_step)
+        # room for many rows: a full queue waits for the thread that empties it, for ever if a full disk has ended it
+        self._events = self._tensorboard.SummaryWriter(
+          self._workdir / "tensorboard", purge_step=self._first_step, max_queue=_QUEUE
+        )
+      if not self._events.file_writer.event_writer._worker.is_alive():
+        log.warning("step %d: no more TensorBoard events: its writer has failed; %s has all numbers", step, self.path)
+        self._tensorboard = self._events = None
+        return
       for name, value in values.items():
         self._events.add_scalar(name, value, int(step))
 
@@ -90,7 +102,8 @@ class MetricsWriter:
     self._file = self._events = None
 
   def _open(self, last_step: float) -> None:
-    kept = "".join(line + "\n" for line, row in _rows(self.path) if row["step"] <= last_step)
+    lines = [line + "\n" for line, row in _rows(self.path) if row["step"] <= last_step]
+    kept, self.rows = "".join(lines), len(lines)
     if self.path.exists() and kept != self.path.read_text(encoding="utf-8", errors="replace"):
       files.replace_text(self.path, kept)
     self._file = open(self.path, "a", encoding="utf-8")

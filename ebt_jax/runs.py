@@ -1,27 +1,38 @@
 """The folder of a run: who may write it, opening what it holds, starting from another's parameters, its final result.
 
-A folder holds `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, a sample where the task has one, and
-at the end `final_result.json`.
+A folder holds `config.json`, `data.json` and the problem's files (see `record`), `metrics.jsonl`, `tensorboard/`,
+`checkpoints/`, `saved.json` (the step of the newest checkpoint), a sample where the task has one, and at the end
+`final_result.json`; while it is trained also `owner.json`.
+What another course of the run has left keeps another name: `*.old*`, `*_stepN.json`, `config_until_stepN.json`.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
+import importlib.metadata
+import logging
 import math
+import os
 import pathlib
 import platform
 import subprocess
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from ebt_jax import config as config_lib
-from ebt_jax import files, metrics, parallel
+from ebt_jax import files, metrics, parallel, record
 from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.config import Config, ConfigError
+from ebt_jax.owner import Owner
 from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Task
 
-RESULT = "final_result.json"
+CONFIG, RESULT, SAVED = "config.json", "final_result.json", "saved.json"
+
+log = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -69,7 +80,7 @@ def open_run(
     config = config_of(folder)
   if mesh is None:
     mesh = parallel.make_mesh(config_lib.MeshConfig(data=1), jax.devices()[:1])
-  task = registry.make(config, parallel.shards_of(mesh))
+  task = registry.make(config, parallel.shards_of(mesh), record.kept(folder))
   with Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
     found = checkpoints.restore({"params": abstract_params(task, mesh)}, step)
   if found is None:
@@ -96,9 +107,10 @@ def warm_start(config: Config, params: Any, mesh: jax.sharding.Mesh) -> Any:
   """
   skip = tuple(part.strip() for part in config.init_skip.split(",") if part.strip())
   folder = pathlib.Path(files.local(config.init_from, "config.init_from"))
-  if not (folder / "config.json").exists():
+  if not (folder / CONFIG).exists():
     raise ConfigError(f"config.init_from: {folder} holds no run (no config.json); give the folder of a trained run")
   there = open_run(folder, mesh=mesh)
+  record.warn_of_other_files(config, there.folder)
   mine, theirs = _by_path(params), _by_path(there.params)
   unknown = [s for s in skip if not any(_within(path, s) for path in (*mine, *theirs))]
   if unknown:
@@ -136,46 +148,123 @@ def _mismatch(path: str, mine: Any, theirs: Any) -> str:
   return "" if mine.shape == theirs.shape else f"{path}: {list(theirs.shape)} there, expected {list(mine.shape)}"
 
 
+@contextlib.contextmanager
+def owned(folder: pathlib.Path) -> Iterator[None]:
+  """Process 0 owns the folder of a run while all processes train it; all raise ConfigError if another run does."""
+  refused, owner = None, None
+  if jax.process_index() == 0:
+    try:
+      owner = Owner(folder)
+    except ConfigError as e:
+      refused = e
+  if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(refused is not None)):
+    refused = refused or ConfigError(f"--workdir: {folder} cannot be written; see what process 0 says")
+  if refused:
+    raise refused
+  with owner or contextlib.nullcontext():
+    yield
+
+
 def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
-  """Makes `folder`; refuses one that holds a run of another config.
+  """Refuses a folder that holds a run of another config, or one that has been trained further.
 
   Returns:
-    The final result of a run that is finished; None where there is something to train. A finished run that is asked for
-    more steps is none; its result is kept as `final_result_stepN.json`.
+    The final result of a run that is finished; None where there is something to train, as where a finished run is asked
+    for more steps.
   """
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except (FileExistsError, NotADirectoryError) as e:
-    raise ConfigError(f"--workdir: {folder} is not a folder; choose another name") from e
-  path, done = folder / "config.json", folder / RESULT
-  if path.exists():
-    found = config_lib.load(path)
-    differ = config_lib.differences(found, config)
-    if differ and _has_trained(folder):  # a run that failed before it saved anything does not hold its folder
+  result = _result(folder)
+  finished = result is not None and result["steps"] == config.train.steps  # then no data are read
+  if (folder / CONFIG).exists():
+    found = config_lib.load(folder / CONFIG)
+    differ = config_lib.differences(found, config, places=finished or not record.compares_data(folder))
+    if differ and has_trained(folder):
       raise ConfigError(
         f"--workdir: {folder} holds a run of another config; give another folder. It differs in (there -> here):\n  "
         + "\n  ".join(differ)
       )
-  if not done.exists():
+  if result is None or result["steps"] < config.train.steps:
     return None
-  result = files.read_json(done, "a final result", "delete it: the same command then ends the run again")
-  if result["steps"] == config.train.steps:
-    return result
   if result["steps"] > config.train.steps:
     raise ConfigError(
       f"config.train.steps: {folder} holds a finished run of {result['steps']} steps, more than {config.train.steps}; "
       "give another folder, or more steps"
     )
-  if jax.process_index() == 0:
-    done.rename(folder / f"final_result_step{result['steps']}.json")
-  return None
+  return result
 
 
-def _has_trained(folder: pathlib.Path) -> bool:
-  """Whether a folder holds a row of metrics, a checkpoint or a result."""
+def _result(folder: pathlib.Path) -> dict[str, Any] | None:
+  """What `final_result.json` holds; None where there is none."""
+  path, fix = folder / RESULT, "put it back from a copy, or delete it: the same command then ends the run again"
+  if not path.exists():
+    return None
+  result = files.read_json(path, "a final result", fix)
+  if not isinstance(result.get("steps"), int):
+    raise ConfigError(f"{path}: cannot be read as a final result (no number of steps); {fix}")
+  return result
+
+
+def note_saved(folder: pathlib.Path, step: int) -> None:
+  """Remembers that there is a checkpoint, so that one that is gone is missed."""
+  files.write_json(folder / SAVED, {"step": step})
+
+
+def check_start(folder: pathlib.Path, config: Config, start: int | None) -> None:
+  """Refuses to begin, where that would lose or confuse what a run has said.
+
+  Args:
+    folder: of the run.
+    config: of the run from here on.
+    start: the step of the checkpoint that it goes on from; None: it starts anew.
+
+  Raises:
+    ConfigError: the run stands at a later step than it is asked for, or its checkpoints are gone.
+    MetricsError: its rows cannot be read.
+  """
+  if start is None and (_result(folder) or (folder / SAVED).exists()):
+    raise ConfigError(
+      f"{folder / 'checkpoints'}: no checkpoint, but this run has saved some; put them back, or give another folder; "
+      f"to train again from step 0, delete {SAVED} and {RESULT} there"
+    )
+  if (start or 0) > config.train.steps:
+    raise ConfigError(
+      f"config.train.steps: {folder} has been trained to step {start} already, more than {config.train.steps}; give "
+      "more steps, or another folder"
+    )
+  metrics.read_rows(folder / metrics.FILE)
+
+
+def begin(folder: pathlib.Path, config: Config, start: int) -> None:
+  """Writes `config.json`. What the folder has said of another course of the run gets another name.
+
+  Args:
+    folder: of the run, owned by this process, the only one that calls this.
+    config: of the run from here on.
+    start: the step that it goes on from.
+  """
+  rows = [] if start else metrics.read_rows(folder / metrics.FILE)
+  if rows:
+    kept = files.set_aside(folder / metrics.FILE, ".old")
+    files.set_aside(folder / "tensorboard", ".old")
+    log.warning(
+      "%s: has rows up to step %d, but there is no checkpoint of that run: training starts at step 0, and the old rows "
+      "are kept as %s", folder / metrics.FILE, rows[-1]["step"], kept.name
+    )  # fmt: skip
+  if result := _result(folder):  # more steps
+    files.set_aside(folder / RESULT, f"_step{result['steps']}")
+    files.set_aside(folder / "sample.json", f"_step{result['steps']}")
+  before = folder / CONFIG
+  if start and before.exists() and config_lib.load(before) != config:  # evaluated otherwise, or on other devices
+    kept = files.unused(folder / f"config_until_step{start}.json")
+    files.replace_text(kept, before.read_text(encoding="utf-8"))
+  files.write_json(folder / CONFIG, config.to_dict())
+
+
+def has_trained(folder: pathlib.Path) -> bool:
+  """Whether a folder holds a row of metrics, a checkpoint or a result: a run that failed before does not hold it."""
   rows = folder / metrics.FILE
   checkpoints = (folder / "checkpoints").glob("[0-9]*")
-  return (folder / RESULT).exists() or (rows.exists() and rows.stat().st_size > 0) or any(checkpoints)
+  said = any((folder / name).exists() for name in (SAVED, RESULT))
+  return said or (rows.exists() and rows.stat().st_size > 0) or any(checkpoints)
 
 
 def count_parameters(task: Task, params: Any) -> tuple[int, int]:
@@ -218,7 +307,12 @@ def final_result(task: Task, params: Any, *, items: float, clock: Any, skipped: 
     "eval": evals[name],
     "evals": {other: evals[other] for other in others},
     "data": data,
-    "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
+    "versions": {
+      "ebt_jax": importlib.metadata.version("ebt_jax"),
+      "python": platform.python_version(),
+      "jax": jax.__version__,
+      "numpy": np.__version__,
+    },
     "devices": jax.device_count(),
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "git": _git(),
@@ -240,8 +334,9 @@ def _git() -> str:
   if not (here.parent / ".git").exists():
     return ""
   command = ["git", "describe", "--always", "--dirty"]
+  env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # hooks name another repository there
   try:
-    found = subprocess.run(command, cwd=here, capture_output=True, text=True)
+    found = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True)
   except OSError:  # git is not installed
     return ""
   return found.stdout.strip() if found.returncode == 0 else ""

@@ -20,6 +20,7 @@ import sys
 from typing import Any
 
 from ebt_jax import config as config_lib
+from ebt_jax import modules
 from ebt_jax.config import Config, ConfigError
 
 _MAX_NAME = 120  # characters; most file systems allow 255 for a file name, and suffixes are added
@@ -141,9 +142,11 @@ def read_config(config: str):
     sys.path.append(parent)
   spec = importlib.util.spec_from_file_location("_config_" + re.sub(r"\W", "_", path), path)
   module = importlib.util.module_from_spec(spec)
+  sys.modules[spec.name] = module  # dataclasses look their module up there
   try:
-    spec.loader.exec_module(module)
-    found = module.get_config(arg) if arg else module.get_config()
+    with modules.neighbours(path):
+      spec.loader.exec_module(module)
+      found = module.get_config(arg) if arg else module.get_config()
   except Exception as e:  # a config file may raise anything
     raise ConfigError(f"config file {config}: {type(e).__name__}: {e}") from e
   if not hasattr(found, "to_dict"):

@@ -52,8 +52,12 @@ def write_corpus(folder: pathlib.Path, documents: int = 120) -> pathlib.Path:
 
 
 def quickstart(*arguments: str, kind: str = "ebt") -> list[str]:
-  """Flags of a tiny run of configs/quickstart.py; later ones count."""
-  return [f"--config={REPOSITORY}/configs/quickstart.py:{kind}", *TINY, *map(str, arguments)]
+  """Flags of a tiny run of configs/quickstart.py, where `ebt` is the paper's; later flags count."""
+  return [
+    f"--config={REPOSITORY}/configs/quickstart.py:{'paper' if kind == 'ebt' else kind}",
+    *TINY,
+    *map(str, arguments),
+  ]
 
 
 def run(arguments, hook: str = "", cwd: pathlib.Path = REPOSITORY) -> Done:

@@ -87,6 +87,8 @@ def test_round_trip(tmp_path):
   path = tmp_path / "config.json"
   path.write_text(json.dumps(config.to_dict()), encoding="utf-8")
   assert config_lib.load(path) == config
+  path.write_text(json.dumps(config.to_dict()), encoding="utf-8-sig")  # as an editor on Windows saves it
+  assert config_lib.load(path) == config
   path.write_text("{", encoding="utf-8")
   for bad in (path, tmp_path / "none.json"):
     with pytest.raises(ConfigError, match=f"{bad.name}: cannot be read as a config"):

@@ -10,10 +10,18 @@ from ebt_jax.config import SIZES, resolve
 from ebt_jax.training import inspect
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-ARGUMENTS = {"quickstart": ["", "ebt", "transformer"], "text_ebt_s1": ["", *SIZES], "text_transformer": ["", *SIZES],
-             "text_ebt_s2": ["", "laptop", *SIZES]}  # fmt: skip
+ARGUMENTS = {"quickstart": ["", "ebt", "paper", "transformer"], "text_transformer": ["", *SIZES],
+             "text_ebt_s1": ["", *SIZES], "text_ebt_s2": ["", "laptop", *SIZES],
+             "text_ebt_residual": ["", "laptop", *SIZES]}  # fmt: skip
 LEARNING_RATES = {"xxs": 1.2e-3, "xs": 9e-4, "small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}
-TRACED = [("quickstart", "ebt"), ("quickstart", "transformer"), ("text_ebt_s2", "laptop"), ("text_ebt_s2", "xxs")] + [
+TRACED = [
+  ("quickstart", "ebt"),
+  ("quickstart", "transformer"),
+  ("text_ebt_s2", "laptop"),
+  ("text_ebt_s2", "xxs"),
+  ("text_ebt_residual", "laptop"),
+  ("text_ebt_residual", "xxs"),
+] + [  # fmt: skip
   (name, size) for name in ("text_ebt_s1", "text_transformer") for size in ("4xs", "xxs", "small", "xl")
 ]
 
@@ -38,6 +46,7 @@ def parameters(c) -> tuple[int, int]:
   if c.model.kind == "ebt":
     inner += width + 2  # energy head; step size and noise
     inner += c.thinking.landscapes * width * (c.model.variant == "time_embed")
+    inner += width * c.model.residual  # the norm of the context's state
   return inner + 2 * vocab * width, inner
 
 

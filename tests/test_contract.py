@@ -23,7 +23,8 @@ SMALL = ["model.layers=1", "model.heads=1", "model.width=8", "data.context_lengt
          "train.warmup=0", "eval.max_windows=6", "data.max_documents=40", "data.held_out=0.1"]  # fmt: skip
 # (task, kind): a config file, and what more is set
 TASKS = {
-  ("text", "ebt"): ("configs/quickstart.py", []),
+  ("text", "ebt"): ("configs/quickstart.py:paper", []),
+  ("text", "ebt residual"): ("configs/quickstart.py", []),
   ("text", "ebt replay"): ("configs/text_ebt_s2.py:laptop", ["thinking.replay_rows=4", "thinking.steps=3"]),
   ("text", "transformer"): ("configs/quickstart.py:transformer", []),
   ("sudoku", "ebt"): ("experiments/own_task/sudoku.py", []),
@@ -73,7 +74,7 @@ FORBIDDEN = re.compile(r"token|\bnats\b|vocab|\bprompt|tasks.text|\"text\"|image
 TASK_FREE_STUDIES = ("common", "longer", "ablation", "recipes", "verification")
 WITHOUT = [
   *(REPOSITORY / "ebt_jax/training").glob("*.py"),
-  *(REPOSITORY / name for name in ("ebt_jax/evaluation/evaluator.py", "ebt_jax/runs.py", "ebt_jax/flops.py")),
+  *(REPOSITORY / "ebt_jax" / f"{name}.py" for name in ("evaluation/evaluator", "runs", "record", "flops")),
   *(REPOSITORY / "experiments/scaling" / f"{name}.py" for name in ("run", "points", "figures")),
   *(REPOSITORY / "experiments/runner").glob("*.py"),
   *(REPOSITORY / "experiments/thinking" / f"{name}.py" for name in TASK_FREE_STUDIES),

@@ -45,3 +45,19 @@ def test_json_is_valid(tmp_path):
   text = path.read_text(encoding="utf-8")
   assert json.loads(text) == {"loss": 0.5, "all": [1, "nan", "-inf"], "name": "é", "3": None}
   assert text.startswith('{\n  "loss"') and "é" in text
+
+
+def test_results_of_other_settings_are_kept(tmp_path):
+  path = tmp_path / "study.json"
+  for settings, kept in (
+    ({"a": 1}, 0),
+    ({"a": 1}, 0),
+    ({"a": float("nan")}, 1),
+    ({"a": float("nan")}, 1),
+    ({"a": 2}, 2),
+  ):
+    files.keep_others(path, settings)
+    files.write_json(path, {"settings": settings})
+    assert len(list(tmp_path.glob("study.old*.json"))) == kept
+  path.write_text("{}")  # of an older version, which wrote no settings
+  assert files.keep_others(path, settings) == tmp_path / "study.old-2.json" and not path.exists()

@@ -26,6 +26,8 @@ NEVER = {"configs", "experiments", "tests", "tools", "torch", "tensorflow"}
 WITHOUT_JAX = (
   "config/",
   "files.py",
+  "owner.py",
+  "terminal.py",
   "clock.py",
   "metrics.py",
   "flops.py",

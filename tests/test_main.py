@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from ebt_jax import terminal
 from tests.helpers import quickstart, run, write_corpus
 
 EIGHT = "import jax; jax.config.update('jax_num_cpu_devices', 8)"
@@ -184,7 +185,9 @@ def test_generate_one_prompt(trained, tmp_path):
   (written,) = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
   assert (done.code, done.err, written["prompt"]) == (0, "", "the state")
   assert 0 < len(written["tokens"]) <= 20 and all(isinstance(t["energy"], float) for t in written["tokens"])
-  assert done.out.startswith("the state" + written["text"]) and "energy of each token" in done.out
+  assert (
+    done.out.startswith("the state" + terminal.visible(written["text"]) + "\n\n") and "energy of each token" in done.out
+  )
   assert run(flags).out == done.out  # the same seed, the same text
   longer = run([*flags, "--set", "eval.steps=5", "--seed=1"])
   assert longer.code == 0 and longer.out != done.out
@@ -202,6 +205,19 @@ def test_generate_many_prompts(trained, tmp_path):
   assert done.out.count("prompt: ") == 3
 
 
+def test_generate_on_any_terminal_says_what_was_cut(trained, tmp_path):
+  """A prompt of 20 tokens in a window of 16, on a terminal of ASCII in a file of Windows."""
+  _, folder, _ = trained
+  (tmp_path / "prompts").write_bytes(b"\xef\xbb\xbf" + ("é" * 10).encode() + b"\r\n\r\n")
+  flags = [f"--workdir={folder}", "--mode=generate", f"--prompts_file={tmp_path}/prompts", "--max_tokens=9"]
+  done = run([*flags, f"--out={tmp_path}/o.json"], hook="import sys; sys.stdout.reconfigure(encoding='ascii')")
+  assert (done.code, done.err) == (0, "") and done.out.startswith(r"\xe9" * 10) and done.out.isascii()
+  assert "\nprompt: '" + r"\xe9" * 10 + "'\n" in done.out and "from 1 " in done.out
+  assert "the window was full after 0, 8 tokens" in done.out  # of the prompt 8 tokens were read, and 8 more fit
+  (written,) = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
+  assert written["prompt"] == "é" * 10 and written["window_full"] == [0, 8]
+
+
 def test_generate_mistakes(trained, tmp_path):
   _, folder, _ = trained
   flags = [f"--workdir={folder}", "--mode=generate", "--prompt=the"]
@@ -209,7 +225,6 @@ def test_generate_mistakes(trained, tmp_path):
   (tmp_path / "binary").write_bytes(b"\xff\xfe\n")
   for more, words in (
     (["--temperature=0"], ["--temperature: expected more than 0, found 0.0; for greedy text use --top_k=1"]),
-    (["--prompt=" + "x" * 16], ["prompt 2 has 16 tokens, expected 1 to 15", "context_length=16", "shorten it"]),
     (["--prompt="], ["--prompt: expected some text, found an empty prompt"]),
     (["--set", "eval.candidates=-1"], ["config.eval.candidates: expected more than 0, found -1"]),
     (["--set", "model.size=small"], ["--set model.size=small: this model has its size", "model.layers"]),
@@ -221,7 +236,6 @@ def test_generate_mistakes(trained, tmp_path):
     (["--checkpoint_step=3"], ["no checkpoint of step 3; found steps [2, 4]"]),
   ):
     refused([*flags, *more], *words)
-  refused([*flags[:2], "--prompt=" + "x" * 16], "prompt 1 has 16 tokens")  # nothing is streamed before
   refused(flags[:2], "--prompt: give at least one")
   assert files(folder) == before
 

@@ -33,6 +33,9 @@ CONFIGS = {
     with_model(variant="time_embed"), thinking=dataclasses.replace(BASE.thinking, landscapes=2)
   ),
   "transformer": with_model(kind="transformer"),
+  "residual": dataclasses.replace(
+    with_model(residual=True), thinking=dataclasses.replace(BASE.thinking, start="context")
+  ),
   "replay": dataclasses.replace(
     BASE,
     thinking=ThinkingConfig(
@@ -48,7 +51,12 @@ CONFIGS = {
   ),
 }
 MESHES = {"data=8": (1, 8, 1), "data=4,model=2": (1, 4, 2), "replica=2,data=2,model=2": (2, 2, 2)}
-FAST = {("ebt", (2, 2, 2)), ("transformer", (1, 8, 1)), ("replay", (1, 4, 2))}  # each mesh once
+FAST = {
+  ("ebt", (2, 2, 2)),
+  ("transformer", (1, 8, 1)),
+  ("replay", (1, 4, 2)),
+  ("residual", (1, 4, 2)),
+}  # each mesh once
 CASES = [
   pytest.param(name, sizes, id=f"{name}-{mesh}", marks=() if (name, sizes) in FAST else pytest.mark.slow)
   for name in CONFIGS

@@ -4,6 +4,7 @@ import builtins
 import json
 import logging
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -125,3 +126,19 @@ def test_si():
     *("0", "0.25", "950", "999", "1k", "12.3k", "4.5M", "1.23G", "-12.3k")
   ]
   assert si(math.nan) == "nan" and si(math.inf) == "inf"
+
+
+def test_a_full_disk_for_tensorboard_does_not_stop_the_run(tmp_path, caplog, monkeypatch):
+  """Its writer is a thread that ends at the first error; nobody would empty its queue, and the run would wait."""
+  pytest.importorskip("tensorboardX")
+  monkeypatch.setattr(threading, "excepthook", lambda _: None)
+  values = {f"train/{i}": 0.0 for i in range(20)}
+  with metrics.MetricsWriter(tmp_path) as w:
+    w.write(1, values)
+    worker = w._events.file_writer.event_writer._worker
+    monkeypatch.setattr(worker._record_writer, "write_event", lambda _: (_ for _ in ()).throw(OSError(28, "no space")))
+    w.write(2, values)
+    worker.join(10)
+    for step in range(3, 400):
+      w.write(step, values)
+  assert caplog.text.count("no more TensorBoard events") == 1 and w.rows == 399

@@ -1,14 +1,18 @@
 """Opening runs, warm starts, more steps for a finished run: through `runs.py` and the command line."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
 import pytest
 
-from ebt_jax import runs
+import ebt_jax
+from ebt_jax import metrics, runs
 from ebt_jax.config import ConfigError
+from ebt_jax.owner import FILE, Owner
 from tests.helpers import quickstart, run, write_corpus
 
 
@@ -60,6 +64,8 @@ def test_a_finished_run_goes_on_as_if_it_had_never_ended(trained, corpus, tmp_pa
     np.testing.assert_array_equal(leaves(runs.open_run(more).params)[k], v)
   first, last = (json.loads((more / n).read_text()) for n in ("final_result_step4.json", "final_result.json"))
   assert (first["steps"], last["steps"]) == (4, 6) and last["items"] > first["items"] > 0
+  assert all(json.loads((more / n).read_text())["tokens"] for n in ("sample_step4.json", "sample.json"))
+  assert json.loads((more / "config_until_step4.json").read_text())["train"]["steps"] == 4
   fewer = run([*flags, "--config.train.steps=2", f"--workdir={more}"])
   assert fewer.code == 2 and "holds a finished run of 6 steps, more than 2" in fewer.err
 
@@ -110,3 +116,99 @@ def test_several_held_out_sets(corpus, tmp_path):
   assert last["eval/other/bits_per_byte"] == pytest.approx(result["evals"]["other"]["bits_per_byte"])
   assert last["progress/items"] == result["items"] and last["progress/flops"] == result["flops"]
   assert "step 3  other " in done.out and "\nother, " in done.out
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(corpus, tmp_path):
+  flags = quickstart(f"--config.data.source={corpus}", f"--workdir={tmp_path}/run", kind="transformer")
+  with Owner(tmp_path / "run"):
+    done = run(flags)
+    assert done.code == 2 and done.err.count("\n") == 1, done.err
+    assert f"error: --workdir: {tmp_path}/run is written by process {os.getpid()} on " in done.err
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [FILE]
+
+
+# Kills before a step; the first checkpoint is of step 2.
+DIES = """
+import os, signal
+from ebt_jax.data.loader import Loader
+batch = Loader.batch
+def patched(self, step, rows=None):
+  if step + 1 == {step}:
+    os.kill(os.getpid(), signal.SIGKILL)
+  return batch(self, step, rows)
+Loader.batch = patched
+"""
+
+
+def test_checkpoints_that_were_saved_and_are_gone_are_missed(trained, corpus, tmp_path):
+  folder, flags = trained
+  lost = tmp_path / "lost"
+  shutil.copytree(folder, lost)
+  shutil.rmtree(lost / "checkpoints")
+  for name in ("final_result.json", None):  # of a finished run that is given more steps, and of one that is not
+    before = {p: p.read_bytes() for p in lost.rglob("*") if p.is_file()}
+    steps = 6 if name else 4
+    done = run([*flags, f"--config.train.steps={steps}", f"--workdir={lost}"])
+    assert done.code == 2 and f"{lost}/checkpoints: no checkpoint, but this run has saved some" in done.err, done
+    assert {p: p.read_bytes() for p in lost.rglob("*") if p.is_file()} == before
+    assert not (lost / "checkpoints").exists()  # else `mv` would put them inside
+    (lost / (name or runs.SAVED)).unlink()
+  rows = metrics.read_rows(lost / metrics.FILE)
+  done = run([*flags, f"--workdir={lost}"])  # as told
+  assert done.code == 0 and "has rows up to step 4, but there is no checkpoint" in done.err, done
+  assert "the old rows are kept as metrics.old.jsonl" in done.err
+  assert metrics.read_rows(lost / "metrics.old.jsonl") == rows
+  assert (lost / "tensorboard.old").is_dir() and json.loads((lost / runs.SAVED).read_text()) == {"step": 4}
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(corpus, tmp_path):
+  folder = tmp_path / "run"
+  flags = quickstart(f"--config.data.source={corpus}", f"--workdir={folder}", "--config.checkpoint.every=0",
+                     kind="transformer")  # fmt: skip
+  assert run(flags, DIES.format(step=4)).code == -signal.SIGKILL
+  kept = (folder / metrics.FILE).read_text()
+  assert kept and run(flags).code == 0
+  assert (folder / "metrics.old.jsonl").read_text() == kept
+
+
+def test_a_run_is_not_evaluated_as_one_of_fewer_steps(trained, corpus, tmp_path):
+  """One that was given more steps, and killed on the way."""
+  folder, flags = trained
+  more = tmp_path / "more"
+  shutil.copytree(folder, more)
+  longer = [*flags, f"--workdir={more}", "--config.train.steps=9", "--config.checkpoint.every=1"]
+  done = run(longer, DIES.format(step=8))
+  assert done.code == -signal.SIGKILL and not (more / "final_result.json").exists()
+  done = run([*flags, f"--workdir={more}"])
+  assert done.code == 2 and "has been trained to step" in done.err and "more than 4; give more steps" in done.err
+  assert (more / "final_result_step4.json").exists() and not (more / "final_result.json").exists()
+
+
+def test_rows_that_are_lost_are_missed(trained, corpus, tmp_path):
+  folder, flags = trained
+  more = tmp_path / "more"
+  shutil.copytree(folder, more)
+  lines = (more / metrics.FILE).read_text().splitlines(keepends=True)
+  (more / metrics.FILE).write_text("".join(lines[:2]))
+  done = run([*flags, f"--workdir={more}", "--config.train.steps=5"])
+  assert done.code == 0 and f"metrics.jsonl: 2 rows up to step 4, but there were {len(lines) - 1}" in done.err, done
+
+
+def test_the_result_names_this_program(trained, monkeypatch, tmp_path):
+  folder, _ = trained
+  assert json.loads((folder / "final_result.json").read_text())["versions"]["ebt_jax"] == ebt_jax.__version__
+  commit = runs._git()
+  monkeypatch.setenv("GIT_DIR", str(tmp_path))  # as in a hook of another repository
+  assert runs._git() == commit
+
+
+def test_evaluations_of_other_settings_are_kept(trained, tmp_path):
+  folder, _ = trained
+  copy = tmp_path / "run"
+  shutil.copytree(folder, copy)
+  for windows, files in ((4, 1), (4, 1), (2, 2)):
+    done = run([f"--workdir={copy}", "--mode=eval", "--set", f"eval.max_windows={windows}"])
+    assert done.code == 0 and ("of other settings that was there is kept as" in done.out) == (files == 2), done
+    found = [json.loads(p.read_text()) for p in sorted(copy.glob("eval_*.json"))]
+    assert sorted(f["settings"]["eval"]["max_windows"] for f in found) == sorted({4, windows})
+    assert len(found) == files and all(f["examples"] == f["settings"]["eval"]["max_windows"] for f in found)

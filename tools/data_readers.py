@@ -219,7 +219,7 @@ def row(name: str, context: str, continuation: str, **more) -> dict:
 
 def lines(files: Files) -> Iterator[dict]:
   ((_, text),) = unpacked(files)
-  return map(json.loads, text.splitlines())
+  return map(json.loads, filter(str.strip, text.split("\n")))  # rows may hold U+2028 and the like
 
 
 def gsm8k(files: Files) -> Iterator[dict]:

@@ -32,6 +32,7 @@ from data_sets import GROUPS, SETS, DataSet
 
 from ebt_jax import cli, files
 from ebt_jax.errors import UserError
+from ebt_jax.owner import Owner
 
 RECORD = "sources.json"
 # client -> (command, which the package follows; separator of name and version; how to get the client)
@@ -82,13 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error("name a set or a group; --list shows them")
   names = wanted(args.names)
   failed = []
-  for name in names:
-    try:
-      done = fetch(name, args.out, args.any_version)
-      print(f"{name}: {described(done)} | {SETS[name].licence} | {target(name, args.out)}", flush=True)
-    except FetchError as e:
-      print(f"error: {name}: {e}", file=sys.stderr, flush=True)
-      failed.append(name)
+  with Owner(args.out, "--out"):
+    for name in names:
+      try:
+        done = fetch(name, args.out, args.any_version)
+        print(f"{name}: {described(done)} | {SETS[name].licence} | {target(name, args.out)}", flush=True)
+      except FetchError as e:
+        print(f"error: {name}: {e}", file=sys.stderr, flush=True)
+        failed.append(name)
   if failed:
     print(f"{len(failed)} of {len(names)} failed: {' '.join(failed)}", file=sys.stderr)
   return 1 if failed else 0
@@ -171,10 +173,14 @@ def fetch(name: str, out: pathlib.Path, any_version: bool = False) -> Result:
 
 
 def read_record(out: pathlib.Path) -> dict:
-  """sources.json of a folder; empty if it is missing or broken, since it can be written again."""
+  """sources.json of a folder; empty if it is missing or broken. A broken one is kept under another name."""
   try:
     return json.loads((out / RECORD).read_text(encoding="utf-8"))
-  except (OSError, ValueError):
+  except OSError:
+    return {}
+  except ValueError:
+    kept = files.set_aside(out / RECORD, ".old")
+    print(f"{out / RECORD} is damaged: kept as {kept.name}, and begun again", file=sys.stderr, flush=True)
     return {}
 
 

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import checkpoint, cli, files, parallel
+from ebt_jax import checkpoint, cli, files, parallel, record
 from ebt_jax.clock import Clock
 from ebt_jax.config import CheckpointConfig, Config, ConfigError, MeshConfig, set_keys
 from ebt_jax.interop import reference
+from ebt_jax.owner import Owner
 from ebt_jax.tasks import registry
 from ebt_jax.training import state as state_lib
 
@@ -77,6 +78,10 @@ def write_run(out: pathlib.Path, config: Config, params: dict) -> None:
     extra = {"config": task.config.to_dict(), "position": {"step": 0, "items": 0.0}, "clock": Clock().state_dict()}
     with checkpoint.Checkpoints(out / "checkpoints", CheckpointConfig()) as checkpoints:
       checkpoints.save(0, state.split(), extra)
+  try:
+    record.keep(out, task, None)
+  except ConfigError:  # a vocabulary that is not here yet; evaluation will ask for it
+    pass
   files.write_json(out / "config.json", task.config.to_dict())
 
 
@@ -92,7 +97,8 @@ def main(argv: list[str]) -> None:
     found = files.read_json(args.options, "their options", "give a JSON object of option names and values")
     options = {**options, **found}
   config, params = config_of(arrays, options, args.set)
-  write_run(args.out, config, params)
+  with Owner(args.out, "--out"):
+    write_run(args.out, config, params)
   print(f"written to {args.out}: {config.model.kind} {config.model.variant}, {config.model.layers} layers")
 
 

@@ -11,6 +11,7 @@ import sys
 
 from ebt_jax import cli
 from ebt_jax.config import DataConfig
+from ebt_jax.data import coverage
 from ebt_jax.data.progress import Progress
 from ebt_jax.data.sources import Source
 from ebt_jax.data.text import split_documents, tokenized
@@ -63,16 +64,19 @@ def write_windows(args: argparse.Namespace, tokenizer: Tokenizer, source: Source
   progress = Progress(f"tokenising to {args.out}", quiet_s=1.0)
   tokens = text_bytes = 0
   docs = writer.follow(split_documents(source, args.source, args.text_key))
-  for n, (split, ids) in enumerate(tokenized(docs, tokenizer, args.held_out), writer.documents + 1):
-    writer.add(split, ids)
+  for n, (split, ids, covered) in enumerate(tokenized(docs, tokenizer, args.held_out), writer.documents + 1):
+    writer.add(split, ids, covered)
     tokens += len(ids)
-    text_bytes += int(tokenizer.token_bytes[ids].sum())
+    text_bytes += covered.text_bytes
     if writer.pending >= args.part_tokens:
       writer.commit()
     progress.update(n, tokens, text_bytes / 1e6, source.fraction)
   progress.close()
-  for key, value in writer.finish().items():
-    print(f"{key}: {value}")
+  summary = writer.finish(source.left_out.as_dict())
+  for key, value in summary.items():
+    print(f"{key}: {(str(source.left_out) or 'nothing') if key == 'left_out' else value}")
+  if text := coverage.warning(summary, tokenizer.name):
+    print(f"warning: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ RESUMABLE = (
   "model.attention",
   "model.attention_block",
 )
+# Keys that say where something is. Where a run knows what was there, it compares that and not the names.
+PLACES = ("data.source", "data.tokenizer")
 # Keys of earlier versions: where their value is now. `load` reads old runs, users are told the new name.
 MOVED = {
   f"thinking.{name}": f"thinking.authors.{name}"
@@ -120,13 +122,16 @@ def parse(text: str, default: Any, where: str) -> Any:
   return _typed(value, default, where)
 
 
-def differences(there: Config, here: Config) -> list[str]:
+def differences(there: Config, here: Config, places: bool = True) -> list[str]:
   """Keys in which two configs differ in a way that changes training, as `key: there -> here`.
 
   A run may be given more steps where its learning rate does not depend on how many there are.
+
+  Args:
+    places: whether the names of sources count; not where their content is compared.
   """
   a, b = _flatten(there.to_dict()), _flatten(here.to_dict())
-  free = set(RESUMABLE)
+  free = {*RESUMABLE, *(() if places else PLACES)}
   if there.train.schedule == "constant" or there.train.schedule_steps:
     free.add("train.steps")
   return [

@@ -82,6 +82,8 @@ class ModelConfig(_Checks):
   norm: str = "rms"  # rms | layer | dyt | none
   activation: str = "silu"  # silu | relu | gelu | elu
   dyt_scale: float = 0.5  # initial scale inside tanh, norm=dyt only
+  residual: bool = False  # the energy is E_theta less what the context itself predicts (models/autoregressive.py)
+  energy_gain: float = 1.0  # multiplies E_theta of a residual energy; 0: only the context's own prediction is left
   embedder: str = "linear"  # candidate probabilities -> width: linear | tied (token table)
   init: str = "xavier"  # xavier | he
   init_gain: float = 1.0  # multiplies every initial linear weight except the energy head's
@@ -120,7 +122,11 @@ class ModelConfig(_Checks):
     self._one_of("dtype", "float32", "bfloat16")
     self._one_of("attention", "plain", "fused")
     self._positive("layers", "heads", "width", "ffn_multiplier")
-    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block")
+    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain")
+    if self.energy_gain != 1 and not self.residual:
+      raise ConfigError(f"{self._key('energy_gain')}: {self.energy_gain} is for residual energies; set model.residual")
+    if self.residual and self.kind == "transformer":
+      raise ConfigError(f"{self._key('residual')}: model.kind=transformer has no energy; set it to False, or kind=ebt")
     if self.hidden < 1:
       raise ConfigError(
         f"config.model.ffn_multiplier: {self.ffn_multiplier} leaves no hidden unit at width {self.width}"
@@ -181,8 +187,8 @@ class ThinkingConfig(_Checks):
   learn_noise: bool = False
   gradient: str = "each"  # each | last | unrolled
   step_size_path: bool = True  # `last`: the step size's gradient sees the earlier steps too
-  start: str = "noise"  # noise | zeros
-  start_scale: float = 1.0
+  start: str = "noise"  # noise | zeros | context (what a residual energy's context predicts; no derivative)
+  start_scale: float = 1.0  # of the noise; with start=context of all candidates but the first, in evaluation
   replay_rows: int = 0  # finished thoughts that the replay buffer holds; 0: no buffer (paper: 192 a device)
   replay_fraction: float = 0.5  # replayed rows added to a batch, divided by the rows of the batch
   replay_gb: float = 4.0  # memory of the replay buffer over all devices; it holds fewer rows where this is too little
@@ -195,12 +201,12 @@ class ThinkingConfig(_Checks):
 
   @property
   def start_is_random(self) -> bool:
-    return self.start == "noise" and self.start_scale > 0
+    return self.start != "zeros" and self.start_scale > 0
 
   def check(self) -> None:
     self._one_of("gradient", "each", "last", "unrolled")
     self._one_of("random_steps_of", "every", "final")
-    self._one_of("start", "noise", "zeros")
+    self._one_of("start", "noise", "zeros", "context")
     self._positive("steps", "landscapes", "step_size", "step_size_min", "step_size_lr_multiplier")
     self._positive("replay_fraction", "replay_gb")
     self._at_least(1.0, "random_step_size", why=" (1 is off)")
@@ -221,13 +227,14 @@ class ThinkingConfig(_Checks):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(_Checks):
-  """Outer optimisation: AdamW, warm-up and cosine (paper tables D.2 and D.3)."""
+  """Outer optimisation: AdamW, warm-up and cosine (paper tables D.2 and D.3), or Muon."""
 
   group = "train"
 
   steps: int = 1000
   batch_size: int = 32
   microbatches: int = 1
+  optimizer: str = "adamw"  # adamw | muon (matrices in blocks; tables, norms, head and step size by AdamW)
   learning_rate: float = 1e-3
   warmup: int = 100
   warmup_start: float = 0.0  # learning rate of step 0 divided by the peak
@@ -249,6 +256,7 @@ class TrainConfig(_Checks):
     return self.schedule_steps or self.steps
 
   def check(self) -> None:
+    self._one_of("optimizer", "adamw", "muon")
     self._one_of("schedule", "cosine", "constant")
     self._positive("steps", "batch_size", "microbatches", "learning_rate", "eps", "max_bad_steps", "log_every")
     self._at_least(0, "warmup", "schedule_steps", "weight_decay", "clip", "final_ratio", "warmup_start", "health_every")
@@ -324,7 +332,7 @@ class InferenceConfig(_Checks):
   steps: int = 0  # thinking steps, or their budget where tolerance > 0; 0: thinking.steps
   steps_of: str = "final"  # landscapes that share the steps beyond one for each: final | every
   tolerance: float = 0.0  # t > 0: a candidate is finished when a step changes its energy by less than t
-  choose: str = "energy"  # which candidate is kept: that of least energy | that of the largest fall of energy
+  choose: str = "energy"  # which candidate is kept: least energy | largest fall of energy | least free_energy
   accept: str = "all"  # which steps are kept: all | lower (those that lower the energy) | lower_authors
   step_size_factor: float = 1.0  # multiplies the trained step size
   noise: float = 0.0  # Langevin noise in place of the trained one; 0: as thinking.authors.eval_noise says
@@ -333,7 +341,7 @@ class InferenceConfig(_Checks):
   def check(self) -> None:
     self._at_least(0, "steps")
     self._one_of("steps_of", "final", "every")
-    self._one_of("choose", "energy", "fall")
+    self._one_of("choose", "energy", "fall", "free_energy")
     self._one_of("accept", "all", "lower", "lower_authors")
     self._one_of("adjust", "every", "final")
     self._at_least(0.0, "tolerance", why=" (0 is off)")
@@ -378,7 +386,7 @@ class MeshConfig(_Checks):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig(_Checks):
-  """When training is saved; it is always saved at the end, at SIGTERM and at Ctrl-C."""
+  """When training is saved; always at the end, at Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2."""
 
   group = "checkpoint"
 

@@ -36,7 +36,7 @@ class WindowExamples:
 
   Attributes:
     windows: see `Windows`.
-    token_bytes: int `[vocabulary]`, UTF-8 bytes that each token stands for.
+    token_bytes: `[vocabulary]`, UTF-8 bytes of text that each token stands for.
     vocab_size: token ids must be below it.
   """
 

@@ -4,6 +4,7 @@ import sys
 import time
 from typing import TextIO
 
+from ebt_jax import terminal
 from ebt_jax.clock import duration
 
 
@@ -47,7 +48,7 @@ class Progress:
     if fraction > self._first:
       left = elapsed * (1 - fraction) / (fraction - self._first)
       text += f", {fraction:.0%}, {duration(left)} left"
-    self._stream.write(f"\r\x1b[K{text}" if self._tty else text + "\n")
+    self._stream.write(f"\r\x1b[K{terminal.cut(text)}" if self._tty else text + "\n")
     self._stream.flush()
     self._shown = True
 

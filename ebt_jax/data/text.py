@@ -3,16 +3,21 @@
 from collections.abc import Iterator
 import hashlib
 import itertools
+import logging
 import os
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ebt_jax.config import ConfigError, DataConfig
-from ebt_jax.data import token_folder
+from ebt_jax.data import coverage, token_folder
+from ebt_jax.data.coverage import Coverage
 from ebt_jax.data.progress import Progress
 from ebt_jax.data.sources import Document, Source, documents
 from ebt_jax.data.tokenizers import Tokenizer
 from ebt_jax.data.windows import Assembler, TextData, Windows, finish, from_flat, token_dtype
+
+log = logging.getLogger(__name__)
 
 FEW_DOCUMENTS = 10
 PIECE = 16384  # characters
@@ -48,8 +53,16 @@ def split_documents(source: Source, name: str, text_key: str) -> Iterator[Docume
       yield document
 
 
-def tokenized(docs: Iterator[Document], tokenizer: Tokenizer, held_out: float) -> Iterator[tuple[str, np.ndarray]]:
-  """Tokenises documents in batches and yields the split (`train` or `held_out`) and the ids, int32 [tokens], of each.
+class Encoded(NamedTuple):
+  """A document: its split (`train` or `held_out`), its ids, int32 [tokens], and what they keep of its text."""
+
+  split: str
+  ids: np.ndarray
+  covered: Coverage
+
+
+def tokenized(docs: Iterator[Document], tokenizer: Tokenizer, held_out: float) -> Iterator[Encoded]:
+  """Tokenises documents in batches.
 
   Args:
     docs: the documents.
@@ -57,9 +70,11 @@ def tokenized(docs: Iterator[Document], tokenizer: Tokenizer, held_out: float) -
     held_out: fraction of the documents that is held out.
   """
 
-  def encode(batch: list[Document]) -> list[tuple[str, np.ndarray]]:
-    ids = tokenizer.encode_batch([d.text for d in batch])
-    return [("held_out" if is_held_out(d.id, held_out) else "train", i) for d, i in zip(batch, ids)]
+  def encode(batch: list[Document]) -> list[Encoded]:
+    texts = [d.text for d in batch]
+    ids = tokenizer.encode_batch(texts)
+    splits = ["held_out" if is_held_out(d.id, held_out) else "train" for d in batch]
+    return [Encoded(*one) for one in zip(splits, ids, coverage.measure(texts, ids, tokenizer))]
 
   batch, size = [], 0
   for document in docs:
@@ -82,7 +97,7 @@ def build(config: DataConfig, tokenizer: Tokenizer) -> TextData:
       tokens was made with other settings.
   """
   if token_folder.is_folder(config.source):
-    return token_folder.open_folder(config, tokenizer)
+    return _warned(token_folder.open_folder(config, tokenizer), tokenizer)
   dtype = token_dtype(tokenizer.vocab_size)
   splits = {
     name: Assembler(config.layout, config.context_length, tokenizer.end_of_text, dtype)
@@ -92,10 +107,10 @@ def build(config: DataConfig, tokenizer: Tokenizer) -> TextData:
   progress = Progress(f"tokenising {os.path.basename(config.source)}", quiet_s=5.0)
   tokens = text_bytes = 0
   docs = split_documents(source, config.source, config.text_key)
-  for n, (split, ids) in enumerate(tokenized(docs, tokenizer, config.held_out), 1):
-    splits[split].add(ids)
+  for n, (split, ids, covered) in enumerate(tokenized(docs, tokenizer, config.held_out), 1):
+    splits[split].add(ids, covered)
     tokens += len(ids)
-    text_bytes += int(tokenizer.token_bytes[ids].sum())
+    text_bytes += covered.text_bytes
     progress.update(n, tokens, text_bytes / 1e6, source.fraction)
   progress.close()
   windows = {}
@@ -103,11 +118,15 @@ def build(config: DataConfig, tokenizer: Tokenizer) -> TextData:
     split.finish()
     windows[name] = from_flat(*split.drain(), config.layout, config.context_length)
   counts = {name: split.state() for name, split in splits.items()}
-  return finish(config, tokenizer, windows["train"], windows["held_out"], counts)
+  left_out = source.left_out.as_dict()
+  return _warned(finish(config, tokenizer, windows["train"], windows["held_out"], counts, left_out), tokenizer)
 
 
-def whole(config: DataConfig, tokenizer: Tokenizer) -> Windows:
+def whole(config: DataConfig, tokenizer: Tokenizer) -> tuple[Windows, dict[str, Any]]:
   """Windows of all documents of a source, for evaluation on text that the model was not trained on.
+
+  Returns:
+    The windows, and `Assembler.state()`.
 
   Raises:
     ConfigError: the source is missing, bad or empty, or is a folder of tokens, which is split already.
@@ -118,13 +137,24 @@ def whole(config: DataConfig, tokenizer: Tokenizer) -> Windows:
       "and evaluate its held-out split"
     )
   assembler = Assembler(config.layout, config.context_length, tokenizer.end_of_text, token_dtype(tokenizer.vocab_size))
-  for document in Source(config.source, config.text_key, config.max_documents):
-    assembler.add(tokenizer.encode(document.text))
+  source = Source(config.source, config.text_key, config.max_documents)
+  for _, ids, covered in tokenized(iter(source), tokenizer, 0.0):
+    assembler.add(ids, covered)
   assembler.finish()
-  windows = from_flat(*assembler.drain(), config.layout, config.context_length)
+  windows, counts = from_flat(*assembler.drain(), config.layout, config.context_length), assembler.state()
   if not len(windows):
     raise ConfigError(f"--source: {config.source} holds no text to predict; give files with some")
-  return windows
+  if source.left_out.counts:
+    log.warning("left out of %s: %s", config.source, source.left_out)
+  if text := coverage.warning(coverage.summary({"all": counts}), tokenizer.name):
+    log.warning("%s: %s", config.source, text)
+  return windows, counts
+
+
+def _warned(data: TextData, tokenizer: Tokenizer) -> TextData:
+  if text := coverage.warning(data.summary, tokenizer.name):
+    log.warning("%s", text)
+  return data
 
 
 def _cut(document: Document) -> Iterator[Document]:

@@ -7,27 +7,31 @@ it.
 
 import collections
 from collections.abc import Callable, Iterator
+import contextlib
 import errno
-import fcntl
 import hashlib
 import itertools
 import json
 import os
 from typing import Any
+import zlib
 
 import numpy as np
 
 from ebt_jax import files
 from ebt_jax.config import ConfigError, DataConfig
+from ebt_jax.data.coverage import Coverage
 from ebt_jax.data.sources import Document
 from ebt_jax.data.tokenizers import Tokenizer
 from ebt_jax.data.windows import Assembler, TextData, check, finish, from_flat, summarize, token_dtype
 from ebt_jax.errors import UserError
+from ebt_jax.owner import Owner
 
 MANIFEST = "manifest.json"
 WINDOWS = "windows.json"
 _SPLITS = ("train", "held_out")
 _SIZE = "input bytes"  # an argument of a folder
+_KINDS = {"tokens": "stored", "lengths": "rows"}  # suffix of a file -> the count of its entries
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -55,8 +59,8 @@ def open_folder(config: DataConfig, tokenizer: Tokenizer) -> TextData:
     lengths = _map(folder, f"{split}.lengths", np.dtype("<i4"), counts["rows"])
     windows.append(from_flat(tokens, lengths, config.layout, config.context_length))
   if config.max_tokens:
-    return finish(config, tokenizer, *windows, meta["counts"])
-  return TextData(*windows, meta["summary"])
+    return finish(config, tokenizer, *windows, meta["counts"], meta["summary"].get("left_out", {}))
+  return TextData(*windows, meta["summary"], meta["counts"])
 
 
 def _check_settings(config: DataConfig, tokenizer: Tokenizer, meta: dict[str, Any]) -> None:
@@ -107,24 +111,17 @@ class Writer:
     self.documents = 0
     self._digest = ""  # of all documents that were added, one after the other
     self._read: collections.deque[bytes] = collections.deque()  # digests of documents that `follow` is ahead
-    try:
-      os.makedirs(folder, exist_ok=True)
-      self._lock = os.open(folder, os.O_RDONLY)
-    except OSError as e:
-      raise ConfigError(f"--out: {folder} cannot be made ({e.strerror}); choose another folder") from e
+    self._owner = Owner(folder, "--out")
     try:
       self._open(folder, arguments, tokenizer)
     except BaseException:
-      os.close(self._lock)
+      self._owner.close()
       raise
 
   def _open(self, folder: str, arguments: dict[str, Any], tokenizer: Tokenizer) -> None:
-    try:
-      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however it ends
-    except BlockingIOError as e:
-      raise ConfigError(f"--out: another process is writing {folder}; wait for it or choose another folder") from e
+    self._checksums: dict[str, int] = {}
     self.finished = os.path.isfile(os.path.join(folder, WINDOWS))
-    counts: dict[str, dict[str, int]] = {split: {} for split in _SPLITS}
+    counts: dict[str, dict[str, Any]] = {split: {} for split in _SPLITS}
     if self.finished or os.path.isfile(os.path.join(folder, MANIFEST)):
       meta = _read(folder, WINDOWS if self.finished else MANIFEST)
       counts, self._digest = meta["counts"], meta.get("documents", "")
@@ -142,19 +139,24 @@ class Writer:
             f"--out: {folder} was begun with {name} {before!r}, found {value!r}; give the same value, or choose "
             "another folder"
           )
+      self._checksums = meta.get("checksums", {})  # older folders have none
     shape = (arguments["layout"], arguments["context_length"], tokenizer.end_of_text)
     dtype = token_dtype(tokenizer.vocab_size)
     self._splits = {split: Assembler(*shape, dtype, **counts[split]) for split in _SPLITS}
     self._saved = {split: a.state() for split, a in self._splits.items()}
     self.documents = sum(s["documents"] for s in self._saved.values())
-    if not self.finished:
+    self._verify()
+    if self.finished:
+      with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(folder, MANIFEST))  # killed just before its end
+    else:
       self.commit()
 
   def __enter__(self) -> "Writer":
     return self
 
   def __exit__(self, *_) -> None:
-    os.close(self._lock)
+    self._owner.close()
 
   @property
   def pending(self) -> int:
@@ -180,11 +182,11 @@ class Writer:
       self._read.append(_digest_of(document))
       yield document
 
-  def add(self, split: str, ids: np.ndarray) -> None:
-    """Adds a document, int [tokens], to `train` or `held_out`."""
+  def add(self, split: str, ids: np.ndarray, covered: Coverage | None = None) -> None:
+    """Adds a document, int [tokens], to `train` or `held_out`, and what its tokens keep of its text."""
     if self._read:
       self._digest = _chained(self._digest, self._read.popleft())
-    self._splits[split].add(ids)
+    self._splits[split].add(ids, covered)
 
   def commit(self) -> None:
     """Puts all that was added on the disk, where no later interruption can harm it.
@@ -194,14 +196,19 @@ class Writer:
     """
     self._append()
     self._saved = {split: a.state() for split, a in self._splits.items()}
-    self._write(MANIFEST, {"arguments": self._arguments, "counts": self._saved, "documents": self._digest})
+    done = {"counts": self._saved, "checksums": self._checksums, "documents": self._digest}
+    self._write(MANIFEST, {"arguments": self._arguments, **done})
     self.documents = sum(s["documents"] for s in self._saved.values())
 
-  def finish(self) -> dict[str, Any]:
+  def finish(self, left_out: dict[str, Any]) -> dict[str, Any]:
     """Pads the last windows, writes `windows.json` and returns the summary.
 
+    Args:
+      left_out: of the source, as `find.LeftOut.as_dict` says.
+
     Raises:
-      ConfigError: a split is empty, the text is shorter than one window, or the disk is full.
+      ConfigError: a split is empty, the text is shorter than one window, the disk is full, or what was written is not
+        what the files hold.
     """
     config = DataConfig(**{k: self._arguments[k] for k in ("layout", "context_length", "held_out")})
     for assembler in self._splits.values():
@@ -209,13 +216,15 @@ class Writer:
     counts = {split: a.state() for split, a in self._splits.items()}
     check(config, counts)
     self._append()
+    self._saved = counts
+    self._verify()
     dtype = token_dtype(self._tokenizer.vocab_size)
     windows = []
     for split in _SPLITS:
       tokens = _map(self._folder, f"{split}.tokens", dtype, counts[split]["stored"])
       lengths = _map(self._folder, f"{split}.lengths", np.dtype("<i4"), counts[split]["rows"])
       windows.append(from_flat(tokens, lengths, config.layout, config.context_length))
-    summary = summarize(*windows, config.layout, self._tokenizer)
+    summary = summarize(*windows, config.layout, self._tokenizer, counts, left_out)
     self._write(
       WINDOWS,
       {
@@ -223,6 +232,7 @@ class Writer:
         "tokenizer_name": self._tokenizer.name,
         "vocab_size": self._tokenizer.vocab_size,
         "counts": counts,
+        "checksums": self._checksums,
         "summary": summary,
       },
     )
@@ -233,17 +243,35 @@ class Writer:
   def _append(self) -> None:
     """Writes the drained arrays after the part that the manifest calls finished, over anything else that is there."""
     for split, assembler in self._splits.items():
-      tokens, lengths = assembler.drain()
-      for name, count, array in (("tokens", "stored", tokens), ("lengths", "rows", lengths)):
-        path = os.path.join(self._folder, f"{split}.{name}")
-        self._guard(_append, path, self._saved[split][count] * array.itemsize, array.tobytes())
+      for kind, array in zip(_KINDS, assembler.drain()):
+        name, content = f"{split}.{kind}", array.tobytes()
+        offset = self._saved[split][_KINDS[kind]] * array.itemsize
+        self._guard(_append, os.path.join(self._folder, name), offset, content)
+        if name in self._checksums or not offset:
+          self._checksums[name] = zlib.crc32(content, self._checksums.get(name, 0))
+
+  def _verify(self) -> None:
+    """Reads back what is said to be finished. Raises ConfigError where the files hold less, or something else."""
+    sizes = {"tokens": token_dtype(self._tokenizer.vocab_size).itemsize, "lengths": 4}
+    for split, counts in self._saved.items():
+      for kind, count in _KINDS.items():
+        path, size = os.path.join(self._folder, f"{split}.{kind}"), counts[count] * sizes[kind]
+        found, checksum = _read_back(path, size)
+        if found != size or checksum != self._checksums.get(f"{split}.{kind}", checksum):
+          why = "its content has changed" if found == size else f"expected {size} bytes, found {found}"
+          raise ConfigError(
+            f"--out: {path} is not as it was written ({why}); delete {self._folder}, or choose another folder, and run "
+            "the same command again"
+          )
 
   def _write(self, name: str, content: dict[str, Any]) -> None:
     """Replaces a JSON file in one step. The part file has one name, as one process alone writes this folder."""
     path = os.path.join(self._folder, name)
     self._guard(_append, path + ".tmp", 0, (json.dumps(content, indent=1) + "\n").encode())
     os.replace(path + ".tmp", path)
-    os.fsync(self._lock)  # the folder's entry
+    entry = os.open(self._folder, os.O_RDONLY)
+    os.fsync(entry)
+    os.close(entry)
 
   def _guard(self, function: Callable[..., None], *arguments: Any) -> None:
     """Calls a function that writes, and turns an OSError into a ConfigError that says what is kept."""
@@ -275,6 +303,16 @@ def _digest_of(document: Document) -> bytes:
 
 def _chained(digest: str, more: bytes) -> str:
   return hashlib.sha256(digest.encode() + more).hexdigest()
+
+
+def _read_back(path: str, size: int) -> tuple[int, int]:
+  """(bytes, CRC-32) of the first `size` bytes of a file, or of all that it has; of a missing file (0, 0)."""
+  found = checksum = 0
+  if os.path.isfile(path):
+    with open(path, "rb") as f:
+      while block := f.read(min(1 << 22, size - found)):
+        found, checksum = found + len(block), zlib.crc32(block, checksum)
+  return found, checksum
 
 
 def _read(folder: str, name: str) -> dict[str, Any]:

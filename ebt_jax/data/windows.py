@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 import dataclasses
+import hashlib
 from typing import Any
 
 import numpy as np
 
 from ebt_jax.config import ConfigError, DataConfig
+from ebt_jax.data import coverage
+from ebt_jax.data.coverage import Coverage
 from ebt_jax.data.tokenizers import Tokenizer
 
 
@@ -43,6 +46,7 @@ class TextData:
   train: Windows
   held_out: Windows
   summary: dict[str, Any]
+  counts: dict[str, dict[str, Any]]  # `Assembler.state()` of each split
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -73,11 +77,16 @@ class Assembler:
     stored: number of tokens in the flat array so far, drained ones included.
     rows: number of entries of `lengths` so far.
     longest: number of targets in the longest possible window: the whole stream, or the longest document.
+    text_bytes, token_bytes, lost_bytes, lost: sums of `Coverage` over the documents.
+    digest: SHA-256 of all documents' tokens, in hex; each one's is of its tokens and the digest before it.
   """
 
-  STATE = ("documents", "stored", "rows", "longest")
+  STATE = (
+    *("documents", "stored", "rows", "longest"),
+    *("text_bytes", "token_bytes", "lost_bytes", "lost", "digest"),
+  )
 
-  def __init__(self, layout: str, context_length: int, end_of_text: int, dtype: np.dtype, **state: int):
+  def __init__(self, layout: str, context_length: int, end_of_text: int, dtype: np.dtype, **state: Any):
     self._packed = layout == "packed"
     self._context = context_length
     self._end = end_of_text
@@ -86,16 +95,26 @@ class Assembler:
     self._tokens: list[np.ndarray] = []
     self._lengths: list[np.ndarray] = []
     self.documents = self.stored = self.rows = self.longest = 0
+    self.text_bytes = self.token_bytes = self.lost_bytes = 0
+    self.lost: dict[str, int] = {}
+    self.digest = ""
     for name, value in state.items():
       setattr(self, name, value)
 
-  def state(self) -> dict[str, int]:
+  def state(self) -> dict[str, Any]:
     """What a new Assembler needs to continue after the last drain."""
-    return {name: getattr(self, name) for name in self.STATE}
+    return {name: getattr(self, name) for name in self.STATE} | {"lost": dict(sorted(self.lost.items()))}
 
-  def add(self, ids: np.ndarray) -> None:
-    """Adds a document, int [tokens]."""
+  def add(self, ids: np.ndarray, covered: Coverage | None = None) -> None:
+    """Adds a document, int [tokens], and what its tokens keep of its text."""
     self.documents += 1
+    self.digest = hashlib.sha256(bytes.fromhex(self.digest) + ids.astype("<i4").tobytes()).hexdigest()
+    if covered:
+      self.text_bytes += covered.text_bytes
+      self.token_bytes += covered.token_bytes
+      self.lost_bytes += coverage.size_of(covered.lost)
+      for character, n in covered.lost.items():
+        self.lost[character] = self.lost.get(character, 0) + n
     if self._packed:
       if not self.stored:
         self._store(self._closing)
@@ -149,7 +168,12 @@ def from_flat(tokens: np.ndarray, lengths: np.ndarray, layout: str, context_leng
 
 
 def finish(
-  config: DataConfig, tokenizer: Tokenizer, train: Windows, held_out: Windows, counts: dict[str, dict[str, int]]
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  train: Windows,
+  held_out: Windows,
+  counts: dict[str, dict[str, Any]],
+  left_out: dict[str, Any],
 ) -> TextData:
   """Checks both splits, limits the training tokens and computes the summary.
 
@@ -159,6 +183,7 @@ def finish(
     train: all training windows.
     held_out: all held-out windows.
     counts: `Assembler.state()` of each split, `train` and `held_out`.
+    left_out: of the source, as `find.LeftOut.as_dict` says.
 
   Raises:
     ConfigError: a split is empty, or the text is shorter than one window.
@@ -166,10 +191,11 @@ def finish(
   check(config, counts)
   if config.max_tokens:
     train = limit(train, config.max_tokens)
-  return TextData(train, held_out, summarize(train, held_out, config.layout, tokenizer))
+  summary = summarize(train, held_out, config.layout, tokenizer, counts, left_out)
+  return TextData(train, held_out, summary, counts)
 
 
-def check(config: DataConfig, counts: dict[str, dict[str, int]]) -> None:
+def check(config: DataConfig, counts: dict[str, dict[str, Any]]) -> None:
   """Raises ConfigError unless each split has a window and the text fills at least one window."""
   n_train, n_held = counts["train"]["documents"], counts["held_out"]["documents"]
   if not counts["train"]["rows"] or not counts["held_out"]["rows"]:
@@ -196,28 +222,53 @@ def limit(windows: Windows, max_tokens: int) -> Windows:
   return Windows(windows.tokens[:n], lengths)
 
 
-def summarize(train: Windows, held_out: Windows, layout: str, tokenizer: Tokenizer) -> dict[str, Any]:
-  """Sizes of both splits, and the loss of a unigram model.
+def fingerprint(windows: Windows, counts: dict[str, Any]) -> dict[str, Any]:
+  """What tells one split from another: sizes, the digest of all tokens, and one of at most 64 windows.
+
+  The digest of all is empty for folders of older versions. That of some windows is of what the files hold now.
+  """
+  some = np.unique(np.linspace(0, len(windows) - 1, 64).astype(int)) if len(windows) else np.empty(0, int)
+  content = windows.tokens[some].astype("<i4").tobytes() + windows.lengths[some].astype("<i4").tobytes()
+  return {
+    "documents": counts["documents"],
+    "windows": len(windows),
+    "sha256": counts.get("digest", ""),
+    "sha256 of some windows": hashlib.sha256(content).hexdigest(),
+  }
+
+
+def summarize(
+  train: Windows,
+  held_out: Windows,
+  layout: str,
+  tokenizer: Tokenizer,
+  counts: dict[str, dict[str, Any]],
+  left_out: dict[str, Any],
+) -> dict[str, Any]:
+  """Sizes of both splits, what their tokens keep of the text, and the loss of a unigram model.
 
   Returns:
-    `{train,held_out}_{documents,windows,tokens,bytes}`, where tokens are valid targets and bytes are their UTF-8 bytes;
+    `{train,held_out}_{documents,windows,tokens,bytes}`, where tokens are valid targets and bytes are those of the text
+    that they were made of, lost ones included; what `coverage.summary` returns; `left_out`;
     `unigram_nats_per_token` and `unigram_bits_per_byte`: the cross-entropy of the held-out targets under the token
     frequencies of the training targets, with add-one smoothing over the vocabulary. Every model should be below it.
   """
   out: dict[str, Any] = {"tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size}
-  counts = {}
+  found = {}
   for split, windows in (("train", train), ("held_out", held_out)):
     count = np.zeros(tokenizer.vocab_size, np.int64)
     for targets in windows.targets():
       count += np.bincount(targets, minlength=tokenizer.vocab_size)
-    counts[split] = count
+    found[split] = count
     # packed ends each document with end-of-text; the other layout has one document in each row
     out[f"{split}_documents"] = int(count[tokenizer.end_of_text]) if layout == "packed" else len(windows)
     out[f"{split}_windows"] = len(windows)
     out[f"{split}_tokens"] = int(count.sum())
-    out[f"{split}_bytes"] = int(count @ tokenizer.token_bytes.astype(np.int64))
-  log_p = np.log((counts["train"] + 1) / (counts["train"].sum() + tokenizer.vocab_size))
-  nats = -float(counts["held_out"] @ log_p)
+    size = int(count @ tokenizer.token_bytes.astype(np.int64))
+    out[f"{split}_bytes"] = round(size * coverage.scale(counts[split]))
+  out |= coverage.summary(counts) | {"left_out": left_out}
+  log_p = np.log((found["train"] + 1) / (found["train"].sum() + tokenizer.vocab_size))
+  nats = -float(found["held_out"] @ log_p)
   out["unigram_nats_per_token"] = nats / max(1, out["held_out_tokens"])
   out["unigram_bits_per_byte"] = nats / np.log(2).item() / max(1, out["held_out_bytes"])
   return out

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ebt_jax import files, parallel, runs
+from ebt_jax import files, parallel, record, runs, terminal
 from ebt_jax.config import Config, ConfigError, MeshConfig
 from ebt_jax.data.tokenizers import StreamDecoder
 from ebt_jax.evaluation import evaluator, text_report
@@ -22,7 +22,7 @@ def evaluate(workdir: str, config: Config, step: int | None = None, source: str 
   with jax.set_mesh(mesh):
     run = runs.open_run(workdir, step, config, mesh)
     problem = run.task.problem
-    sets = {source: problem.examples_of(source)} if source else problem.data().held_out
+    sets = {source: problem.examples_of(source)} if source else record.data_of(run.task, run.folder).held_out
     score = Evaluator(run.task, mesh)
     results = {name: score(run.params, examples, _progress) for name, examples in sets.items()}
   for name, result in results.items():
@@ -33,7 +33,7 @@ def evaluate(workdir: str, config: Config, step: int | None = None, source: str 
 
 
 def _report(run: runs.Run, result: dict[str, Any]) -> None:
-  """Prints a result and writes it into the run's folder, with the settings in its name."""
+  """Prints a result and writes it into the run's folder. One file has the results of one set of settings."""
   problem = run.task.problem
   count = f"{result['items']} {problem.item}s in {result['examples']} examples"
   print(f"checkpoint {run.step}, {result['source']}: {count}")
@@ -42,17 +42,25 @@ def _report(run: runs.Run, result: dict[str, Any]) -> None:
   print(", ".join(f"{evaluator.pretty(name)} {value:.4f}" for name, value in numbers.items()))
   name = "".join(c if c.isalnum() else "_" for c in result["source"]).strip("_")[-60:]
   path = run.folder / f"eval_{name}_step{run.step}_think{run.task.eval_steps}.json"
-  files.write_json(path, result)
+  config = run.config.to_dict()
+  settings = {"source": result["source"], **{group: config[group] for group in ("seed", "eval", "data")}}
+  if kept := files.keep_others(path, settings):
+    print(f"a result of other settings that was there is kept as {kept}")
+  files.write_json(path, {**result, "settings": settings})
   print(f"written to {path}")
 
 
 def read_prompts(prompts: list[str], file: str) -> list[str]:
-  """Prompts given one by one, or one a line in a file."""
+  """Prompts given one by one, and one a line in a file; blank lines are left out."""
   if file:
     try:
-      prompts = prompts + [line for line in pathlib.Path(file).read_text(encoding="utf-8").splitlines() if line]
+      lines = pathlib.Path(file).read_text(encoding="utf-8-sig").split("\n")  # a line of Windows ends in "\n" too
     except (OSError, UnicodeDecodeError) as e:
       raise ConfigError(f"--prompts_file: {file} cannot be read as UTF-8 text: {e}") from e
+    found = [line for line in lines if line.strip()]
+    if not found:
+      raise ConfigError(f"--prompts_file: {file} holds no prompt; write one a line")
+    prompts = prompts + found
   if not prompts:
     raise ConfigError('--prompt: give at least one, e.g. --prompt="The people of", or --prompts_file')
   if not all(prompts):
@@ -87,18 +95,20 @@ def generate(
     run = run._replace(params=None)  # the generator has its own
     ids = [tokenizer.encode(p).tolist() for p in prompts]
     decoder = StreamDecoder(tokenizer)
-
-    unsaid = prompts[:1]  # until the first token: the prompt may not fit
+    encoding = terminal.encoding()
+    unread = list(ids[0])  # the prompt is decoded with its continuation, before the first token
 
     def stream(row, token, energy):
-      print(*unsaid, decoder.push(token), sep="", end="", flush=True)
-      unsaid.clear()
+      text = "".join(map(decoder.push, [*unread, token]))
+      unread.clear()
+      print(terminal.visible(text, encoding), end="", flush=True)
 
     written = generator(ids, max_tokens, sampling, seed, stream if len(ids) == 1 else None)
     if len(ids) == 1:
-      print(decoder.flush(), end="\n\n")
+      print(terminal.visible(decoder.flush(), encoding), end="\n\n")
   for w in written:
-    print(text_report.draw(w, tokenizer, writer.quantity), end="\n\n")
+    drawn = text_report.draw(w, tokenizer, writer.quantity, terminal.columns(text_report.WIDTH), encoding)
+    print(drawn, end="\n\n")
   results = [text_report.as_json(w, tokenizer) for w in written]
   if out:
     files.write_json(out, results)

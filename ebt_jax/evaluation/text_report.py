@@ -1,18 +1,24 @@
-"""Generated text for people: a continuation drawn with the energy of each token, and as JSON."""
+"""Generated text for people: a continuation drawn with the energy of each token, and as JSON.
+
+Shown and written text is the decoding of prompt and continuation as a whole: tokenizers decode the first token of a
+text otherwise than the same token inside, and several tokens may share one character.
+"""
 
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from ebt_jax import files
+from ebt_jax import files, terminal
+from ebt_jax.data.tokenizers import Tokenizer, split_text
 from ebt_jax.data.windows import Windows
 from ebt_jax.evaluation.generate import Generator, Written
 from ebt_jax.evaluation.sampling import Sampling
 from ebt_jax.tasks import decoding
 from ebt_jax.tasks.base import Task
 
-_BARS = "▁▂▃▄▅▆▇█"
+_BARS = {"blocks": "▁▂▃▄▅▆▇█", "digits": "12345678"}  # digits for terminals without blocks
+WIDTH = 100  # most columns of a line
 
 
 def write_sample(task: Task, params: Any, held_out: Windows, folder: pathlib.Path) -> str:
@@ -26,7 +32,7 @@ def write_sample(task: Task, params: Any, held_out: Windows, folder: pathlib.Pat
   generate = Generator(writer, params, tokenizer.end_of_text, task.config.data.context_length)
   (written,) = generate([prompt], s.tokens, Sampling(s.temperature))
   files.write_json(folder / "sample.json", as_json(written, tokenizer))
-  return draw(written, tokenizer, writer.quantity)
+  return draw(written, tokenizer, writer.quantity, terminal.columns(WIDTH), terminal.encoding())
 
 
 def example_prompt(task: Task) -> str:
@@ -34,28 +40,69 @@ def example_prompt(task: Task) -> str:
   return "The people of" if task.config.data.source == "embedded" else "The"
 
 
-def as_json(written: Written, tokenizer: Any) -> dict[str, Any]:
+def as_json(written: Written, tokenizer: Tokenizer) -> dict[str, Any]:
+  """Text, and of each token what it adds to the text, its energy and the thinking steps it took."""
+  prompt, texts = split_text(tokenizer, written.prompt, written.tokens)
   return {
-    "prompt": tokenizer.decode(written.prompt),
-    "text": tokenizer.decode(written.tokens),
+    "prompt": prompt,
+    "text": "".join(texts),
+    "window_full": written.window_full,
     "tokens": [
-      {"id": t, "text": tokenizer.decode([t]), "energy": e, "steps": n}
-      for t, e, n in zip(written.tokens, written.energies, written.steps)
+      {"id": t, "text": text, "energy": e, "steps": n}
+      for t, text, e, n in zip(written.tokens, texts, written.energies, written.steps)
     ],
   }
 
 
-def draw(written: Written, tokenizer: Any, quantity: str = "energy", width: int = 100) -> str:
-  """Prompt and continuation, with a bar for each token's energy under its characters."""
-  low, high = min(written.energies, default=0.0), max(written.energies, default=1.0)
-  scale = (len(_BARS) - 1) / max(high - low, 1e-12)
-  shown, bars = "", ""
-  for token, energy in zip(written.tokens, written.energies):
-    piece = "".join(c if c.isprintable() else "⏎" if c == "\n" else "·" for c in tokenizer.decode([token]))
-    shown += piece
-    bars += _BARS[round((energy - low) * scale)] * len(piece)
-  lines = [f"prompt: {tokenizer.decode(written.prompt)!r}"]
-  lines.append(f"continuation, {quantity} of each token from {_BARS[0]} {low:.3f} to {_BARS[-1]} {high:.3f}:")
-  for i in range(0, len(shown), width):
-    lines += ["  " + shown[i : i + width], "  " + bars[i : i + width]]
+def draw(
+  written: Written, tokenizer: Tokenizer, quantity: str = "energy", width: int = WIDTH, encoding: str = "utf-8"
+) -> str:
+  """Prompt and continuation, with a bar for each token's energy under its characters.
+
+  Tokens that share a character have one bar, of their mean energy. Text that a terminal may show from right to left has
+  a line for each token instead.
+
+  Args:
+    width: most columns of a line.
+    encoding: of the terminal; what it lacks is escaped, as are control characters.
+  """
+  prompt, texts = split_text(tokenizer, written.prompt, written.tokens)
+  try:
+    bars = _BARS["blocks"]
+    bars.encode(encoding)
+  except UnicodeEncodeError:
+    bars = _BARS["digits"]
+  finite = [e for e in written.energies if np.isfinite(e)]  # a thought that diverged ends its row
+  low, high = min(finite, default=0.0), max(finite, default=1.0)
+  scale = (len(bars) - 1) / max(high - low, 1e-12)
+  spans, since = [], []  # of text that is there, with its bar
+  for text, energy in zip(texts, written.energies):
+    since.append(energy)
+    if text:
+      mean = float(np.mean(since))
+      spans.append((text, bars[round((mean - low) * scale)] if np.isfinite(mean) else "?", mean))
+      since = []
+  lines = [f"prompt: {terminal.visible(repr(prompt), encoding)}"]
+  lines.append(f"continuation, {quantity} of each token from {bars[0]} {low:.3f} to {bars[-1]} {high:.3f}:")
+  if any(terminal.right_to_left(text) for text, _, _ in spans):
+    lines += [f"  {bar} {energy:>8.3f}  {terminal.visible(repr(text), encoding)}" for text, bar, energy in spans]
+  else:
+    lines += _under_each_other([(text, bar) for text, bar, _ in spans], width - 2, encoding)
+  if written.window_full:
+    at = ", ".join(map(str, written.window_full))
+    lines.append(f"the window was full after {at} tokens; from there on the model saw its last half and what followed")
   return "\n".join(lines)
+
+
+def _under_each_other(spans: list[tuple[str, str]], width: int, encoding: str) -> list[str]:
+  """Lines of text of at most `width` columns, each with a line of bars under it, as wide as the text."""
+  lines, shown, bars, used = [], "", "", 0
+  newline = "⏎" if terminal.visible("⏎", encoding) == "⏎" else "\\n"
+  for text, bar in spans:
+    for c in text:
+      cell = newline if c == "\n" else terminal.visible(c, encoding, keep="")
+      columns = terminal.width(cell)
+      if used and used + columns > width:
+        lines, shown, bars, used = [*lines, "  " + shown, "  " + bars], "", "", 0
+      shown, bars, used = shown + cell, bars + bar * columns, used + columns
+  return [*lines, "  " + shown, "  " + bars] if shown else lines

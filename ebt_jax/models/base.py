@@ -32,6 +32,10 @@ class Energy(abc.ABC):
   def energy(self, params: Any, context: Any, y: Any, landscape: Landscape = 0) -> Float[Array, "*e"]:
     """Energies of embedded candidates y `[*e, ...]`."""
 
+  def direct_answer(self, params: Any, context: Any) -> Any | None:
+    """What the context alone predicts, in the space of y: where thinking may start. None where there is none."""
+    return None
+
   def energies(self, params: Any, context: Any, y: Any, landscape: Landscape = 0) -> Float[Array, " n *e"]:
     """`energy` of n candidates over one context, y `[n, *e, ...]`."""
     return jax.vmap(lambda y: self.energy(params, context, y, landscape))(y)

@@ -1,4 +1,4 @@
-"""What candidates look at: keys and values of every layer. As the cache of decoding, each layer is an array of its own.
+"""What candidates look at: keys and values of every layer. As the cache of decoding, each layer has its own array.
 
 Slices of stacked arrays are copies, so decoding stacks neither the cache nor the parameters (`unstack`).
 """
@@ -24,6 +24,7 @@ class Context(NamedTuple):
   keys: Float[Array, "l b h t k"] | Layers
   values: Float[Array, "l b h t k"] | Layers
   positions: Int[Array, "*b s"]  # of the candidates, `[s]` or `[b, s]`; each sees the entries before its own position
+  state: Float[Array, "b s d"] | None = None  # of residual energies: the normed stream at the entry before a candidate
 
   @property
   def is_cache(self) -> bool:

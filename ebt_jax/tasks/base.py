@@ -8,6 +8,7 @@ Shapes: b rows of a batch; *p the shape of the errors, one for each thing that i
 *e the shape of the energies, the first axes of *p (text: `[b, s]`; one energy for a whole image: `[b]`); t steps.
 """
 
+import pathlib
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -84,6 +85,17 @@ class Data(NamedTuple):
   summary: dict[str, Any] = {}  # goes into `final_result.json`
   lines: list[str] = []  # printed at the start
   baseline: str = ""  # printed beside the results: what a model must beat
+  fingerprint: dict[str, Any] = {}  # JSON that differs where the data differ; a run goes on with equal ones alone
+
+
+class Kept(NamedTuple):
+  """What the folder of a run remembers of the problem that it was trained on."""
+
+  folder: pathlib.Path
+  config: Config  # as it was trained
+  places: tuple[pathlib.Path, ...] = ()  # where relative paths of the config were meant: the likeliest folder first
+  files: dict[str, str] = {}  # of `Problem.files`: name -> SHA-256 in hex
+  fingerprint: dict[str, Any] = {}  # `Data.fingerprint`
 
 
 @runtime_checkable
@@ -140,6 +152,10 @@ class Problem(Protocol):
   def numbers(self, means: dict[str, float]) -> dict[str, float]:
     """What people read, from the values of `loss`, `measures` and `counts`. The measures themselves by default."""
     return {name: value for name, value in means.items() if name != "loss"}
+
+  def files(self) -> dict[str, bytes]:
+    """Files beside the parameters that a run needs and keeps in its folder: name -> content. None by default."""
+    return {}
 
   def examples_of(self, source: str) -> Examples:
     """All of another source, to evaluate on."""
@@ -201,6 +217,7 @@ class Writes(Protocol):
   """Generation of sequences, one item at a time, from a cache."""
 
   quantity: str  # what `Proposal.energy` is: "energy" | "entropy"
+  row_axis: int  # of every array in a `Decoding`
 
   def prepare(self, params: Params) -> Params:
     """The parameters as the functions below take them."""

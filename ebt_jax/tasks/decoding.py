@@ -38,6 +38,7 @@ class DirectWriter:
 
   task: DirectTask
   quantity = "entropy"
+  row_axis = 0
 
   def prepare(self, params: Params) -> Params:
     return {**params, "model": self.task.model.unstacked(params["model"])}
@@ -65,6 +66,7 @@ class EBTWriter:
 
   task: EBTTask
   quantity = "energy"
+  row_axis = 1  # after the landscapes
 
   @property
   def _landscapes(self):
@@ -84,10 +86,10 @@ class EBTWriter:
 
   def propose(self, params: Params, state: Decoding, keys: Array) -> Proposal:
     rows = {"tokens": jnp.zeros((len(keys), 2), jnp.int32)}  # one position each
-    start, think_keys = self.task.starts(keys, rows)
     context = thinking.PerLandscape(state.context)
     if self.task.model.shared_context:
       context = jax.tree.map(lambda a: a[0], state.context)
+    start, think_keys = self.task.starts(params, context, keys, rows)
     found = self.task.think(params, context, start, think_keys)
     return Proposal(*(found.best(a)[:, 0] for a in (found.candidates, found.final, found.steps_used)))
 

@@ -71,6 +71,14 @@ class EBTTask:
     each = [self.model.encode(model, inputs, k) for k in jnp.arange(self.config.thinking.landscapes)]
     return thinking.PerLandscape(jax.tree.map(lambda *a: jnp.stack(a), *each))
 
+  @property
+  def starts_at_context(self) -> bool:
+    return self.config.thinking.start == "context"
+
+  def _direct(self, params: Params, context: Any) -> Any:
+    """What the context alone predicts, without a derivative."""
+    return jax.lax.stop_gradient(self.model.direct_answer(params["model"], thinking.at_landscape(context, 0)))
+
   def loss(
     self,
     params: Params,
@@ -96,12 +104,16 @@ class EBTTask:
     replayed = batch.get("replayed")
     fresh = {name: a for name, a in batch.items() if name != "replayed"}
     space = self.space if start is not None or replayed else self.training_space or self.space
+    batch, rows = fresh, len(jax.tree.leaves(fresh)[0])
+    if replayed:
+      batch = {name: _joined(a, replayed[name]) for name, a in fresh.items()}
+    context = self.context(params, batch)
     if start is None:
       start = self.problem.start(space, start_key, fresh)
-    batch = fresh
+      if self.starts_at_context:
+        start = space.start_at(params["model"], start, jax.tree.map(lambda a: a[:rows], self._direct(params, context)))
     if replayed:
       start = _joined(start, replayed["start"])
-      batch = {name: _joined(a, replayed[name]) for name, a in fresh.items()}
     start = jax.tree.map(parallel.shard_rows, start)
     rule = rule or thinking.second_order(self.save_memory)
     model = self.model.for_training(save_memory=rule is not thinking.double_reverse)
@@ -117,14 +129,12 @@ class EBTTask:
         loss = loss + t.authors.contrastive * jnp.where(i == count - 1, contrast, 0.0)
       return loss, seen
 
-    context = self.context(params, batch)
     total, aux = thinking.thinking_loss(
       model.energy, space, measure, params, context, start, think_key, t,
       training=training, randomness=randomness, rule=rule,
     )  # fmt: skip
     finished = ()
     if replayed:
-      rows = len(jax.tree.leaves(fresh)[0])
       finished = {**fresh, "start": jax.tree.map(lambda a: a[:rows], aux.candidate)}
     return Mean(total, jnp.sum(weights)), Output(self._metrics(params, batch, weights, aux), finished)
 
@@ -179,15 +189,24 @@ class EBTTask:
     """Of one row, in float32."""
     return sum(4 * math.prod(a.shape) for a in jax.tree.leaves(self._start_shape()))
 
-  def starts(self, keys: Array, batch: Batch) -> tuple[Any, Array]:
-    """Starts of `eval.candidates` `[n, b, ...]`, and keys `[n, b]` to think with; `keys` `[b]`."""
-    start_keys, think_keys = (streams.split(k, self.config.eval.candidates) for k in streams.split(keys, 2))
-    return self.problem.start(self.space, start_keys, batch), think_keys
+  def starts(self, params: Params, context: Any, keys: Array, batch: Batch) -> tuple[Any, Array]:
+    """Starts of `eval.candidates` `[n, b, ...]`, and keys `[n, b]` to think with; `keys` `[b]`.
+
+    With `thinking.start=context` the first candidate is the context's prediction, and the others have noise added.
+    """
+    n = self.config.eval.candidates
+    start_keys, think_keys = (streams.split(k, n) for k in streams.split(keys, 2))
+    if not self.starts_at_context:
+      return self.problem.start(self.space, start_keys, batch), think_keys
+    space = self.space if n == 1 else dataclasses.replace(self.space, start_scale=self.config.thinking.start_scale)
+    noise = jax.tree.map(lambda a: a.at[0].set(0), self.problem.start(space, start_keys, batch))
+    return self.space.start_at(params["model"], noise, self._direct(params, context)), think_keys
 
   def verified(self, params: Params, batch: Batch, keys: Array, observe=None, **options) -> thinking.Verified:
     """Thinks as `eval` says, with `eval.candidates` candidates for each prediction; `keys` `[b]`, one for each row."""
-    start, think_keys = self.starts(keys, batch)
-    return self.think(params, self.context(params, batch), start, think_keys, observe=observe, **options)
+    context = self.context(params, batch)
+    start, think_keys = self.starts(params, context, keys, batch)
+    return self.think(params, context, start, think_keys, observe=observe, **options)
 
   def think(self, params: Params, context: Any, start: Any, keys: Array, **options) -> thinking.Verified:
     """`verified` over a context that is encoded already."""
@@ -238,6 +257,8 @@ class EBTTask:
       batch = jax.tree.map(lambda a: a[0], parallel.split_microbatches(batch, groups))
     start_key, think_key = jax.random.split(key)
     start, context = self.problem.start(self.space, start_key, batch), self.context(params, batch)
+    if self.starts_at_context:
+      start = self.space.start_at(params["model"], start, self._direct(params, context))
     energies = jax.eval_shape(
       lambda y: self.model.energy(params["model"], thinking.at_landscape(context, 0), y, 0),
       jax.eval_shape(lambda x: self.space.energy_input(params["model"], x, 0), start),

@@ -1,17 +1,17 @@
 """Which task a config names: one of this package, or a function of the user's own."""
 
-import importlib
-
+from ebt_jax import modules
 from ebt_jax.config import Config, ConfigError
-from ebt_jax.tasks.base import Task
+from ebt_jax.tasks.base import Kept, Task
 
 
-def make(config: Config, shards: int = 1) -> Task:
+def make(config: Config, shards: int = 1, kept: Kept | None = None) -> Task:
   """The task of a config; `task.config` has everything filled in that the data decide.
 
   Args:
     config: `config.task` is a known name, or `package.module:function`, a function of the config that returns a task.
     shards: parts that a mesh cuts the rows of a batch into, which decides how much one device has to hold.
+    kept: what a run remembers, for a task of that run: its own copies of files count, not what the config points at.
 
   Raises:
     ConfigError: there is no such task, or what the function returns is no `tasks.base.Task`.
@@ -20,13 +20,13 @@ def make(config: Config, shards: int = 1) -> Task:
     return _own(config)
   from ebt_jax.tasks import text  # the only known name so far; the config's checks refuse others
 
-  return text.make(config, shards)
+  return text.make(config, shards, kept)
 
 
 def _own(config: Config) -> Task:
   module, _, function = config.task.partition(":")
   try:
-    found = getattr(importlib.import_module(module), function)
+    found = getattr(modules.imported(module, "config.task"), function)
   except ModuleNotFoundError as e:
     raise ConfigError(
       f"config.task: no module {e.name!r} ({config.task}); start python where {module.split('.')[0]!r} can be imported"

@@ -6,7 +6,10 @@ A batch is `tokens` int32 `[b, s + 1]`, `weights` float32 `[b, s]`, 1 for the ta
 
 import dataclasses
 import functools
+import logging
 import math
+import os
+import pathlib
 from typing import Any
 
 import jax
@@ -15,32 +18,39 @@ from jaxtyping import Array, Float, Int
 
 from ebt_jax import losses, thinking, vocabulary
 from ebt_jax.config import Config, ConfigError, DataConfig
+from ebt_jax.data import coverage, find, tokenizers, windows
 from ebt_jax.data import text as text_data
-from ebt_jax.data import tokenizers
 from ebt_jax.data.examples import WindowExamples
+from ebt_jax.data.windows import Windows
 from ebt_jax.models.autoregressive import AutoregressiveEBT
 from ebt_jax.models.transformer import Transformer
-from ebt_jax.tasks.base import Batch, Data, Mean, Problem
+from ebt_jax.tasks.base import Batch, Data, Kept, Mean, Problem
 from ebt_jax.tasks.direct import DirectTask
 from ebt_jax.tasks.ebt import EBTTask
 
+log = logging.getLogger(__name__)
 
-def make(config: Config, shards: int = 1) -> EBTTask | DirectTask:
-  """The text task that `config.model.kind` names.
+TOKENIZER = "tokenizer.json"  # the run's own copy, in its folder
+
+
+def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask | DirectTask:
+  """The text task that `config.model.kind` names; see `registry.make`.
 
   Raises:
     ConfigError: the tokenizer has more tokens than the model, or `model.vocab_chunk` cannot be honoured.
   """
   if not config.model.vocab_size:
-    size = tokenizers.load_tokenizer(config.data.tokenizer).vocab_size
+    size = TextProblem(config, kept).load_tokenizer(quiet=True).vocab_size
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
-  problem, c = TextProblem(config), config.train
+  problem, c = TextProblem(config, kept), config.train
   rows, length = c.batch_size // c.microbatches, config.data.context_length
   chunk = vocabulary.chunk_positions(rows, length, config.model.vocab_size, shards, config.model.vocab_chunk)
   chunk = 0 if chunk >= length else chunk
   if config.model.kind == "transformer":
     return DirectTask(config, problem, Transformer(config.model), chunk)
-  model = AutoregressiveEBT(config.model, config.thinking.landscapes)
+  model = AutoregressiveEBT(config.model, config.thinking.landscapes, step_size=config.thinking.step_size)
+  if config.thinking.start == "context" and not config.model.residual:
+    raise ConfigError("config.thinking.start: context is the start of residual energies; set model.residual, or noise")
   space = whole_space(config, model)
   return EBTTask(config, problem, model, space, chunked_space(config, space, chunk), shards)
 
@@ -100,6 +110,7 @@ class TextProblem(Problem):
   """Predict each token from those before it; errors are nats."""
 
   config: Config
+  kept: Kept | None = None  # of the run that this is a problem of
 
   item = "token"
   headline = "bits_per_byte"
@@ -108,7 +119,7 @@ class TextProblem(Problem):
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
     """Read when it is needed: paper configs can be traced without its file."""
-    tokenizer = tokenizers.load_tokenizer(self.config.data.tokenizer)
+    tokenizer = self.load_tokenizer()
     size = self.config.model.vocab_size
     if tokenizer.vocab_size > size:
       raise ConfigError(
@@ -117,19 +128,95 @@ class TextProblem(Problem):
       )
     return tokenizer
 
-  def data(self) -> Data:
-    found = text_data.build(self.config.data, self.tokenizer)
-    held_out = {"held_out": self._examples(found.held_out)}
-    for name, source in self.config.data.more_held_out.items():
-      held_out[name] = self.examples_of(source)
-    return Data(self._examples(found.train), held_out, found.summary, *_described(found.summary))
+  def load_tokenizer(self, quiet: bool = False) -> tokenizers.Tokenizer:
+    """The run's own copy where there is one, or what the config names.
 
-  def _examples(self, windows) -> WindowExamples:
-    return WindowExamples(windows, self.tokenizer.token_bytes, self.config.model.vocab_size)
+    Raises:
+      ConfigError: it cannot be read, or is not the one that the run was trained with.
+    """
+    spec, kept = self.config.data.tokenizer, self.kept
+    if kept is None:
+      return tokenizers.load_tokenizer(spec)
+    trained_as = kept.config.data.tokenizer
+    path = _located(spec, kept.places if spec == trained_as else ())
+    trained, own = kept.fingerprint.get("tokenizer", ""), kept.folder / TOKENIZER
+    there = tokenizers.fingerprint_of(path)
+    if spec != trained_as and trained and there != trained:
+      tokenizers.load_tokenizer(path)  # says so if there is none
+      raise ConfigError(
+        f"config.data.tokenizer: {kept.folder} was trained with {trained_as} ({trained[:12]}), found {spec} "
+        f"({there[:12]}); leave data.tokenizer out: a run has its own copy"
+      )
+    if not own.exists():  # bytes, or a run of an older version
+      if trained and there != trained:
+        raise ConfigError(
+          f"config.data.tokenizer: {own} is missing and {path} is not the tokenizer that the run was trained with: "
+          f"expected SHA-256 {trained[:12]}, found {there[:12] or 'no file'}; put that file there"
+        )
+      return tokenizers.load_tokenizer(path)
+    tokenizer = tokenizers.load_tokenizer(str(own), os.path.basename(trained_as))
+    if trained and tokenizer.fingerprint != trained:
+      raise ConfigError(
+        f"config.data.tokenizer: {own} has changed since training: expected SHA-256 {trained[:12]}, found "
+        f"{tokenizer.fingerprint[:12]}; put the file of the training back"
+      )
+    if there and there != tokenizer.fingerprint and not quiet:
+      log.warning(
+        "%s is not the tokenizer that %s was trained with (%s, found %s); the run's own copy, %s, is used",
+        *(path, kept.folder, tokenizer.fingerprint[:12], there[:12], own),
+      )
+    return tokenizer
+
+  def files(self) -> dict[str, bytes]:
+    content = self.tokenizer.content
+    return {} if content is None else {TOKENIZER: content}
+
+  @functools.cached_property
+  def data_config(self) -> DataConfig:
+    """With the paths of sources as the run meant them, wherever it is used from."""
+    data, kept = self.config.data, self.kept
+    if kept is None:
+      return data
+    if data.source == kept.config.data.source:
+      data = dataclasses.replace(data, source=find.located(data.source, kept.places))
+    if data.held_out_sources == kept.config.data.held_out_sources:
+      found = {name: find.located(source, kept.places) for name, source in data.more_held_out.items()}
+      data = dataclasses.replace(data, held_out_sources=";".join(f"{k}={v}" for k, v in found.items()))
+    return data
+
+  def data(self) -> Data:
+    try:
+      found = text_data.build(self.data_config, self.tokenizer)
+    except find.NoSource as e:
+      if self.kept is None:
+        raise
+      searched = "".join(f"; searched too: {place}" for place in self.kept.places)
+      raise ConfigError(f"{e}{searched}; give --set data.source=PATH where the data of the run are now") from e
+    counts = found.counts
+    train, first = self._examples(found.train, counts["train"]), self._examples(found.held_out, counts["held_out"])
+    fingerprint = {
+      "tokenizer": self.tokenizer.fingerprint,
+      "train": windows.fingerprint(found.train, counts["train"]),
+      "held_out": windows.fingerprint(found.held_out, counts["held_out"]),
+    }
+    held_out = {"held_out": first}
+    for name, source in self.data_config.more_held_out.items():
+      more, state = self._whole(source)
+      held_out[name] = self._examples(more, state)
+      fingerprint[name] = windows.fingerprint(more, state)
+    return Data(train, held_out, found.summary, *_described(found.summary), fingerprint)
+
+  def _whole(self, source: str) -> tuple[Windows, dict[str, Any]]:
+    data: DataConfig = dataclasses.replace(self.config.data, source=source, max_documents=0)
+    return text_data.whole(data, self.tokenizer)
+
+  def _examples(self, found: Windows, counts: dict[str, Any]) -> WindowExamples:
+    """Bytes are those of the text that was given, what tokens have lost of it shared out over the tokens."""
+    size, scale = self.tokenizer.token_bytes, coverage.scale(counts)
+    return WindowExamples(found, size if scale == 1 else size * scale, self.config.model.vocab_size)
 
   def examples_of(self, source: str) -> WindowExamples:
-    data: DataConfig = dataclasses.replace(self.config.data, source=source, max_documents=0)
-    return self._examples(text_data.whole(data, self.tokenizer))
+    return self._examples(*self._whole(source))
 
   def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
     s = self.config.data.context_length
@@ -165,6 +252,11 @@ class TextProblem(Problem):
     return found
 
 
+def _located(spec: str, places: tuple[pathlib.Path, ...]) -> str:
+  """The path of a tokenizer below the first of `places` where it is."""
+  return next((str(p / spec) for p in places if spec != "bytes" and (p / spec).is_file()), spec)
+
+
 def _described(summary: dict[str, Any]) -> tuple[list[str], str]:
   """What a person reads of the data: at the start, and beside the results."""
   unigram = (
@@ -175,4 +267,10 @@ def _described(summary: dict[str, Any]) -> tuple[list[str], str]:
     f"data: {summary['train_tokens']:,} training tokens, {summary['held_out_tokens']:,} held out "
     f"({summary['held_out_documents']} documents); {unigram.format(of_it='')}"
   )
-  return [line], unigram.format(of_it="of the same text: ")
+  lines = [line]
+  if summary.get("lost_bytes"):
+    of = f"{summary['text_bytes']:,} bytes of text ({summary['lost_share']:.2%})"
+    lines.append(f"data: {summary['tokenizer']} loses {summary['lost_bytes']:,} of {of}")
+  if summary.get("left_out"):
+    lines.append(f"data: left out: {find.describe(summary['left_out'])}")
+  return lines, unigram.format(of_it="of the same text: ")

@@ -20,11 +20,19 @@ class Trail(NamedTuple):
   """
 
   start: Key[Array, "b s"]
+  answer: Float[Array, "b s d"] | None  # the start is moved by answer @ table.T
   slopes: Float[Array, "b s n d"]
   sizes: Float[Array, "b s n 1"]
   noise: Key[Array, "b s n"]  # of the Langevin noise before each step
   scales: Float[Array, " n"]  # standard deviations of that noise
   count: Int[Array, ""]  # steps made
+
+
+class Answered(NamedTuple):
+  """A start at an answer: the keys of its noise, and the answer."""
+
+  start: Key[Array, "b s"]
+  answer: Float[Array, "b s d"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +55,18 @@ class ChunkedSimplex(Space):
   def start(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Key[Array, "b s"]:
     return jax.random.split(key, shape[:-1])
 
-  def prepare(self, params: Any, x: Key[Array, "b s"], steps: int) -> Trail:
+  def start_at(self, params: Any, x: Key[Array, "b s"], answer: Float[Array, "b s d"]) -> "Answered":
+    return Answered(x, answer)
+
+  def prepare(self, params: Any, x: "Key[Array, 'b s'] | Answered", steps: int) -> Trail:
+    x, answer = x if isinstance(x, Answered) else (x, None)
     width, dtype = self.table(params).shape[1], self.table(params).dtype
 
     def steps_of(*shape):
       return jnp.zeros((*x.shape, steps, *shape), dtype)
 
     noise = jnp.broadcast_to(x[..., None], (*x.shape, steps)) if self.noisy else x[..., None]
-    return Trail(x, steps_of(width), steps_of(1), noise, jnp.zeros(steps, dtype), jnp.zeros((), jnp.int32))
+    return Trail(x, answer, steps_of(width), steps_of(1), noise, jnp.zeros(steps, dtype), jnp.zeros((), jnp.int32))
 
   def add_noise(self, x: Trail, key: Key[Array, ""], scale: Any, noise: Any = None) -> Trail:
     if noise is not None:
@@ -118,6 +130,9 @@ class ChunkedSimplex(Space):
       x = self.start_scale * self._normal(trail["start"], table)
     else:
       x = jnp.zeros((*trail["start"].shape, table.shape[0]), table.dtype)
+    if "answer" in trail:
+      answer, fixed = jax.lax.stop_gradient((trail["answer"], table))
+      x = x + answer @ fixed.T
     x = vocabulary.mask_padding(x, self.vocabulary)
     earlier = count - 1 if fresh else count
     old = table if self.history == "live" else jax.lax.stop_gradient(table)
@@ -140,4 +155,5 @@ class ChunkedSimplex(Space):
 
 
 def _positional(x: Trail) -> dict[str, jax.Array]:
-  return {"start": x.start, "slopes": x.slopes, "sizes": x.sizes, "noise": x.noise}
+  found = {"start": x.start, "slopes": x.slopes, "sizes": x.sizes, "noise": x.noise}
+  return found if x.answer is None else {**found, "answer": x.answer}

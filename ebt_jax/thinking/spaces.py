@@ -32,6 +32,14 @@ class Space(abc.ABC):
       shape: of the candidate, its axes `*k` included.
     """
 
+  def start_at(self, params: Any, x: Any, answer: Any) -> Any:
+    """The first candidate x moved by an answer in the space of y, such as what the context alone predicts."""
+    raise NotImplementedError(f"{type(self).__name__} has no start at an answer")
+
+  def potential(self, x: Any) -> Any:
+    """What a E(p) lacks to be stationary where thinking rests, `[*e]`, up to a constant; 0 if nothing."""
+    return 0.0
+
   def prepare(self, params: Any, x: Any, steps: int) -> Any:
     """The start in the form that thinking carries from step to step, with room for `steps` of them."""
     return x
@@ -152,6 +160,11 @@ class Euclidean(ArraySpace):
   def project(self, x: Any) -> Any:
     return jax.tree.map(lambda a: jnp.clip(a, -self.bound, self.bound), x) if self.bound else x
 
+  def start_at(self, params: Any, x: Any, answer: Any) -> Any:
+    if self.embedding:
+      raise NotImplementedError("a start at an answer needs candidates that the energy is given as they are")
+    return jax.tree.map(jnp.add, x, answer)
+
 
 @dataclasses.dataclass(frozen=True)
 class Simplex(ArraySpace):
@@ -180,6 +193,18 @@ class Simplex(ArraySpace):
 
   def project(self, x: Float[Array, "*p v"]) -> Float[Array, "*p v"]:
     return project_logits(x, self.clip, self.sharpen)
+
+  def start_at(self, params: Any, x: Float[Array, "*p v"], answer: Float[Array, "*q d"]) -> Float[Array, "*p v"]:
+    """The answer's logits are its products with the table, as constants."""
+    return x + answer @ jax.lax.stop_gradient(self.table(params)).T
+
+  def potential(self, x: Float[Array, "*p v"]) -> Float[Array, "*p"]:
+    """-H(p) - |p|^2 / 2.
+
+    Thinking rests where softmax(x) - a dE/dp = x + c, that is where a E(p) - H(p) - |p|^2 / 2 is stationary.
+    """
+    p = jax.nn.softmax(x, axis=-1)
+    return jnp.sum(p * jax.nn.log_softmax(x, axis=-1), -1) - jnp.sum(p * p, -1) / 2
 
   def noise(self, key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = float) -> Float[Array, "*p v"]:
     """Standard normal numbers; each position has its own key, so that `ChunkedSimplex` can draw any of them alone."""

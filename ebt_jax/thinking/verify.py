@@ -23,6 +23,7 @@ from ebt_jax.thinking.think import (
   check_context,
   make_step,
   step_plan,
+  step_size_of,
   with_thinking,
 )
 
@@ -159,7 +160,11 @@ def think_and_verify(
 
   energies, observed = jax.tree.map(fill, (energies, observed))
   final = energies_of(x, config.landscapes - 1)
-  kept = jnp.argmin(final, 0) if inference.choose == "energy" else jnp.argmax(energies[0] - final, 0)
+  if inference.choose == "free_energy":
+    value = step_size_of(params["thinking"], config) * inference.step_size_factor * final + space.potential(x)
+  else:
+    value = final if inference.choose == "energy" else final - energies[0]
+  kept = jnp.argmin(value, 0)
   return Verified(x, energies, final, observed, used, kept)
 
 

@@ -1,5 +1,6 @@
 """The training loop: data, mesh, state, steps, evaluation, checkpoints, and what a finished run leaves behind."""
 
+import functools
 import logging
 import math
 import pathlib
@@ -10,7 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from ebt_jax import files, flops, metrics, parallel, runs, streams, thinking
+from ebt_jax import flops, metrics, parallel, record, runs, streams, thinking
 from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.clock import Clock
 from ebt_jax.config import Config
@@ -19,7 +20,7 @@ from ebt_jax.errors import UserError
 from ebt_jax.evaluation import samples
 from ebt_jax.evaluation.evaluator import Evaluator
 from ebt_jax.tasks import registry
-from ebt_jax.tasks.base import Task, Thinks
+from ebt_jax.tasks.base import Kept, Task, Thinks
 from ebt_jax.training import console
 from ebt_jax.training import state as state_lib
 from ebt_jax.training.signals import StopSignal
@@ -43,30 +44,54 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
   Raises:
     ConfigError: the config does not fit the data, the devices or the run that is in `workdir`.
     TrainingStopped: too many non-finite steps in a row.
-    CheckpointError: nothing intact to resume from, or the last save failed.
+    CheckpointError: nothing intact to resume from, the folder takes no checkpoints, or the last save failed.
   """
   mesh = parallel.make_mesh(config.mesh)
-  task = registry.make(config, parallel.shards_of(mesh))
-  config, folder = task.config, pathlib.Path(workdir).expanduser()
-  if done := runs.claim(folder, config):
-    print(f"{folder}: this run is finished ({config.train.steps} steps); give another --workdir to train again")
-    return done
+  folder = pathlib.Path(workdir).expanduser()
+  before = record.kept(folder)
+  if before and before.config.data != config.data and not runs.has_trained(folder):
+    before = None  # nothing was trained on those data
+  task = registry.make(config, parallel.shards_of(mesh), before)
+  saved = functools.partial(runs.note_saved, folder)
+  checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, saved)  # refuses a path before it is made
+  with runs.owned(folder):
+    if done := runs.claim(folder, task.config):
+      print(f"{folder}: this run is finished ({config.train.steps} steps); give another --workdir to train again")
+      return done
+    return _train(task, mesh, checkpoints, folder, workdir, before)
+
+
+def _train(
+  task: Task,
+  mesh: jax.sharding.Mesh,
+  checkpoints: Checkpoints,
+  folder: pathlib.Path,
+  workdir: str,
+  before: Kept | None,
+) -> dict:
+  """Trains a run in a folder that this process owns; `before`: what it was trained on until now."""
+  config = task.config
   parallel.check_batch(config, mesh)
   data = task.problem.data()
   loader = Loader(data.train, config.train.batch_size, config.seed)
   rows = parallel.process_rows(config.train.batch_size, mesh)
   main = jax.process_index() == 0
-  with jax.set_mesh(mesh), Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints, StopSignal() as stop:
+  with jax.set_mesh(mesh), checkpoints, StopSignal() as stop:
     abstract = state_lib.abstract(task, mesh)
     parallel.assert_sharded(abstract.params, mesh)
-    start, state, items, clock = _start(task, mesh, abstract, checkpoints)
+    state, position, clock = _start(task, mesh, abstract, checkpoints)
+    start = position.get("step", 0)
+    runs.check_start(folder, config, position.get("step"))
+    record.check_data(folder, before, config, data, start)
+    checkpoints.check_writable()
     if main:  # not before all is known to fit, so that a mistake does not hold the folder
-      files.write_json(folder / "config.json", config.to_dict())
+      runs.begin(folder, config, start)
+      record.keep(folder, task, data, before)
       if start:
         print(f"resuming from step {start}")
       console.announce(task, data, abstract, mesh)
     step_fn = compiled_step(task, abstract, mesh)
-    session = Session(task, folder, mesh, data, checkpoints, clock, start, items)
+    session = Session(task, folder, mesh, data, checkpoints, clock, position)
 
     # The order within a step matters for exact resumption: update, log, diagnose, evaluate, save.
     pending = None
@@ -111,25 +136,25 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
   return summary
 
 
-def _start(task: Task, mesh, abstract: TrainState, checkpoints: Checkpoints) -> tuple[int, TrainState, float, Clock]:
-  """Step, state, items trained on and the clock: of the newest checkpoint, or fresh."""
+def _start(task: Task, mesh, abstract: TrainState, checkpoints: Checkpoints) -> tuple[TrainState, dict, Clock]:
+  """State, position (see `Session.save`) and the clock: of the newest checkpoint, or fresh, without a position."""
   clock = Clock()
   restored = checkpoints.restore(abstract.split())
   if restored:
     start, parts, extra = restored
     clock.load_state_dict(extra.get("clock") or extra["chrono"])
-    return start, TrainState.joined(parts), extra["position"].get("items", clock.train_items), clock
+    return TrainState.joined(parts), {"items": clock.train_items, **extra["position"], "step": start}, clock
   state = state_lib.create(task, mesh)
   if task.config.init_from:
     state = state._replace(params=runs.warm_start(task.config, state.params, mesh))
-  return 0, state, 0.0, clock
+  return state, {}, clock
 
 
 class Session:
   """What goes on beside the steps of one run: logging, diagnoses of thinking, evaluations, checkpoints."""
 
-  def __init__(self, task: Task, folder, mesh, data, checkpoints: Checkpoints, clock: Clock, start: int, items: float):
-    self.task, self.config, self.clock, self.items = task, task.config, clock, items
+  def __init__(self, task: Task, folder, mesh, data, checkpoints: Checkpoints, clock: Clock, position: dict):
+    self.task, self.config, self.clock, self.items = task, task.config, clock, position.get("items", 0.0)
     self._checkpoints, self._saved_at = checkpoints, clock.wall_seconds
     self._evaluator, self._held_out = Evaluator(task, mesh), data.held_out
     self.diagnoses = self.config.train.health_every if isinstance(task, Thinks) else 0
@@ -140,7 +165,13 @@ class Session:
     self._writer, self._evaluated = None, set()
     if jax.process_index() == 0:
       self._writer = metrics.MetricsWriter(folder)
-      self._writer.truncate_after(start)
+      self._writer.truncate_after(position.get("step", 0))
+      if self._writer.rows < position.get("rows", 0):
+        log.warning(
+          "%s: %d rows up to step %d, but there were %d when its checkpoint was saved: the file has lost rows; put it "
+          "back from a copy, or keep this in mind",
+          self._writer.path, self._writer.rows, position["step"], position["rows"],
+        )  # fmt: skip
       # a run killed after its last row and before its final_result.json has that row already
       self._evaluated = {row["step"] for row in metrics.read_rows(self._writer.path) if "eval/loss" in row}
 
@@ -215,7 +246,7 @@ class Session:
   def save(self, step: int, state: TrainState) -> None:
     """Starts to save; the failure of an earlier save is a warning, and the next one tries again."""
     self._saved_at = self.clock.wall_seconds
-    position = {"step": step, "items": self.items}
+    position = {"step": step, "items": self.items, "rows": self._writer.rows if self._writer else 0}
     extra = {"config": self.config.to_dict(), "position": position, "clock": self.clock.state_dict()}
     try:
       self._checkpoints.save(step, state.split(), extra)

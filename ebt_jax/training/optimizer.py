@@ -1,10 +1,17 @@
-"""AdamW with two parameter groups: the learnable step size, and all else (paper appendix D)."""
+"""The outer optimiser: AdamW, the learnable step size apart (paper appendix D); with Muon for matrices if wanted.
+
+Muon (`train.optimizer=muon`) orthogonalises the updates of the matrices in blocks. Their size is brought to that of
+AdamW's (root mean square 0.2), so that one learning rate serves both.
+"""
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
-from ebt_jax.config import Config
+from ebt_jax.config import Config, ConfigError
+
+MUON_RMS = 0.2
 
 
 def gradient_norm(config: Config, gradient) -> jax.Array:
@@ -43,8 +50,15 @@ def rates(config: Config) -> dict[str, optax.Schedule]:
   return {"weights": scaled(1.0), "step_size": scaled(config.thinking.step_size_lr_multiplier)}
 
 
-def make(config: Config) -> optax.GradientTransformation:
-  """Global clip over everything that is learnt, then AdamW for each group. What is not learnt gets no update."""
+def make(config: Config, tables: tuple[str, ...] = ()) -> optax.GradientTransformation:
+  """Global clip over everything that is learnt, then an optimiser for each group. What is not learnt gets no update.
+
+  Args:
+    tables: names below `params["model"]` that are look-up tables and no matrices.
+
+  Raises:
+    ConfigError: at `init`, `train.optimizer=muon` for a model without matrices.
+  """
   r = config.train
   rate = rates(config)
 
@@ -56,7 +70,40 @@ def make(config: Config) -> optax.GradientTransformation:
     "step_size": adam("step_size", 0.0),
     "fixed": optax.set_to_zero(),
   }
-  return optax.chain(_clip(config), optax.partition(groups, lambda p: labels(config, p)))
+  if r.optimizer == "muon":
+    groups["matrices"] = contrib.muon(
+      rate["weights"],
+      weight_decay=r.weight_decay,
+      consistent_rms=MUON_RMS,
+      muon_weight_dimension_numbers=_last_two_axes,
+    )
+
+  def group_of(params):
+    return _with_matrices(labels(config, params), params, tables) if r.optimizer == "muon" else labels(config, params)
+
+  return optax.chain(_clip(config), optax.partition(groups, group_of))
+
+
+def _last_two_axes(params):
+  """Matrices may be stacked over layers."""
+  return jax.tree.map(lambda p: contrib.MuonDimensionNumbers(p.ndim - 2, p.ndim - 1), params)
+
+
+def _with_matrices(labels: dict, params: dict, tables: tuple[str, ...]) -> dict:
+  """The labels with `matrices` for what Muon is for: weights in blocks, neither look-up tables nor vectors."""
+
+  def is_matrix(path, p):
+    names = [getattr(key, "key", None) for key in path]
+    return p.ndim > 1 and min(p.shape[-2:]) > 1 and names[0] not in tables and names[-1] != "embedding"
+
+  found = jax.tree_util.tree_map_with_path(is_matrix, params["model"])
+  if not any(jax.tree.leaves(found)):
+    raise ConfigError("config.train.optimizer: muon is for matrices, and this model has none; set it to adamw")
+
+  def label(matrix, group):
+    return "matrices" if matrix and group == "weights" else group
+
+  return {**labels, "model": jax.tree.map(label, found, labels["model"])}
 
 
 def labels(config: Config, params) -> dict:

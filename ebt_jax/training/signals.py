@@ -2,8 +2,9 @@
 
 import signal
 
-# SIGTERM and SIGHUP come from schedulers and closed terminals, SIGUSR1 from `sbatch --signal`, SIGINT from Ctrl-C
-_ASKING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+# SIGTERM and SIGHUP come from schedulers and closed terminals, SIGUSR1 and 2 from `sbatch --signal`, SIGINT from Ctrl-C
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+ASKING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 class StopSignal:
@@ -14,7 +15,9 @@ class StopSignal:
     self._before: dict = {}
 
   def __enter__(self) -> "StopSignal":
-    for number in _ASKING:
+    for number in ASKING:
+      if signal.getsignal(number) is signal.SIG_IGN:  # as `nohup` and `&` in scripts leave it: who starts us wants so
+        continue
       try:
         self._before[number] = signal.signal(number, self._handle)
       except ValueError:  # not in the main thread: whoever runs us there handles signals
@@ -23,7 +26,8 @@ class StopSignal:
 
   def __exit__(self, *_) -> None:
     for number, handler in self._before.items():
-      signal.signal(number, handler)
+      if handler is not None:  # one that was not set from Python cannot be put back
+        signal.signal(number, handler)
 
   def _handle(self, number, _frame) -> None:
     if number == signal.SIGINT:

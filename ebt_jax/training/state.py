@@ -37,7 +37,9 @@ def fresh(task: Task) -> TrainState:
   """The state of step 0, from the seed."""
   params = task.init(streams.key_for(task.config.seed, streams.INIT))
   zero = jnp.zeros((), jnp.int32)
-  return TrainState(zero, params, optimizer.make(task.config).init(params), zero, zero, empty_replay(task))
+  return TrainState(
+    zero, params, optimizer.make(task.config, task.tables()).init(params), zero, zero, empty_replay(task)
+  )
 
 
 def empty_replay(task: Task) -> Any:

@@ -22,7 +22,7 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict], tuple[TrainState
   weight.
   """
   config = task.config
-  tx, rates, replayed = optimizer.make(config), optimizer.rates(config), config.replayed_rows
+  tx, rates, replayed = optimizer.make(config, task.tables()), optimizer.rates(config), config.replayed_rows
 
   def loss_and_gradient(params, batch, key):
     def total(params):

@@ -18,8 +18,21 @@ import subprocess
 import sys
 from typing import IO, Any
 
+from ebt_jax import config as config_lib
+from ebt_jax import files
 from ebt_jax.config import ConfigError
+from ebt_jax.owner import Owner
 from ebt_jax.sweep import Run
+
+
+def own(folder: pathlib.Path) -> Owner:
+  """Owns the folder of a sweep. Raises ConfigError where another sweep does, or where its runs could not be saved."""
+  if character := files.pattern_in(folder):
+    raise ConfigError(
+      f"--workdir: {folder.absolute()} holds {character!r}, which the library of checkpoints takes for a pattern; "
+      "expected none of * ? [ \\ in it; rename the folder"
+    )
+  return Owner(folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +93,21 @@ class Task:
   @property
   def done(self) -> bool:
     return (self.workdir / "final_result.json").exists()
+
+  def check(self) -> None:
+    """Raises ConfigError where the run's folder holds it with other values of what its sweep sets."""
+    path = self.workdir / "config.json"
+    if not path.exists():
+      return
+    there, here = config_lib.load(path).to_dict(), self.run.resolve().to_dict()
+
+    def value(config, key):
+      return functools.reduce(lambda group, name: group[name], key.split("."), config)
+
+    keys = [k for k in self.run.overrides if value(there, k) != value(here, k)]
+    if keys:
+      differ = ", ".join(f"{k} ({value(there, k)!r} there, {value(here, k)!r} here)" for k in keys)
+      raise ConfigError(f"--workdir: {self.workdir} holds this run with other values of {differ}; give another folder")
 
   @property
   def _programs(self) -> dict[str, str]:

@@ -14,6 +14,8 @@ import subprocess
 import time
 
 from ebt_jax import files, metrics
+from ebt_jax.errors import UserError
+from ebt_jax.training import signals
 from experiments.runner.cost import costs
 from experiments.runner.launch import Slot, Task
 
@@ -23,7 +25,11 @@ _TAIL = 8192  # bytes at the end of metrics.jsonl that are read for the screen
 
 
 class Stopped(Exception):
-  """The pool has been asked to end (SIGTERM or Ctrl-C), and its runs have saved."""
+  """The pool has been asked to end by a signal, its `number`, and its runs have saved."""
+
+  def __init__(self, number: int):
+    super().__init__(signal.Signals(number).name)
+    self.number = number
 
 
 @dataclasses.dataclass
@@ -91,10 +97,11 @@ def train(
     show: called now and then with the runs, the time and the number of slots, such as `screen.Screen().show`.
 
   Raises:
-    Stopped: at SIGTERM or Ctrl-C, after the runs have saved.
+    Stopped: at a signal that asks to end (see `ebt_jax.training.signals`), after the runs have saved.
   """
   free = list(slots)
-  before = signal.signal(signal.SIGTERM, _stop)
+  asking = [n for n in signals.ASKING if signal.getsignal(n) is not signal.SIG_IGN]
+  before = {n: signal.signal(n, _stop) for n in asking}
   try:
     while True:
       for p in all_:
@@ -103,12 +110,14 @@ def train(
       if all(p.state in ("done", "failed") for p in all_):
         return
       time.sleep(_TICK)
-  except (KeyboardInterrupt, Stopped):
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  except Stopped:
+    for number in asking:
+      signal.signal(number, signal.SIG_IGN)
     _end(all_)
-    raise Stopped from None
+    raise
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def advance(p: Progress, free: list[Slot]) -> None:
@@ -165,12 +174,14 @@ def eta(all_: Sequence[Progress], now: float, jobs: int) -> float:
 
 
 def _wall_seconds(task: Task) -> float:
-  path = task.workdir / "final_result.json"
-  return files.read_json(path, "a final result", f"delete {task.workdir} to train it again")["wall_seconds"]
+  try:
+    return files.read_json(task.workdir / "final_result.json", "a final result", "see its points")["wall_seconds"]
+  except (UserError, KeyError):  # damaged: collecting its points says so
+    return 0.0
 
 
-def _stop(*_) -> None:
-  raise Stopped
+def _stop(number, _frame) -> None:
+  raise Stopped(number)
 
 
 def _end(all_: Sequence[Progress]) -> None:

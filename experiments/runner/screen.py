@@ -4,6 +4,7 @@ import collections
 from collections.abc import Sequence
 import sys
 
+from ebt_jax import terminal
 from ebt_jax.clock import duration
 from experiments.runner.pool import Progress, eta
 
@@ -38,6 +39,7 @@ class Screen:
     """Shows the table of these runs at the time `now` (seconds), with `jobs` of them at once."""
     text, states = progress_table(all_, now, jobs), [p.state for p in all_]
     if self._out.isatty():
+      text = "\n".join(terminal.cut(line) for line in text.split("\n"))  # a line that wraps would be two
       self._out.write((f"\x1b[{self._height}F\x1b[J" if self._height else "") + text + "\n")
       self._height = text.count("\n") + 1
     elif states != self._states or now - self._last >= self._every:

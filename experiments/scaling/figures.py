@@ -1,5 +1,6 @@
 """Figures of the report as SVG text. Equal points give equal text."""
 
+import html
 import io
 import itertools
 import math
@@ -16,7 +17,8 @@ from experiments.scaling.analysis import AxisResult, Fit
 # colours that colour-blind readers can tell apart; shapes and dashes for print
 STYLES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"))
 _LOOK = {"svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
-         "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}  # fmt: skip
+         "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+         "text.parse_math": False}  # fmt: skip
 
 
 def panel(result: AxisResult, label: str, y_label: str) -> str:
@@ -87,8 +89,7 @@ def _svg(figure: Figure, title: str) -> str:
   figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
   svg = out.getvalue()
   names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-  head = (
-    rf'<svg {names} viewBox="\1" role="img"><title>{title}</title>'  # without width and height: the page sets the size
-  )
+  title = html.escape(title).replace("\\", r"\\")
+  head = rf'<svg {names} viewBox="\1" role="img"><title>{title}</title>'  # no width and height: the page sets the size
   svg = re.sub(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', head, svg, count=1)
   return svg[svg.index("<svg") :]

@@ -24,6 +24,7 @@ from ebt_jax import cli, files, metrics
 from ebt_jax import config as config_lib
 from ebt_jax.config import ConfigError
 from ebt_jax.errors import UserError
+from ebt_jax.owner import Owner
 
 FILE, STUDY = "points.jsonl", "study.json"
 _RESULT = (
@@ -40,13 +41,14 @@ def of_run(folder: pathlib.Path) -> list[dict[str, Any]]:
   Device seconds are those of training steps alone (without start-up, compilation and evaluation), summed over devices.
 
   Raises:
-    ConfigError: `final_result.json` or `metrics.jsonl` lack a key.
+    UserError: `final_result.json` or `metrics.jsonl` are damaged or lack a key.
   """
   path = folder / "final_result.json"
   if not path.exists():
     return []
   config = config_lib.load(folder / "config.json")
-  result = files.read_json(path, "a final result", f"delete {folder} and train that run again")
+  fix = "put it back from a copy, or delete it and run the sweep again, which ends this run"
+  result, lines = files.read_json(path, "a final result", fix), metrics.read_rows(folder / metrics.FILE)
   _need(result, _RESULT, path)
   batch = result["items"] / result["steps"]
   fixed = {
@@ -61,7 +63,7 @@ def of_run(folder: pathlib.Path) -> list[dict[str, Any]]:
     **{key: result[key] for key in ("devices", "device", "git")},
   }
   found: dict[int, dict[str, float]] = {}  # several rows of a step are one point
-  for row in metrics.read_rows(folder / metrics.FILE):
+  for row in lines:
     found.setdefault(int(row["step"]), {}).update(row)
   out = []
   for step in sorted(found):
@@ -98,7 +100,8 @@ def read_study(folder: pathlib.Path) -> dict[str, Any]:
   """The `study.json` that run.py wrote. Raises ConfigError where it is missing, broken or of another version."""
   path = folder / STUDY
   try:
-    study = files.read_json(path, "a study", "expected the --workdir of experiments.scaling.run")
+    fix = "expected the --workdir of experiments.scaling.run; if it is damaged, put it back from a copy, or delete it"
+    study = files.read_json(path, "a study", f"{fix} and run the sweep again")
   except UserError as e:
     raise ConfigError(str(e)) from e
   _need(study, ("study", "about", "series", "axes", "runs"), path)
@@ -148,7 +151,9 @@ def main(argv: list[str]) -> None:
   parser = cli.Parser(prog="experiments.scaling.points", description=__doc__.splitlines()[0])
   parser.add_argument("folder", type=cli.path, metavar="DIR", help="--workdir of experiments.scaling.run")
   folder = parser.parse_args(argv).folder
-  print(f"{len(collect(folder))} points in {folder / FILE}")
+  read_study(folder)  # makes no folder where there is no study
+  with Owner(folder, "DIR"):
+    print(f"{len(collect(folder))} points in {folder / FILE}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,12 @@ from ebt_jax.config import defaults
 
 
 def get_config(arg=""):
-  """`arg`: `transformer`, `ebt` (the paper's System 1) or `ebt_s2` (random number of steps, loss on the last one)."""
+  """The config of a series.
+
+  Args:
+    arg: `transformer`; `ebt` (the paper's System 1); `ebt_s2` (random number of steps, loss on the last one); or
+      `residual` (the energy contains Transformer++; one step from what the context predicts).
+  """
   config = defaults()
   config.train.update(warmup=100, schedule="constant", log_every=20, health_every=0)
   config.data.context_length = 64
@@ -31,6 +36,9 @@ def get_config(arg=""):
       config.thinking.update(
         steps=3, random_steps_min=2, random_step_size=2.0, gradient="last", step_size=5.0, learn_step_size=False
       )
+    case "residual":
+      config.model.update(kind="ebt", residual=True, head_gain=0.1)
+      config.thinking.update(steps=1, start="context", gradient="each", step_size=5.0, learn_step_size=True)
     case _:
-      raise ValueError(f"no recipe {arg!r}; known: transformer, ebt, ebt_s2")
+      raise ValueError(f"no recipe {arg!r}; known: transformer, ebt, ebt_s2, residual")
   return config

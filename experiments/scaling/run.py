@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 import pathlib
 import shlex
 import shutil
-import signal
 import sys
 from typing import Any
 
@@ -168,7 +167,7 @@ def launcher_words(text: str) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
-  """Exit code: 0 all runs are done, 1 runs have failed, 2 wrong flags or config, 143 asked to end."""
+  """Exit code: 0 all runs are done, 1 runs have failed, 2 wrong flags or config, 128 + signal asked to end."""
   args = arguments(argv)
   check_flags(args)
   study = studies.get(args.study)
@@ -199,27 +198,29 @@ def main(argv: list[str]) -> int:
     for i, p in enumerate(missing):
       print(p.task.shown(slots[i % len(slots)] if args.slurm is None and not args.launcher else Slot()))
     return 0
-  claim_study(args.workdir, describe(study, series, plan))
-  if args.slurm is not None:
-    parameters = dict(map(slurm_parameter, args.slurm))
-    jobs = launch.slurm([p.task for p in missing], args.workdir, args.jobs, parameters) if missing else []
-    print(f"{len(jobs)} tasks submitted; afterwards: python -m experiments.scaling.points {args.workdir}, then report")
-    return 0
-  if args.launcher:
-    slots = [Slot() for _ in slots]  # runs on other machines are not confined to cores of this one
-  stopped = False
-  try:
-    pool.train(all_, slots, Screen().show)
-  except pool.Stopped:
-    stopped = True
-  found = points.collect(args.workdir)
+  with launch.own(args.workdir):
+    claim_study(args.workdir, describe(study, series, plan))
+    if args.slurm is not None:
+      parameters = dict(map(slurm_parameter, args.slurm))
+      jobs = launch.slurm([p.task for p in missing], args.workdir, args.jobs, parameters) if missing else []
+      then = f"python -m experiments.scaling.points {args.workdir}, then report"
+      print(f"{len(jobs)} tasks submitted; afterwards: {then}")
+      return 0
+    if args.launcher:
+      slots = [Slot() for _ in slots]  # runs on other machines are not confined to cores of this one
+    stopped = 0
+    try:
+      pool.train(all_, slots, Screen().show)
+    except pool.Stopped as e:
+      stopped = e.number
+    found = points.collect(args.workdir)
   failed = [p for p in all_ if p.state == "failed"]
   for p in failed:
     print(f"failed: {p.task.run.name}: {p.failure}\n  {p.task.log}")
   print(
     f"{len(found)} points in {args.workdir / points.FILE}; next: python -m experiments.scaling.report {args.workdir}"
   )
-  return 128 + signal.SIGTERM if stopped else int(bool(failed))
+  return 128 + stopped if stopped else int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@ A run is named by its series, size, batch size, steps and seed. Axes that need t
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import importlib
 import inspect
 from typing import Any
 
-from ebt_jax import sweep
+from ebt_jax import modules, sweep
 from ebt_jax.config import ConfigError, near
 from ebt_jax.sweep import Run, Variant, chain, named
 
@@ -155,6 +154,16 @@ def _laptop() -> Study:
   )
 
 
+def _residual() -> Study:
+  return Study(
+    "residual",
+    "Is a residual EBT ever behind Transformer++? Six seeds, half a million to four million tokens.",
+    {"eval.max_windows": 256},
+    [Axis("data", "Data", "items", at(2, 128, 16, 4000), seeds=6, curve=True)],
+    {"transformer": f"{RECIPE}:transformer", "residual": f"{RECIPE}:residual"},
+  )
+
+
 def _tiny() -> Study:
   sizes = [at(1, width, 4, 8) for width in (16, 24, 32)]
   return Study(
@@ -175,7 +184,7 @@ def _tiny() -> Study:
   )
 
 
-_STUDIES = {"tiny": _tiny, "quick": _quick, "laptop": _laptop}
+_STUDIES = {"tiny": _tiny, "quick": _quick, "laptop": _laptop, "residual": _residual}
 
 
 def get(name: str) -> Study:
@@ -183,7 +192,9 @@ def get(name: str) -> Study:
   module, colon, function = name.partition(":")
   if colon:
     try:
-      make = getattr(importlib.import_module(module), function)
+      make = getattr(modules.imported(module, "--study"), function)
+    except ConfigError:
+      raise
     except (ImportError, AttributeError, ValueError) as e:
       raise ConfigError(f"--study: {name} cannot be loaded ({e}); expected package.module:function") from e
     try:

@@ -15,7 +15,7 @@ from experiments.thinking import common, train
 
 
 def main():
-  args = common.arguments(__doc__, first=3, last=10, candidates=5)
+  args = common.arguments(__doc__, "ablation", first=3, last=10, candidates=5)
   result = {}
   for name in train.LEFT_OUT:
     bits, longer, verified = [], [], []
@@ -54,7 +54,7 @@ def show(args, number: str, result) -> None:
   axes.invert_yaxis()
   axes.axvline(0, color="k", lw=0.6)
   axes.legend(frameon=False, fontsize=8)
-  common.write_study(args.out, "ablation", result, "\n".join(rows), fig)
+  common.write_study(args, result, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

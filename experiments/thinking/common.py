@@ -1,8 +1,10 @@
 """Functions that the studies of thinking share: opening runs, scores of answers, intervals over seeds, results."""
 
 import argparse
+import atexit
 from collections.abc import Iterator
 import dataclasses
+import io
 import math
 import pathlib
 from typing import Any, NamedTuple
@@ -10,10 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ebt_jax import cli, files, runs, scaling, streams
+from ebt_jax import cli, files, record, runs, scaling, streams
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.data.loader import in_order
 from ebt_jax.evaluation.evaluator import pretty
+from ebt_jax.owner import Owner
 from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Examples, Scores, Task
 
@@ -46,13 +49,14 @@ class Model(NamedTuple):
   def task(self, **inference) -> Task:
     """The task that thinks as `inference` (keys of `config.eval`) says."""
     changed = dataclasses.replace(self.config.eval, **inference)
-    return registry.make(dataclasses.replace(self.config, eval=changed))
+    return registry.make(dataclasses.replace(self.config, eval=changed), kept=record.kept(self.run.folder))
 
 
-def arguments(about: str, **defaults) -> argparse.Namespace:
+def arguments(about: str, name: str, **defaults) -> argparse.Namespace:
   """--workdir, --windows, --out, and the flags in `defaults`: positive integers, texts and paths.
 
-  Compiled programs are cached, since seeds share them.
+  They are those of the study `name`, whose results this process owns. Compiled programs are cached, since seeds share
+  them.
 
   Raises:
     ConfigError: a flag is wrong, or the steps --first and --last to compare are not in order.
@@ -62,12 +66,14 @@ def arguments(about: str, **defaults) -> argparse.Namespace:
   parser.add_argument("--windows", type=cli.at_least(1), default=256, help="held-out windows to evaluate on")
   parser.add_argument("--out", type=cli.path, default=RESULTS)
   types = {int: cli.at_least(1), str: str}
-  for name, default in defaults.items():
-    parser.add_argument(f"--{name}", type=types.get(type(default), cli.path), default=default)
+  for flag, default in defaults.items():
+    parser.add_argument(f"--{flag}", type=types.get(type(default), cli.path), default=default)
   args = parser.parse_args()
   if {"first", "last"} <= defaults.keys() and not args.first < args.last <= vars(args).get("steps", args.last):
     most = f" and at most --steps={args.steps}" if "steps" in defaults else ""
     raise ConfigError(f"--last: expected more than --first={args.first}{most}, found {args.last}")
+  args.study, args.owner = name, Owner(args.out, "--out", f"{name}.owner.json")
+  atexit.register(args.owner.close)
   if not jax.config.jax_compilation_cache_dir:  # else the environment has chosen one
     jax.config.update("jax_compilation_cache_dir", str((args.workdir / "programs").absolute()))
   return args
@@ -97,7 +103,7 @@ def items_per_step(model: Model) -> float:
 
 def held_out(model: Model) -> Examples:
   """The run's first held-out set."""
-  return next(iter(model.problem.data().held_out.values()))
+  return next(iter(record.data_of(model.run.task, model.run.folder).held_out.values()))
 
 
 class _Every:
@@ -197,15 +203,27 @@ def figure(width: float, height: float, **grid):
   from matplotlib import pyplot as plt
 
   plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                       "grid.alpha": 0.25, "savefig.dpi": 160})  # fmt: skip
+                       "grid.alpha": 0.25, "savefig.dpi": 160, "text.parse_math": False})  # fmt: skip
   return plt.subplots(**grid, figsize=(width, height), layout="constrained")
 
 
-def write_study(out: pathlib.Path, name: str, result: dict[str, Any], table: str, fig) -> None:
-  """Writes `NAME.json`, `NAME.txt` and `NAME.png`, and prints the table."""
-  out.mkdir(parents=True, exist_ok=True)
-  files.write_json(out / f"{name}.json", result)
-  (out / f"{name}.txt").write_text(table + "\n", encoding="utf-8")
-  fig.savefig(out / f"{name}.png")
+def write_study(args: argparse.Namespace, result: dict[str, Any], table: str, fig) -> None:
+  """Writes `NAME.json` (with the flags as `settings`), `.txt` and `.png` of a study, and prints the table.
+
+  Results of other settings that are there keep another name.
+  """
+  path = args.out / f"{args.study}.json"
+  settings = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in vars(args).items()}
+  settings = {k: v for k, v in settings.items() if k not in ("out", "study", "owner")}
+  drawn = io.BytesIO()
+  fig.savefig(drawn, format="png")
+  if kept := files.keep_others(path, settings):
+    for suffix in (".txt", ".png"):
+      files.set_aside(path.with_suffix(suffix), ".old")
+    print(f"results of other settings that were there are kept as {kept}")
+  files.replace_text(path.with_suffix(".txt"), table + "\n")
+  files.replace_bytes(path.with_suffix(".png"), drawn.getvalue())
+  files.write_json(path, {"settings": settings, **result})
+  args.owner.close()
   print(table)
-  print(f"\nwritten to {out / name}.json, .txt and .png")
+  print(f"\nwritten to {path}, .txt and .png")

@@ -14,6 +14,7 @@ import numpy as np
 
 from ebt_jax import cli, streams, thinking
 from ebt_jax.config import ConfigError
+from ebt_jax.data.tokenizers import split_text
 from experiments.thinking import common
 
 
@@ -37,7 +38,7 @@ def spread(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def main():
-  args = common.arguments(__doc__, steps=10, panels=3, grid=41)
+  args = common.arguments(__doc__, "landscape", steps=10, panels=3, grid=41)
   if args.grid < 2:
     raise ConfigError(f"--grid: expected 2 or more points on each axis, found {args.grid}")
   model = common.open_model(common.find(args.workdir, "s2")[0])
@@ -49,7 +50,7 @@ def main():
   contexts = task.context(model.params, batch)
   keys = streams.each(streams.key_for(0, streams.EVALUATE), numbers)
   found = jax.jit(lambda p, t, k: task.verified(p, t, k, observe=lambda x: x))(model.params, batch, keys)
-  start, _ = task.starts(keys, batch)
+  start, _ = task.starts(model.params, contexts, keys, batch)
   path = np.concatenate([np.asarray(jax.nn.softmax(start))[None, 0], np.asarray(jax.nn.softmax(found.observed))[:, 0]])
   thought = np.asarray(jax.nn.log_softmax(found.observed[-1, 0]))
   loss = -np.take_along_axis(thought, targets[..., None], -1)[..., 0]
@@ -68,8 +69,8 @@ def main():
     top, bottom = axes[0, column], axes[1, column]
     top.plot(t, to_thought, color=common.COLORS["s2"], label="start (0) to thought (1)")
     top.plot(t, to_truth, color=common.COLORS["s1"], label="thought (0) to truth (1)")
-    before = model.problem.tokenizer.decode([int(x) for x in tokens[row, middle - 10 : middle + 1]])
-    target = model.problem.tokenizer.decode([int(targets[row, middle])])
+    known = tokens[row, max(0, middle - 10) : middle + 1].tolist()
+    before, (target,) = split_text(model.problem.tokenizer, known, [int(targets[row, middle])])
     top.set_title(f"…{before!r} → {target!r}\nloss {loss[row, middle]:.2f} nats", fontsize=7)
     top.set(xlabel="along the line", ylabel="energy" if not column else "")
     # an orthonormal basis: from the start towards the thought, and orthogonal to it towards the truth
@@ -97,7 +98,7 @@ def main():
     result.append({"before": before, "target": target, "energies": at, "t": t.tolist(),
                    "to_thought": to_thought.tolist(), "to_truth": to_truth.tolist()})  # fmt: skip
   axes[0, 0].legend(frameon=False, fontsize=7, loc="upper right")
-  common.write_study(args.out, "landscape", {"panels": result}, "\n".join(rows), fig)
+  common.write_study(args, {"panels": result}, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def ensembles(folders, windows: int) -> np.ndarray:
 
 
 def main():
-  args = common.arguments(__doc__, steps=16, first=3, last=10)
+  args = common.arguments(__doc__, "longer", steps=16, first=3, last=10)
   fig, axes = common.figure(4.8, 3.4)
   result, rows = {"steps": args.steps, "windows": args.windows}, []
   for kind in ("s1", "s2"):
@@ -86,7 +86,7 @@ def main():
   best = min(together.min(), *(min(result[k][number][0]) for k in ("s1", "s2")))
   axes.set(xlabel="passes for each prediction", ylabel=f"held-out {name}", ylim=(best - 0.05, best + 0.6))
   axes.legend(frameon=False, fontsize=8)
-  common.write_study(args.out, "longer", result, "\n".join(rows), fig)
+  common.write_study(args, result, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def label(config: config_lib.ThinkingConfig) -> str:
 
 
 def main():
-  args = common.arguments(__doc__, steps=16, first=3, last=10)
+  args = common.arguments(__doc__, "recipes", steps=16, first=3, last=10)
   shown = sorted({1, 2, args.first, 6, args.last, args.steps} & set(range(1, args.steps + 1)))
   rows, result, number = [], {}, ""
   fig, axes = common.figure(5.6, 3.6)
@@ -42,7 +42,7 @@ def main():
   best = min(min(r["headline"]) for r in result.values())
   axes.set(xlabel="thinking steps", ylabel=f"held-out {number}", ylim=(best - 0.03, best + 0.4))
   axes.legend(frameon=False, fontsize=6.5)
-  common.write_study(args.out, "recipes", {"runs": result, "windows": args.windows}, "\n".join(rows), fig)
+  common.write_study(args, {"runs": result, "windows": args.windows}, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ CONTROLS = ("shuffled", "noise")  # not written by people: in the table, not in 
 
 
 def main():
-  args = common.arguments(__doc__, data=pathlib.Path("data"), first=2, last=10, candidates=1)
+  args = common.arguments(__doc__, "shift", data=pathlib.Path("data"), first=2, last=10, candidates=1)
   folders = common.find(args.workdir, "s2")
-  config = common.open_model(folders[0]).config
-  rungs = ladder.rungs(str(args.data), config.data.source, config.data.held_out)
+  trained_on = common.open_model(folders[0]).problem.data_config  # found wherever the study is started
+  rungs = ladder.rungs(str(args.data), trained_on.source, trained_on.held_out)
   paths = ladder.write_texts(rungs, str(args.workdir / "ladder"))
   loss: dict[str, list] = {}
   for folder in folders:
@@ -47,11 +47,11 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
     slopes.append(np.polyfit(x, y, 1)[0])
     correlations.append(np.corrcoef(x, y)[0, 1])
   rows = [f"perplexity from {args.first} to {args.last} steps, best of {args.candidates}, {seeds} seeds:"]
-  rows.append(f"  {'text':<14}{'nats/byte':>10}{'shift':>10}   gain, %")
+  rows.append(f"  {'text':<14}{'nats/token':>11}{'shift':>10}   gain, %")
   for r in rungs:
     mark = "" if r.fetched else "  (stand-in)"
     nats, gained = loss[r.name][:, args.last - 1].mean(), common.over_seeds(gain[r.name], ".2f")
-    rows.append(f"  {r.name:<14}{nats:>10.4f}{shift[r.name].mean():>10.3f}   {gained}{mark}")
+    rows.append(f"  {r.name:<14}{nats:>11.4f}{shift[r.name].mean():>10.3f}   {gained}{mark}")
   rows.append(f"without {' and '.join(CONTROLS)}:")
   rows.append(f"slope {common.over_seeds(slopes, '.3f')} percent for each unit of shift")
   rows.append(f"correlation {common.over_seeds(correlations, '.3f')}")
@@ -74,7 +74,7 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
       "loss": {n: v.tolist() for n, v in loss.items()}, "shift": {n: v.tolist() for n, v in shift.items()},
       "gain": {n: v.tolist() for n, v in gain.items()}, "slope": slopes, "correlation": correlations,
   }  # fmt: skip
-  common.write_study(args.out, "shift", result, "\n".join(rows), fig)
+  common.write_study(args, result, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

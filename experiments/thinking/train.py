@@ -1,12 +1,12 @@
 """Trains the models of the studies of thinking that are not finished yet, `--jobs` at a time.
 
-  python -m experiments.thinking.train --set=recipes,models,ablation --workdir=runs/thinking [--jobs=2] [--dry_run]
+  python -m experiments.thinking.train --set=models,residual --workdir=runs/thinking [--jobs=2] [--dry_run]
 
 Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it is killed, the same command continues it.
 """
 
+import contextlib
 import pathlib
-import signal
 import sys
 
 from ebt_jax import cli, sweep
@@ -45,27 +45,39 @@ def recipes(steps: int = 300) -> list[sweep.Run]:
   return sweep.runs(S2, several, {**SHORT, **wide, "train.steps": steps})
 
 
+S1 = {
+  "thinking.steps": 2,
+  "thinking.random_steps_min": 0,
+  "thinking.random_step_size": 1.0,
+  "thinking.gradient": "each",
+  "thinking.learn_step_size": True,
+  "thinking.noise": 0.0,
+  "thinking.replay_rows": 0,
+}
+
+
+def _quarter(steps: int) -> int:
+  return max(1, steps // 4)
+
+
 def models(steps: int = 1000) -> list[sweep.Run]:
   """System 2, System 1 and Transformer++, three seeds, with checkpoints during training."""
-  keep = {
-    **SHORT,
-    "train.steps": steps,
-    "checkpoint.every": max(1, steps // 4),
-    "checkpoint.keep_every": max(1, steps // 4),
-  }
-  s1 = {
-    "thinking.steps": 2,
-    "thinking.random_steps_min": 0,
-    "thinking.random_step_size": 1.0,
-    "thinking.gradient": "each",
-    "thinking.learn_step_size": True,
-    "thinking.noise": 0.0,
-    "thinking.replay_rows": 0,
-  }
+  keep = {**SHORT, "train.steps": steps, "checkpoint.every": _quarter(steps), "checkpoint.keep_every": _quarter(steps)}
   return [
     *sweep.runs(S2, SEEDS, keep, "s2"),
-    *sweep.runs(S2, SEEDS, {**keep, **s1}, "s1"),
-    *sweep.runs(S2, SEEDS, {**keep, **s1, "model.kind": "transformer"}, "transformer"),
+    *sweep.runs(S2, SEEDS, {**keep, **S1}, "s1"),
+    *sweep.runs(S2, SEEDS, {**keep, **S1, "model.kind": "transformer"}, "transformer"),
+  ]
+
+
+def residual(steps: int = 1000) -> list[sweep.Run]:
+  """Residual energies with the data and steps of `models`, three seeds."""
+  keep = {**SHORT, "train.steps": steps, "checkpoint.every": _quarter(steps), "model.residual": True}
+  start = {"thinking.start": "context", "thinking.steps": 1}
+  return [
+    *sweep.runs(S2, SEEDS, {**keep, **S1, **start}, "residual_context"),
+    *sweep.runs(S2, SEEDS, {**keep, **S1}, "residual_noise"),
+    *sweep.runs(S2, SEEDS, keep, "residual_s2"),
   ]
 
 
@@ -74,11 +86,11 @@ def ablation(steps: int = 200) -> list[sweep.Run]:
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
 
 
-SETS = {"recipes": recipes, "models": models, "ablation": ablation}
+SETS = {"recipes": recipes, "models": models, "residual": residual, "ablation": ablation}
 
 
 def main(argv: list[str]) -> int:
-  """Exit code: 0 all runs are done, 1 runs have failed, 143 asked to end."""
+  """Exit code: 0 all runs are done, 1 runs have failed, 128 + signal asked to end."""
   parser = cli.Parser(prog="experiments.thinking.train", description=__doc__.split("\n")[0])
   parser.add_argument("--set", default=",".join(SETS))
   parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/thinking"))
@@ -86,13 +98,15 @@ def main(argv: list[str]) -> int:
   parser.add_argument("--steps", type=cli.at_least(0), default=0, help="of training of every run; 0: as the set says")
   parser.add_argument("--dry_run", action="store_true")
   args = parser.parse_args(argv)
-  waiting = []
-  for name in dict.fromkeys(args.set.split(",")):
+  sets, waiting = dict.fromkeys(args.set.split(",")), []
+  for name in sets:
     if name not in SETS:
       parser.error(f"--set: no set {name!r}; {near(name, SETS)}")
     for run in SETS[name](args.steps) if args.steps else SETS[name]():
       waiting.append(launch.Task(run, args.workdir / name))
   try:
+    for task in waiting:
+      task.check()
     waiting = pool.progress(waiting)
   except ConfigError as e:
     raise ConfigError(f"--steps={args.steps}: {e}") from e
@@ -101,9 +115,12 @@ def main(argv: list[str]) -> int:
     print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
     return 0
   try:
-    pool.train(waiting, slots, Screen().show)
-  except pool.Stopped:
-    return 128 + signal.SIGTERM
+    with contextlib.ExitStack() as owned:
+      for name in sets:
+        owned.enter_context(launch.own(args.workdir / name))
+      pool.train(waiting, slots, Screen().show)
+  except pool.Stopped as e:
+    return 128 + e.number
   failed = [p for p in waiting if p.state == "failed"]
   for p in failed:
     print(f"failed: {p.task.run.name}: {p.failure}\n  {p.task.log}")

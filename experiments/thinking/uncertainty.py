@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from ebt_jax import cli
+from ebt_jax import cli, terminal
 from ebt_jax.config import ConfigError
+from ebt_jax.data.tokenizers import split_text, token_name
 from experiments.thinking import common
 
 TEXT = "The quick brown fox jumps over the lazy dog. Research is hard."
@@ -32,7 +33,7 @@ def on_text(model, words: str, steps: int) -> tuple[list[str], np.ndarray]:
       model.params, batch, jax.random.split(jax.random.key(0), len(batch["tokens"]))
     )
   )
-  names = [model.problem.tokenizer.decode([int(t)]) for t in ids[1:]]
+  _, names = split_text(model.problem.tokenizer, ids[:1].tolist(), ids[1:].tolist())
   return names, np.concatenate([found.energy[:, 0], found.final_energy])
 
 
@@ -45,7 +46,7 @@ def random_text(examples):
 
 
 def main():
-  args = common.arguments(__doc__, text=TEXT, steps=11, bins=10)
+  args = common.arguments(__doc__, "uncertainty", text=TEXT, steps=11, bins=10)
   folders = common.find(args.workdir, "s2")
   pearson, spearman, contrast, calibration = [], [], [], []
   for folder in folders:
@@ -65,7 +66,7 @@ def main():
   mean = {int(t): found["final_energy"][found["target"] == t].mean() for t, n in zip(tokens, counts) if n >= 50}
 
   def name(t):
-    return repr(model.problem.tokenizer.decode([t]))
+    return token_name(model.problem.tokenizer, t)
 
   ordered = sorted(mean, key=mean.get)
   contrast, calibration = np.array(contrast), np.array(calibration)
@@ -81,19 +82,20 @@ def main():
     f"  hardest tokens: {' '.join(map(name, ordered[::-1][:12]))}",
     f"  mean energy of real text {shown(contrast[:, 0])}, of random strings {shown(contrast[:, 1])}; "
     f"difference {shown(contrast[:, 1] - contrast[:, 0])}",
-    "  loss in nats of each tenth of tokens, from least to most energy:",
+    f"  loss in {model.problem.unit} of each 1/{args.bins} of the tokens, from least to most energy:",
     "    " + " ".join(f"{v:.2f}" for v in calibration[:, :, 1].mean(0)),
   ]
   names, heat = on_text(model, args.text, args.steps)
   fig, (top, left) = common.figure(9.0, 5.4, nrows=2, ncols=1, height_ratios=[3, 2])
   image = top.imshow(heat, aspect="auto", cmap="magma", vmin=np.percentile(heat[1:], 1), vmax=np.percentile(heat, 97))
-  top.set(ylabel="thinking steps made", xticks=range(len(names)), xticklabels=[n if n != " " else "␣" for n in names])
+  labels = [terminal.visible(n, keep="").replace(" ", "␣") for n in names]
+  top.set(ylabel="thinking steps made", xticks=range(len(names)), xticklabels=labels)
   top.tick_params(axis="x", labelsize=6.5, length=0)
   top.grid(False)
   fig.colorbar(image, ax=top, label="energy", pad=0.01)
   for seed in calibration:
     left.plot(seed[:, 0], seed[:, 1], "o-", ms=3, color=common.COLORS["s2"], alpha=0.6)
-  left.set(xlabel="energy at the end (mean of a tenth of the tokens)", ylabel="loss, nats/byte")
+  left.set(xlabel=f"energy at the end (mean of 1/{args.bins} of the tokens)", ylabel=f"loss, {model.problem.unit}")
   result = {
     "pearson": pearson,
     "spearman": spearman,
@@ -103,7 +105,7 @@ def main():
     "text": args.text,
     "heat": heat.tolist(),
   }
-  common.write_study(args.out, "uncertainty", result, "\n".join(rows), fig)
+  common.write_study(args, result, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def losses(model, windows, args, candidates: int, choose: str) -> float:
 
 
 def main():
-  args = common.arguments(__doc__, most=8, steps=3)
+  args = common.arguments(__doc__, "verification", most=8, steps=3)
   counts = [n for n in (1, 2, 4, 8, 16, 32) if n < args.most] + [args.most]
   gains: dict[str, dict[int, list]] = {"energy": {}, "fall": {}}
   way: dict[float, list] = {}
@@ -49,7 +49,7 @@ def main():
   left.minorticks_off()
   right.set(xlabel=f"{item}s of training, millions", ylabel=f"{common.GAIN}, N = {counts[-1]}")
   result = {"by_count": gains, "by_items": way, "steps": args.steps, "windows": args.windows}
-  common.write_study(args.out, "verification", result, "\n".join(rows), fig)
+  common.write_study(args, result, "\n".join(rows), fig)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import json
 import lzma
@@ -39,7 +40,7 @@ def test_all_formats_and_ids(tmp_path):
   write(tmp_path / "d.jsonl.gz", gzip.compress(lines("gz")))
   write(tmp_path / "e.jsonl.xz", lzma.compress(lines("xz")))
   pq.write_table(pa.table({"text": ["p", None, "q"], "n": [1, 2, 3]}), tmp_path / "f.parquet")
-  write(tmp_path / "notes.md", b"other files in a folder are left alone")
+  write(tmp_path / "notes.md", b"files of another kind are left out and counted")
   expected = [
     ("b.txt", "one\ntwö\n"),
     ("c.jsonl:1", "x"),
@@ -55,6 +56,7 @@ def test_all_formats_and_ids(tmp_path):
   fractions, found = zip(*((source.fraction, (d.id, d.text)) for d in source))
   assert list(found) == expected
   assert list(fractions) == sorted(fractions) and fractions[-1] == 1.0 and source.size > 0
+  assert str(source.left_out) == "files of a kind that is not read: 1 (notes.md), rows without text: 2"
   # ids are the same however the files are named, and no file is read twice
   assert [d.id for d in documents(f"{tmp_path}/**/*.txt")] == ["b.txt", "sub/a.txt"]
   assert [d.id for d in documents(f"{tmp_path}/c.jsonl, {tmp_path}/b.txt,{tmp_path}/*.txt")] == [
@@ -64,6 +66,121 @@ def test_all_formats_and_ids(tmp_path):
     "b.txt",
   ]
   assert [d.id for d in documents(str(tmp_path), max_documents=3)] == [i for i, _ in expected[:3]]
+
+
+def test_all_that_a_folder_holds_is_read_or_counted(tmp_path):
+  import pyarrow as pa
+
+  write(tmp_path / "elsewhere/linked.txt", b"linked")
+  root = tmp_path / "corpus"
+  packed = pa.compress(lines("zst"), codec="zstd", asbytes=True)
+  write(root / "UPPER.TXT", b"upper")
+  write(root / "a/b/c/deep.ndjson", lines("deep"))
+  write(root / "array.json", json.dumps([{"text": "one"}, {"text": "two"}], indent=1).encode())
+  write(root / "c4.json.gz", gzip.compress(lines("c4", "c5")))
+  write(root / "d.txt.bz2", bz2.compress(b"bz2"))
+  write(root / "e.jsonl.zst", packed + packed)  # two frames, as parallel compressors write
+  write(root / "lines.json", lines("l1", "l2"))
+  write(root / "one.json", json.dumps({"text": "single"}, indent=1).encode())
+  write(root / "tokenizer.json", b'{"model": {}}')
+  write(root / ".git/config.txt", b"hidden")
+  write(root / ".hidden.txt", b"hidden")
+  write(root / "empty.txt", b"")
+  write(root / "white.txt", b" \n")
+  write(root / "blank.jsonl", b"\n")
+  write(root / "page.html", b"<p>")
+  write(root / "table.csv", b"a,b")
+  write(root / "sub/x.txt", b"x")
+  (root / "link").symlink_to(tmp_path / "elsewhere")
+  (root / "circle").symlink_to(root)
+  (root / "twice").symlink_to(root / "sub")
+  (root / "gone.txt").symlink_to(tmp_path / "nowhere")
+  source = Source(str(root))
+  assert [(d.id, d.text) for d in source] == [
+    ("UPPER.TXT", "upper"),
+    ("a/b/c/deep.ndjson:1", "deep"),
+    ("array.json:1", "one"),
+    ("array.json:2", "two"),
+    ("c4.json.gz:1", "c4"),
+    ("c4.json.gz:2", "c5"),
+    ("d.txt.bz2", "bz2"),
+    ("e.jsonl.zst:1", "zst"),
+    ("e.jsonl.zst:2", "zst"),
+    ("lines.json:1", "l1"),
+    ("lines.json:2", "l2"),
+    ("link/linked.txt", "linked"),
+    ("one.json:1", "single"),
+    ("sub/x.txt", "x"),
+  ]
+  assert source.left_out.counts == {
+    "hidden": 2,
+    "broken links": 1,
+    "empty files": 1,
+    "files of a kind that is not read": 2,
+    "links to folders that are read already": 2,
+    "files of white space": 1,
+    "files without a row": 1,
+    "JSON files without 'text'": 1,
+  }
+  assert "(page.html, table.csv)" in str(source.left_out)
+  # a pattern that matches folders reads them, with the same ids
+  assert [d.id for d in documents(f"{root}/s*")] == ["sub/x.txt"]
+  # what a user names is not left out
+  for name in ("empty.txt", "white.txt", "blank.jsonl", "tokenizer.json", "gone.txt"):
+    with pytest.raises(ConfigError, match=name):
+      list(documents(str(root / name)))
+  with pytest.raises(ConfigError, match="holds nothing to read.*found files of a kind that is not read: 1 .x.md."):
+    write(tmp_path / "only/x.md", b"x")
+    documents(str(tmp_path / "only"))
+  with pytest.raises(ConfigError, match="holds no text; found files of white space: 1"):
+    write(tmp_path / "white/x.txt", b" ")
+    list(documents(str(tmp_path / "white")))
+
+
+def test_a_name_with_a_comma(tmp_path):
+  path = write(tmp_path / "a,b.txt", b"x")
+  assert [d.id for d in documents(path)] == ["a,b.txt"]
+
+
+def test_separators_of_editors_do_not_cut_rows(tmp_path):
+  text = "a\u2028b\u2029c\x85d\x0ce\x1cf\x0bg"
+  raw = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\r\n" for t in (text, "second"))
+  path = write(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + raw.encode())
+  assert [(d.id, d.text) for d in documents(path)] == [("a.jsonl:1", text), ("a.jsonl:2", "second")]
+  path = write(tmp_path / "b.jsonl", lines("nul\0", "half\ud800"))
+  assert [d.text for d in documents(path)] == ["nul\0", "half\ud800"]
+
+
+def test_integers_of_any_length(tmp_path):
+  path = write(tmp_path / "a.jsonl", b'{"id": ' + b"9" * 5000 + b', "text": "x"}\n{"text": 7' + b"0" * 5000 + b"}\n")
+  found = documents(path)
+  assert next(found).text == "x"
+  with pytest.raises(ConfigError, match="a.jsonl:2: 'text' holds float"):
+    next(found)
+  path = write(tmp_path / "b.jsonl", b'{"text": "x", "more": ' + b"[" * 100_000 + b"\n")
+  with pytest.raises(ConfigError, match="b.jsonl:1: not JSON"):
+    list(documents(path))
+
+
+def test_every_type_of_text_in_parquet(tmp_path):
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  texts = ["caf\u00e9", None, "caf\u00e9", "b"]
+  kinds = [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view(),
+           pa.dictionary(pa.int32(), pa.string()), pa.dictionary(pa.int8(), pa.large_string())]  # fmt: skip
+  for kind in kinds:
+    plain = pa.array(texts, pa.string())
+    array = plain.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else plain.cast(kind)
+    pq.write_table(pa.table({"text": array}), tmp_path / "a.parquet")
+    assert [(d.id, d.text) for d in documents(str(tmp_path / "a.parquet"))] == [
+      ("a.parquet:1", "caf\u00e9"),
+      ("a.parquet:3", "caf\u00e9"),
+      ("a.parquet:4", "b"),
+    ], kind
+  pq.write_table(pa.table({"text": pa.array([b"ok", b"\xff"], pa.binary())}), tmp_path / "b.parquet")
+  with pytest.raises(ConfigError, match="b.parquet:2: not UTF-8 at byte 0"):
+    list(documents(str(tmp_path / "b.parquet")))
 
 
 def test_other_text_key(tmp_path):
@@ -83,6 +200,10 @@ BAD = {
   "cut.jsonl.gz": (gzip.compress(lines("x" * 1000))[:-12], ["cut.jsonl.gz", "broken", "again"]),
   "cut.jsonl.xz": (b"not xz", ["cut.jsonl.xz", "broken", "again"]),
   "bad.parquet": (b"PAR1 no", ["not a Parquet file"]),
+  "utf16.txt": ("h\u4e00".encode("utf-16"), ["UTF-16", "byte-order mark", "iconv -f UTF-16"]),
+  "utf16.jsonl": ("{}\n".encode("utf-16"), ["UTF-16", "byte-order mark"]),
+  "cut.jsonl.zst": (b"\x28\xb5\x2f\xfd\x00xxxxxxxxxx", ["cut.jsonl.zst", "broken", "again"]),
+  "pointer.txt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ["Git LFS", "git lfs pull"]),
   "page.html": (b"<p>", ["unknown extension", ".jsonl.xz"]),
 }
 
@@ -128,7 +249,7 @@ def test_missing_files_show_what_is_near(tmp_path):
     f"{tmp_path}/trian.jsonl": ["no file or folder", "train.jsonl"],
     f"{tmp_path}/*.txt": ["nothing matches", "train.jsonl"],
     f"{tmp_path}/nowhere/a.txt": ["nowhere does not exist"],
-    f"{tmp_path}/none": ["holds no file ending in .txt"],
+    f"{tmp_path}/none": ["holds nothing to read; expected .txt", "found nothing at all"],
     " , ": ["embedded"],
   }.items():
     with pytest.raises(ConfigError) as e:

@@ -153,8 +153,8 @@ def test_batches_of_the_tokenizer_change_nothing(corpus, monkeypatch):
   monkeypatch.setattr(text, "_BATCH", 10)
   small = list(text.tokenized(iter(docs), BYTES, 0.3))
   splits = ["held_out" if is_held_out(d.id, 0.3) else "train" for d in docs]
-  assert [s for s, _ in whole] == [s for s, _ in small] == splits
-  assert [BYTES.decode(i) for _, i in small] == [d.text for d in docs] == [BYTES.decode(i) for _, i in whole]
+  assert [e.split for e in whole] == [e.split for e in small] == splits
+  assert [BYTES.decode(e.ids) for e in small] == [d.text for d in docs] == [BYTES.decode(e.ids) for e in whole]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 import os
 import pathlib
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +67,36 @@ def test_equals_build(corpus, bpe_path, tmp_path, layout, tokenizer_name):
     same(build(folder, tokenizer), build(config, tokenizer))
 
 
+def test_a_folder_of_windows_knows_what_is_lost_and_left_out(corpus, tmp_path):
+  from tokenizers import Tokenizer, models, pre_tokenizers
+
+  backend = Tokenizer(models.WordLevel({"Text": 0, "word0": 1, "</s>": 2, "?": 3}, "?"))
+  backend.pre_tokenizer = pre_tokenizers.Whitespace()
+  backend.add_special_tokens(["</s>"])
+  backend.save(str(tmp_path / "t.json"))
+  source = tmp_path / "source"
+  shutil.copytree(corpus, source)
+  (source / "notes.md").write_text("x")
+  whole, out = tmp_path / "whole", tmp_path / "out"
+  done = run(source, whole, tokenizer=tmp_path / "t.json")
+  assert done.returncode == 0 and "left_out: files of a kind that is not read: 1 (notes.md)" in done.stdout
+  assert "of the text's bytes are lost in tokens: t.json drops or replaces" in done.stderr
+  tokenizer = load_tokenizer(str(tmp_path / "t.json"))
+  changes = {"context_length": 32, "held_out": 0.2, "max_tokens": 500}
+  same(
+    build(DataConfig(source=str(whole), **changes), tokenizer),
+    build(DataConfig(source=str(source), **changes), tokenizer),
+  )
+  # the counts, and the digest of all tokens, survive an interruption
+
+  def small_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+
+  assert run(source, out, tokenizer=tmp_path / "t.json", part_tokens=100, preexec_fn=small_files).returncode == 1
+  assert run(source, out, tokenizer=tmp_path / "t.json").returncode == 0
+  assert contents(out) == contents(whole)
+
+
 # Stands in for a slow disk, so that the kill falls between two saved states.
 SLOW = """
 import os, runpy, sys, time
@@ -112,6 +144,33 @@ def test_killed_and_run_again(corpus, tmp_path):
   ]
   again = run(corpus, out)
   assert again.returncode == 0 and "complete" in again.stderr and contents(out) == contents(whole)
+
+
+def flip(path):
+  data = path.read_bytes()
+  path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("damage, why", [(flip, "its content has changed"), (cut, "expected [0-9]+ bytes, found 100")])
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_is_damaged_is_not_said_to_be_finished(corpus, tmp_path, damage, why, finished):
+  whole, out = tmp_path / "whole", tmp_path / "out"
+  assert run(corpus, whole).returncode == 0
+  if finished:
+    assert run(corpus, out).returncode == 0
+  else:
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+    assert run(corpus, out, preexec_fn=limit).returncode
+  damage(out / "train.tokens")
+  done = run(corpus, out)
+  assert done.returncode and "Traceback" not in done.stderr
+  assert re.search(f"train.tokens is not as it was written \\({why}\\); delete {out}, or", done.stderr), done.stderr
+  shutil.rmtree(out)
+  assert run(corpus, out).returncode == 0 and contents(out) == contents(whole)
 
 
 def test_full_disk(corpus, tmp_path):

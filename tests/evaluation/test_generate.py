@@ -46,7 +46,9 @@ def case_of(**model):
   return task, params, generator_of(task, params)
 
 
-@pytest.fixture(scope="module", params=[{}, {"variant": "time_embed"}, {"kind": "transformer"}], ids=str)
+@pytest.fixture(
+  scope="module", params=[{}, {"variant": "time_embed"}, {"residual": True}, {"kind": "transformer"}], ids=str
+)
 def case(request):
   return case_of(**request.param)
 
@@ -78,28 +80,47 @@ def whole(task, params):
 
 
 def test_greedy_text_is_what_whole_sequences_say_and_the_window_slides(case):
-  """The longest prompt fills the window after 3 tokens; each row then goes on from its last half window."""
+  """Each row goes on from its last half window when its own window is full, whatever the lengths of the others."""
   task, params, generator = case
   after, length = whole(task, params), 9
   written = generator(PROMPTS, length, GREEDY)
-  windows, room = [list(p) for p in PROMPTS], CAPACITY - max(map(len, PROMPTS))
-  texts = [list(p) for p in PROMPTS]
-  for i in range(length):
-    if room == 0:
-      windows, room = [t[-(CAPACITY // 2) :] for t in texts], CAPACITY // 2
-    room -= 1
-    for row, (window, text) in enumerate(zip(windows, texts)):
+  for r, prompt in zip(written, PROMPTS, strict=True):
+    text, window, full = list(prompt), list(prompt), []
+    for i in range(length):
+      if len(window) == CAPACITY:
+        window = text[-(CAPACITY // 2) :]
+        full.append(i)
       logits = after(window)
       best = np.sort(logits)
       assert best[-1] - best[-2] > 1e-5  # no tie that rounding decides
       window.append(int(logits.argmax()))
       text.append(window[-1])
-      assert written[row].tokens[i] == window[-1], (row, i)
-  assert [r.prompt for r in written] == PROMPTS and not any(r.ended for r in written)
+    assert r.prompt + r.tokens == text and r.window_full == full and not r.ended
+    assert len(r.energies) == length and np.isfinite(r.energies).all()
+  assert [r.window_full for r in written] == [[5], [3, 7], [7]]  # by hand: room of 8 - 3, 8 - 5, 8 - 1, then 4
   assert len({tuple(r.tokens) for r in written}) > 1
-  assert all(len(r.energies) == length and np.isfinite(r.energies).all() for r in written)
   generator(PROMPTS[::-1], 2, GREEDY, seed=1, on_token=print)
   assert generator._write._cache_size() == generator._prefill._cache_size() == 1  # whatever the lengths
+
+
+@pytest.mark.parametrize("start", ["zeros", "noise"])
+def test_a_row_is_the_same_whatever_stands_beside_it(start):
+  """Greedy and sampled, with neighbours that are shorter, longer than the window, the same, and that end."""
+  config = dataclasses.replace(BASE, thinking=dataclasses.replace(BASE.thinking, start=start))
+  task = registry.make(config)
+  generator = generator_of(task, task.init(jax.random.key(0)))
+  prompts = [*PROMPTS, [7, 8] * CAPACITY, [3, 1, 4]]
+  for sampling in (GREEDY, Sampling()):
+    together = generator(prompts, 9, sampling)
+    for prompt, r in zip(prompts[:4], together):
+      (alone,) = generator([prompt], 9, sampling)
+      assert alone.tokens == r.tokens and alone.window_full == r.window_full
+      np.testing.assert_allclose(alone.energies, r.energies, rtol=1e-4, atol=1e-5)
+    assert (together[0].tokens == together[4].tokens) == (sampling == GREEDY and start == "zeros")  # a draw of its own
+    assert together[3].window_full == [0, 4, 8]
+  if start == "zeros":  # of the 16 tokens the last 4 were read
+    (end,) = generator([[7, 8] * (CAPACITY // 4)], 4, GREEDY)
+    assert generator([prompts[3]], 4, GREEDY)[0].tokens == end.tokens
 
 
 def test_text_does_not_depend_on_how_many_tokens_a_call_generates(case, monkeypatch):
@@ -147,7 +168,7 @@ def test_of_many_candidates_the_one_of_least_energy_is_kept():
   keys = jax.random.split(jax.random.key(7))  # one for each row
   logits, energies, steps = jax.jit(decoding.writer(task).propose)(params, state, keys)
   assert steps.tolist() == [task.eval_steps] * 2
-  starts, _ = task.starts(keys, {"tokens": jnp.zeros((2, 2), int)})
+  starts, _ = task.starts(params, state.context, keys, {"tokens": jnp.zeros((2, 2), int)})
   config = dataclasses.replace(task.config.thinking, steps=task.eval_steps + 1)
 
   @jax.jit
@@ -190,8 +211,8 @@ def test_the_cache_is_written_in_place(rows, model):
   )
   task = registry.make(config)
   generator = generator_of(task, task.init(jax.random.key(0)))
-  state, _ = generator._encode([[1]] * rows)
-  args = (generator._params, state, np.zeros(rows, bool), 0, 4, jax.random.key(0), GREEDY)
+  state = generator._empty(rows)
+  args = (generator._params, state, np.zeros(rows, bool), 0, 4, jax.random.split(jax.random.key(0), rows), GREEDY)
   memory = generator._write.lower(*args).compile().memory_analysis()
   assert memory.alias_size_in_bytes >= sum(a.nbytes for a in jax.tree.leaves(state.context))
   assert memory.temp_size_in_bytes < state.context.keys[0].nbytes
@@ -219,8 +240,7 @@ def test_draws_follow_the_seed(transformer):
   assert text(0) == text(0) != text(1)
 
 
-def test_a_prompt_that_does_not_fit_is_refused(transformer):
+def test_a_prompt_without_tokens_is_refused(transformer):
   _, _, generator = transformer
-  for prompt in ([], [1] * CAPACITY):
-    with pytest.raises(ConfigError, match=r"prompt 2 .*context_length=8"):
-      generator([[1], prompt], 1, GREEDY)
+  with pytest.raises(ConfigError, match="prompt 2 has no tokens"):
+    generator([[1], []], 1, GREEDY)

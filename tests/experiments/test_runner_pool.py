@@ -1,5 +1,6 @@
 """The pool of runs: who trains a run, what is shown of it, and how long the rest will take."""
 
+import io
 import json
 import pathlib
 import shlex
@@ -79,3 +80,23 @@ def test_the_headline_is_shown_as_soon_as_it_was_evaluated(tmp_path):
   train, psnr = ("train loss", 2.5), ("psnr", 20.25)
   assert shown == [(0, None), (1, train), (2, psnr), (3, psnr), (4, psnr)]
   assert "psnr 20.2500" in screen.progress_table([p], 0.0, 1)
+
+
+class Tty(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_a_table_on_a_narrow_terminal_is_drawn_in_its_place(monkeypatch):
+  """No line wraps, so that going up by the number of lines finds the first; what a run failed of commands nothing."""
+  monkeypatch.setenv("COLUMNS", "40")
+  p = pool.Progress(
+    Task(sweep.Run("r" * 30, "", {}), pathlib.Path("x")), 1.0, 9, state="failed", failure="a\x1b[2J日" * 9
+  )
+  out = Tty()
+  shown = screen.Screen(out)
+  shown.show([p, p], 0.0, 1)
+  first = out.getvalue()
+  assert first.count("\n") == 3 and "\x1b" not in first and max(map(len, first.split("\n"))) == 39
+  shown.show([p, p], 1.0, 1)
+  assert out.getvalue() == first + "\x1b[3F\x1b[J" + first

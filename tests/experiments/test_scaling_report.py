@@ -88,7 +88,11 @@ def test_fits_find_the_laws(quick):
   items = {p for (p,) in data.fits["ebt"].points.x.tolist()}
   assert min(items) == 64 * 16 * 64  # the first evaluation after two warm-ups of 32
   flops = analysis.analyse_axis(rows, axis(study, "flops")).pairs["ebt"]
-  assert flops.gap is None or flops.reach < 2e12  # a common range of FLOPs is small or none
+  assert flops.reach == 6 * 14 * 128**2 * 262144  # all that the largest Transformer++ costs: less than EBT of 64
+  part = math.log(6 * 128**2 / (35 * 48**2)) / math.log(64**2 / 48**2)  # of the way from EBT of 48 to EBT of 64
+  below, above = (math.log(loss("ebt", 14 * width**2, 262144)) for width in (48, 64))
+  between = math.exp(below + part * (above - below))
+  assert flops.gap.value == pytest.approx(between - loss("transformer", 14 * 128**2, 262144), abs=0.01)
   surface = analysis.surface(rows, axis(study, "params"), "transformer")
   assert surface.law.exponent[0, 1] == pytest.approx(0.3, abs=0.06)
 

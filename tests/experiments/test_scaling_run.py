@@ -87,11 +87,18 @@ def test_a_study_is_trained_once_and_collected(whole):
 def test_killed_three_times_and_continued(whole, tmp_path):
   folder = tmp_path / "study"
   choose = random.Random(0)
+
+  def started():
+    return sum(len(p.read_text().split()) for p in folder.glob("runs/*/starts"))
+
   for i in range(3):
+    before = started()
     p = subprocess.Popen(
       command(folder), env=os.environ | {"FAKE_SLEEP": "0.2"}, start_new_session=True, stdout=subprocess.DEVNULL
     )
-    time.sleep(choose.uniform(1, 2))
+    while started() == before and p.poll() is None:
+      time.sleep(0.05)
+    time.sleep(choose.uniform(0.2, 1))
     assert p.poll() is None  # else there is nothing to kill
     os.kill(p.pid, signal.SIGKILL)  # its runs are left to themselves
     p.wait()
@@ -248,6 +255,24 @@ def test_rows_of_one_step_are_one_point_and_what_is_not_finite_is_left_out(whole
     f.write('{"step": 8, "eval/far/loss": 7.5, "eval/far/bits": "nan"}\n{"step": 9, "eval/loss": "nan"}\n')
   rows = points.of_run(folder)
   assert len(rows) == 8 and rows[-1]["far/loss"] == 7.5 and "far/bits" not in rows[-1] and rows[-1]["loss"] > 0
+
+
+@pytest.mark.parametrize("name", [points.STUDY, points.FILE, "runs/ebt,1x24,batch4,steps8,seed=1/final_result.json"])
+def test_a_damaged_file_is_named_and_its_deletion_leads_on(whole, tmp_path, name):
+  folder = tmp_path / "study"
+  shutil.copytree(whole, folder)
+  (folder / name).write_bytes((folder / name).read_bytes()[:40])
+  out = done(*command(folder))
+  assert out.returncode == 2 and f"error: {folder / name}: " in out.stderr and "delete it" in out.stderr, out
+  assert "Traceback" not in out.stderr
+  (folder / name).unlink()
+  assert done(*command(folder)).returncode == 0 and measured(folder) == measured(whole)
+
+
+def test_a_folder_whose_runs_could_not_be_saved_is_refused(tmp_path):
+  with pytest.raises(ConfigError, match=r"--workdir: .*a\[1\]/s holds '\[', .* rename the folder"):
+    runner.main(["--study=tiny", f"--workdir={tmp_path}/a[1]/s", "--axes=data"])
+  assert not (tmp_path / "a[1]").exists()
 
 
 @pytest.mark.parametrize("name", ["tiny", "quick", "laptop"])

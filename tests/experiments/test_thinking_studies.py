@@ -6,7 +6,19 @@ import sys
 
 import pytest
 
-from experiments.thinking import ablation, landscape, longer, recipes, shift, train, uncertainty, verification
+from ebt_jax.config import ConfigError
+from experiments.thinking import (
+  ablation,
+  common,
+  landscape,
+  longer,
+  recipes,
+  shift,
+  train,
+  uncertainty,
+  verification,
+  verifier,
+)
 from tests.helpers import REPOSITORY, TINY, run
 
 SMALL = (*TINY, "--config.train.steps=4", "--config.checkpoint.keep_every=2", "--config.sample.tokens=0",
@@ -41,6 +53,7 @@ def workdir(tmp_path_factory):
     (shift, ["--data=nowhere"], ["noise", "slope", "correlation"]),
     (uncertainty, ["--bins=4", "--text=some words"], ["Pearson", "random strings"]),
     (ablation, ["--candidates=2"], ["no replay buffer", "bits/byte"]),
+    (verifier, [], ["truth has the least energy", "AUROC of errors, entropy", "Transformer++"]),
     (landscape, ["--grid=5", "--panels=2", "--steps=3"], ["energy of the truth"]),
   ],
 )
@@ -56,7 +69,49 @@ def test_a_study_leaves_table_json_and_figure(workdir, tmp_path, monkeypatch, st
 
 def test_runs_of_all_sets_have_their_own_names():
   names = [(s, r.name) for s, make in train.SETS.items() for r in make()]
-  assert len(set(names)) == len(names) == 6 + 9 + 15
+  assert len(set(names)) == len(names) == 6 + 9 + 9 + 15
   for make in train.SETS.values():
     for r in make():
       r.resolve()  # is a valid config
+
+
+def test_a_set_with_other_steps_is_not_taken_for_the_same(tmp_path, monkeypatch):
+  for task in train.recipes(steps=500):
+    folder = tmp_path / "recipes/runs" / task.name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(task.resolve().to_dict()))
+    (folder / "final_result.json").write_text("{}")
+  for steps, code in ((500, None), (600, 1)):
+    monkeypatch.setattr(
+      sys, "argv", ["train", "--set=recipes", f"--workdir={tmp_path}", f"--steps={steps}", "--dry_run"]
+    )
+    if code is None:
+      train.main()
+      continue
+    with pytest.raises(SystemExit, match=r"other values of train.steps \(500 there, 600 here\); give another folder"):
+      train.main()
+
+
+class Blank:
+  """Stands in for a figure."""
+
+  def savefig(self, file, format):
+    file.write(b"drawn")
+
+
+def test_results_carry_their_settings_and_have_one_owner(tmp_path, monkeypatch, capsys):
+  def study(windows):
+    monkeypatch.setattr(sys, "argv", ["s", f"--out={tmp_path}", f"--workdir={tmp_path}", f"--windows={windows}"])
+    return common.arguments("about", "s", steps=3)
+
+  for windows in (4, 4, 8):
+    args = study(windows)
+    with pytest.raises(ConfigError, match=f"--out: {tmp_path} is written by process"):
+      study(windows)
+    common.write_study(args, {"loss": windows}, "table", Blank())
+  found = json.loads((tmp_path / "s.json").read_text())
+  assert found == {"settings": {"workdir": str(tmp_path), "windows": 8, "steps": 3}, "loss": 8}
+  assert json.loads((tmp_path / "s.old.json").read_text())["loss"] == 4
+  assert f"of other settings that were there are kept as {tmp_path}/s.old.json" in capsys.readouterr().out
+  names = {f"s{old}{suffix}" for old in ("", ".old") for suffix in (".json", ".txt", ".png")}
+  assert {p.name for p in tmp_path.iterdir()} == names

@@ -14,9 +14,9 @@ from ebt_jax.models import trunk
 from ebt_jax.models.autoregressive import AutoregressiveEBT
 from ebt_jax.thinking import descent
 
-B, S, V, D, M = 3, 6, 11, 16, 2
+B, S, V, D, M, A0 = 3, 6, 11, 16, 2, 5.0
 BASE = ModelConfig(layers=2, heads=2, width=D, vocab_size=V)
-VARIANTS = ("default", "time_embed", "adaln", "adaln_zero")
+VARIANTS = ("default", "time_embed", "adaln", "adaln_zero", "residual", "residual time_embed")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -31,7 +31,9 @@ class Case:
   """A model, parameters and inputs; its functions are compiled once. The last landscape is used."""
 
   def __init__(self, variant):
-    self.model = AutoregressiveEBT(dataclasses.replace(BASE, variant=variant), landscapes=M)
+    name = variant.removeprefix("residual").strip() or "default"
+    config = dataclasses.replace(BASE, variant=name, residual=variant.startswith("residual"))
+    self.model = AutoregressiveEBT(config, landscapes=M, step_size=A0)
     self.params = random_like(self.model.init(jax.random.key(0)), 1)
     self.tokens = jax.random.randint(jax.random.key(2), (B, S), 0, V)
     self.candidates = jax.random.normal(jax.random.key(3), (B, S, D))
@@ -80,20 +82,26 @@ def test_a_candidate_is_the_next_entry_of_an_ordinary_causal_pass(case):
   front = params["time"]["embedding"][k][None] if model.prefix else jnp.zeros((0, D))
   condition = params["time"]["embedding"][k] if model.config.variant.startswith("adaln") else None
 
+  def normed(x, scale):
+    return x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-5) * scale
+
   @jax.jit
   def one_stream(tokens, candidates):
     known = jnp.concatenate([front, params["embed"]["embedding"][tokens]])
     at = model.prefix + 1 + jnp.arange(S)
     rows = jnp.broadcast_to(jnp.pad(known, ((0, 1), (0, 0)), constant_values=9.0), (S, len(known) + 1, D))
     rows = rows.at[jnp.arange(S), at].set(candidates)
-    x, _ = trunk.context(model.config, params["layers"], rows, jnp.arange(rows.shape[1]), condition)
-    x = x[jnp.arange(S), at]
-    x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-5) * params["norm"]["scale"]
+    stream, _ = trunk.context(model.config, params["layers"], rows, jnp.arange(rows.shape[1]), condition)
+    x = normed(stream[jnp.arange(S), at], params["norm"]["scale"])
     if condition is not None:
       head = params["head_modulation"]
       shift, scale = jnp.split(jax.nn.silu(condition) @ head["kernel"] + head["bias"], 2)
       x = x * (1 + scale) + shift
-    return (x @ params["head"]["kernel"])[:, 0]
+    energies = (x @ params["head"]["kernel"])[:, 0]
+    if model.config.residual:  # less the product with the entry before the candidate
+      before = normed(stream[jnp.arange(S), at - 1], params["context_norm"]["scale"])
+      energies = energies - jnp.sum(before * candidates, -1) / A0
+    return energies
 
   for row in range(B):
     expected = one_stream(case.tokens[row], case.candidates[row])

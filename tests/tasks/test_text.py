@@ -31,6 +31,9 @@ CASES = {
   "each random": ({}, {**RANDOM, "random_steps_of": "final"}),
   "last": ({}, {"gradient": "last", "learn_step_size": False, **RANDOM, "authors": AuthorsConfig(clip_candidate=2.0)}),
   "last with path": ({"embedder": "tied"}, {"gradient": "last", "learn_noise": True, **RANDOM}),
+  "residual each": ({"residual": True}, {"steps": 2, "start": "context"}),
+  "residual from its context": ({"residual": True}, {"start": "context", "gradient": "last", **RANDOM}),
+  "residual unrolled": ({"residual": True}, {"start": "context", "gradient": "unrolled", **RANDOM}),
   "unrolled": ({}, {"gradient": "unrolled", **RANDOM, "start": "zeros"}),
 }
 

@@ -55,6 +55,29 @@ def test_each_position_stops_where_its_energy_has_settled(x64):
   np.testing.assert_array_equal(alone.steps_used, found.steps_used[:, 2:3])
 
 
+def test_free_energy_is_stationary_where_thinking_rests_and_chooses(x64):
+  """x = softmax(x) - a E'(p) at rest; there the gradient of a E - H - |p|^2 / 2 is the same in all directions."""
+  space, size = thinking.Simplex(table=lambda params: jnp.eye(5)), 0.7
+
+  def tilted(params, context, y, landscape):
+    return jnp.sum(context * y + y**3, -1)
+
+  context, starts = jnp.array([0.3, -1.0, 0.2, 0.9, -0.5]), jax.random.normal(jax.random.key(0), (3, 1, 5), float)
+  params = {"model": {}, "thinking": {"step_size": jnp.asarray(size), "noise": jnp.asarray(0.0)}}
+  inference = InferenceConfig(steps=200, choose="free_energy")
+  found = thinking.think_and_verify(tilted, space, params, context, starts, KEY, THINK, inference)
+  p = jax.nn.softmax(found.candidates[0, 0])
+  free = lambda p: size * jnp.sum(context * p + p**3) + jnp.sum(p * jnp.log(p)) - jnp.sum(p * p) / 2
+  gradient = jax.grad(free)(p)
+  np.testing.assert_allclose(gradient, gradient[0], rtol=1e-6)
+  assert float(np.ptp(jax.grad(lambda p: jnp.sum(context * p + p**3))(p))) > 0.1  # where E alone is not
+  few = thinking.think_and_verify(
+    tilted, space, params, context, starts, KEY, THINK, InferenceConfig(steps=1, choose="free_energy")
+  )
+  values = jax.vmap(free)(jax.nn.softmax(few.candidates[:, 0]))
+  assert few.kept.tolist() == [int(values.argmin())] and np.ptp(values) > 1e-3
+
+
 def test_a_rising_energy_has_not_settled():
   starts = jnp.asarray([[[0.0], [1.0]]])
   found = verify(

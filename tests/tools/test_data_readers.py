@@ -134,9 +134,9 @@ def test_pages_hold_every_entry():
 
 
 def test_questions():
-  gsm = {"doc_id": 3, "doc": {"question": "1 + 1?"}, "request": {"context": "shots", "continuation": " 2."}}
-  (row,) = read.gsm8k({"r.jsonl.gz": gzip.compress(json.dumps(gsm).encode())})
-  context = "Question: 1 + 1?\nAnswer:"
+  gsm = {"doc_id": 3, "doc": {"question": "1 +\u20281?"}, "request": {"context": "shots", "continuation": " 2."}}
+  (row,) = read.gsm8k({"r.jsonl.gz": gzip.compress(json.dumps(gsm, ensure_ascii=False).encode())})
+  context = "Question: 1 +\u20281?\nAnswer:"
   assert row == {"id": "gsm8k-3", "text": context + " 2.", "context": context, "continuation": " 2."}
   task = {"canary": "C", "examples": [{"input": "( [", "target_scores": {")": 0, "] )": 1, "} } }": 0}}]}
   (row,) = read.dyck({"task.json": json.dumps(task).encode()})

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax.config import Config, ModelConfig, ThinkingConfig, TrainConfig
+from ebt_jax.config import Config, ConfigError, ModelConfig, ThinkingConfig, TrainConfig
 from ebt_jax.training import optimizer
 
 PEAK, FLOOR, WARMUP, HORIZON = 0.8, 0.2, 4, 12
@@ -103,6 +103,32 @@ def test_the_clip_uses_the_norm_of_everything_learnt_the_step_size_included(thin
   assert -1e7 * float(updates["model"]["w"][0]) == pytest.approx(3 * factor, rel=1e-4)
   if config.thinking.learn_step_size:
     assert -1e7 * float(updates["thinking"]["step_size"]) == pytest.approx(4 * factor, rel=1e-4)
+
+
+def test_muon_is_for_matrices_in_blocks():
+  """Its update is orthogonal, with the root mean square of one of AdamW's; all else is AdamW's."""
+  rng = np.random.default_rng(0)
+  model = {
+    "layers": {"ffn": {"kernel": rng.normal(size=(2, 6, 4))}, "norm": {"scale": np.ones((2, 1))}},
+    "embed": {"embedding": rng.normal(size=(5, 4))},
+    "to_embed": {"kernel": rng.normal(size=(5, 4))},
+    "head": {"kernel": rng.normal(size=(4, 1))},
+  }
+  params = {**PARAMS, "model": jax.tree.map(jnp.asarray, model)}
+  gradient = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
+  updates = {}
+  for name in ("adamw", "muon"):
+    tx = optimizer.make(config_of(optimizer=name), tables=("embed", "to_embed"))
+    updates[name] = tx.update(gradient, tx.init(params), params)[0]
+  ours = updates["muon"]["model"]["layers"]["ffn"].pop("kernel")
+  updates["adamw"]["model"]["layers"]["ffn"].pop("kernel")
+  jax.tree.map(np.testing.assert_array_equal, updates["muon"], updates["adamw"])
+  for layer in range(2):
+    sizes = np.linalg.svd(np.asarray(ours[layer]) / 0.1, compute_uv=False)
+    np.testing.assert_allclose(sizes, 0.2 * np.sqrt(6), rtol=0.35)  # five iterations come this near
+    assert np.vdot(ours[layer], gradient["model"]["layers"]["ffn"]["kernel"][layer]) < 0
+  with pytest.raises(ConfigError, match="config.train.optimizer: muon is for matrices"):
+    optimizer.make(config_of(optimizer="muon")).init(PARAMS)
 
 
 def test_adamw_is_its_formula():

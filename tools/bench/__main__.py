@@ -7,14 +7,13 @@ gradient of one batch; the optimiser is left out. Ratios are to Transformer++ at
 """
 
 import argparse
-import json
 import os
 import pathlib
 import sys
 
 import jax
 
-from ebt_jax import cli
+from ebt_jax import cli, files
 from ebt_jax.config import SIZES, near
 from tools.bench import timing
 from tools.bench.rivals import SHAPE
@@ -75,6 +74,7 @@ def main(argv):
     "--torch", nargs="?", const=sys.executable, default="", help="train, decode: PyTorch too; optionally its python"
   )
   args = parser.parse_args(argv)
+  asked = {**vars(args), "out": str(args.out)}
   suites = args.suite.split(",")
   for name, using in USED_BY.items():
     if getattr(args, name) != parser.get_default(name) and not set(using) & set(suites):
@@ -90,7 +90,10 @@ def main(argv):
     print(f"\n{name}: {SUITES[name].__doc__}")
     found = SUITES[name](args)
     path = out / f"{name}.json"
-    path.write_text(json.dumps({"suite": name, "machine": machine, **found}, indent=2), encoding="utf-8")
+    settings = {"machine": machine, **asked}
+    if kept := files.keep_others(path, settings):
+      print(f"results of other settings that were there are kept as {kept}")
+    files.write_json(path, {"suite": name, "machine": machine, "settings": settings, **found})
   try:
     from tools.bench import figures
   except ImportError as e:

@@ -1,0 +1,74 @@
+"""The numbers of the verifier study, against values worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ebt_jax.config import Config, DataConfig, ModelConfig, ThinkingConfig
+from ebt_jax.tasks import registry
+from experiments.thinking import verifier
+
+WRONG = np.array([0.0, 1.0, 0.0, 1.0])
+
+
+def test_auroc_is_the_share_of_pairs_in_order_and_ties_count_half():
+  assert verifier.auroc(np.array([1.0, 4.0, 2.0, 3.0]), WRONG) == 1.0
+  assert verifier.auroc(np.array([1.0, 0.0, 2.0, 3.0]), WRONG) == 0.5  # 0 < 1, 0 < 2; 3 > 1, 3 > 2
+  assert verifier.auroc(np.array([1.0, 1.0, 2.0, 3.0]), WRONG) == (0.5 + 0 + 1 + 1) / 4
+  assert np.isnan(verifier.auroc(np.arange(4.0), np.zeros(4)))
+
+
+def test_risk_is_of_the_predictions_of_least_signal():
+  wrong = np.repeat(WRONG[[0, 2, 1, 3]], 10)  # the first half right, the second wrong
+  found = verifier.risks(np.arange(40.0), wrong)
+  assert verifier.LEVELS[9] == pytest.approx(0.5) and found[9] == 0
+  assert found[-1] == 0.5 and found[14] == pytest.approx(10 / 30)
+  assert verifier.risks(-np.arange(40.0), wrong)[9] == 1
+
+
+def test_numbers_of_energies_that_are_known():
+  """Four predictions over three candidates: the truth is least twice, second once, third once."""
+  energies = np.array([[0.0, 1.0, 2.0, 0.0], [1.0, 0.0, 1.0, 2.0], [2.0, 2.0, 0.0, 1.0]])
+  target = np.array([0, 1, 0, 2])
+  p = np.exp(-2 * energies) / np.exp(-2 * energies).sum(0)
+  nats = -np.log(p[target, np.arange(4)])
+  assert verifier.likelihood(energies, target, 2.0) == pytest.approx(nats.mean())
+  loss = np.array([0.1, 0.2, 0.9, 0.3])
+  found = {"one_hot": energies, "target": target, "wrong": WRONG, "loss": loss, "energy": loss**2, "entropy": -loss}
+  numbers = verifier.numbers_of(found, 2.0)
+  assert numbers["truth_is_least"] == 0.5 and numbers["truth_in_5"] == 1 and numbers["accuracy"] == 0.5
+  assert numbers["one_hot_nats"] == pytest.approx(nats.mean()) and numbers["loss"] == pytest.approx(0.375)
+  assert numbers["spearman"] == pytest.approx(1.0)
+  assert numbers["auroc_energy"] == 0.5 and numbers["auroc_entropy"] == 0.5
+  text = verifier.table({"s1": [numbers, numbers]})
+  assert "System 1, 2 seeds" in text and "0.3750 ± 0.0000" in text
+
+
+def test_the_best_beta_is_that_of_the_energies_own_distribution():
+  rng = np.random.default_rng(0)
+  energies = rng.normal(size=(5, 20_000))
+  p = np.exp(-3 * energies) / np.exp(-3 * energies).sum(0)
+  target = (rng.random(20_000) < np.cumsum(p, 0)).argmax(0)
+  assert verifier.best_beta(energies, target, 0.7) == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize("variant", ["default", "time_embed"])
+def test_energies_of_one_hot_candidates_are_those_of_the_model(variant):
+  config = Config(
+    model=ModelConfig(layers=1, heads=2, width=8, vocab_size=19, residual=True, variant=variant),
+    thinking=ThinkingConfig(steps=2, landscapes=2),
+    data=DataConfig(context_length=4),
+  )
+  task = registry.make(config)
+  params = task.init(jax.random.key(0))
+  batch = {"tokens": jax.random.randint(jax.random.key(1), (3, 5), 0, 19), "weights": jnp.ones((3, 4))}
+  context = task.context(params, batch)
+  found = verifier.one_hot_energies(task, params, context)
+  assert found.shape == (19, 3, 4)
+  here = verifier.at_landscape(context, 1)
+  for v in (0, 7, 18):
+    y = jnp.broadcast_to(params["model"]["to_embed"]["kernel"][v], (3, 4, 8))
+    np.testing.assert_allclose(found[v], task.model.energy(params["model"], here, y, 1), rtol=1e-4, atol=1e-5)
+  thought = verifier.thought(task, params, batch, jax.random.split(jax.random.key(2), 3))
+  assert thought["wrong"].shape == (3, 4) and set(np.unique(thought["wrong"])) <= {0.0, 1.0}
