@@ -104,9 +104,9 @@ def main(argv: list[str]) -> int:
       parser.error(f"--set: no set {name!r}; {near(name, SETS)}")
     for run in SETS[name](args.steps) if args.steps else SETS[name]():
       waiting.append(launch.Task(run, args.workdir / name))
+  for task in waiting:
+    task.check()
   try:
-    for task in waiting:
-      task.check()
     waiting = pool.progress(waiting)
   except ConfigError as e:
     raise ConfigError(f"--steps={args.steps}: {e}") from e
