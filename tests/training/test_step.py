@@ -126,6 +126,9 @@ class Dice(Task):
   def init(self, key):
     return {"model": {"w": jnp.zeros(4)}}
 
+  def tables(self):
+    return ()
+
   def loss(self, params, batch, key):
     count = jnp.sum(batch["weights"])
     loss = Mean(count * jnp.vdot(params["model"]["w"], jax.random.uniform(key, (4,))), count)
