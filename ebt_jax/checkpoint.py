@@ -22,6 +22,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ebt_jax import files
 from ebt_jax.config import CheckpointConfig
+from ebt_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _WHOLE = "state"  # older checkpoints have this one item: a tree with `params` a
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
   """A checkpoint could not be written or read; the text names the folder, the cause and the fix."""
 
 

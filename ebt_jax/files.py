@@ -1,5 +1,6 @@
-"""Writes a file as a whole: a reader, and a process that is killed, sees the old content or the new, never a part."""
+"""Files and their paths. A file is written whole: a reader, and a process that is killed, sees old content or new."""
 
+from collections.abc import Callable
 import itertools
 import json
 import math
@@ -7,6 +8,8 @@ import os
 import pathlib
 from typing import Any
 import uuid
+
+from ebt_jax.errors import UserError
 
 
 def replace_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -41,6 +44,61 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   replace_text(path, json.dumps(valid_json(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def parse_json(text: str | bytes, integer: Callable[[str], Any] = int) -> Any:
+  """What a JSON text holds; `integer` makes the value of digits.
+
+  Raises:
+    ValueError: the text is broken, holds an integer that `integer` refuses, or is nested too deeply.
+  """
+  try:
+    return json.loads(text, parse_int=integer)
+  except RecursionError:
+    raise ValueError("nested too deeply") from None
+  except (json.JSONDecodeError, UnicodeDecodeError):
+    raise
+  except ValueError:  # Python's limit of digits
+    raise ValueError("an integer of more than 4300 digits; shorten it, or write it as a string") from None
+
+
+def read_json(path: str | os.PathLike, what: str, fix: str) -> dict[str, Any]:
+  """The object that a JSON file holds.
+
+  Args:
+    path: the file.
+    what: it is read as.
+    fix: what to do where it cannot be read, as the end of a message.
+
+  Raises:
+    UserError: the file is not there, cannot be read, or is not a JSON object.
+  """
+  try:
+    found = parse_json(pathlib.Path(path).read_bytes())
+  except (OSError, ValueError) as e:
+    said = e.strerror if isinstance(e, OSError) else str(e)
+    raise UserError(f"{path}: cannot be read as {what} ({said}); {fix}") from e
+  if not isinstance(found, dict):
+    raise UserError(f"{path}: cannot be read as {what} (expected a JSON object, found {type(found).__name__}); {fix}")
+  return found
+
+
+def local(path: str, name: str = "") -> str:
+  """A path of this machine as a user has written it, with the home folder in place of `~`.
+
+  Raises:
+    UserError: it is a remote path, such as `gs://...`; `name` is the flag or key that holds it.
+  """
+  where = f"{name}: " if name else ""
+  scheme, remote, _ = path.partition("://")
+  if remote and scheme.isalnum():
+    raise UserError(
+      f"{where}{path} is a remote path, expected one of this machine; copy the files, or mount the {scheme} storage"
+    )
+  found = os.path.expanduser(path)
+  if found.startswith("~"):
+    raise UserError(f"{where}{path}: there is no home folder of {found.partition(os.sep)[0]}")
+  return found
+
+
 def unused(path: str | os.PathLike) -> pathlib.Path:
   """`path`, with a number before its suffix if that name is taken."""
   path = pathlib.Path(path)
@@ -60,7 +118,7 @@ def keep_others(path: str | os.PathLike, settings: dict[str, Any]) -> pathlib.Pa
   """Sets a JSON file of results aside whose `settings` are others, or not known; returns its new name."""
   path = pathlib.Path(path)
   try:
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["settings"] == valid_json(settings):
+    if path.exists() and parse_json(path.read_bytes())["settings"] == valid_json(settings):
       return None  # it may be replaced: these are the same results
   except (ValueError, KeyError, TypeError):
     pass

@@ -3,9 +3,9 @@
 import argparse
 import functools
 from importlib import metadata
-import os
 import typing
 
+from ebt_jax import cli
 from ebt_jax import config as config_lib
 from ebt_jax.config import Config, ConfigError
 
@@ -40,9 +40,16 @@ ebt_jax/config/schema.py has every config key with its meaning and its default.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message: str) -> typing.NoReturn:
-    raise ConfigError(message.removeprefix("argument "))
+class _Parser(cli.Parser):
+  def refuse(self, rest: list[str]) -> typing.NoReturn:
+    flag, equals, value = rest[0].partition("=")
+    name = flag.lstrip("-")
+    if name in REMOVED:
+      value = value if equals else "".join(rest[1:2])
+      raise ConfigError(f"{flag}: was removed; use --set {REMOVED[name]}{value}")
+    if name.startswith("config."):
+      config_lib.set_keys(Config(), [f"{name}={value}"])  # raises: the key is unknown, or has moved
+    super().refuse(rest)
 
 
 class _Key(argparse.Action):
@@ -61,29 +68,39 @@ def _parser() -> _Parser:
     formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=32, width=120),
     allow_abbrev=False,
   )
-  path = os.path.expanduser
   parser.add_argument("--version", action="version", version=f"ebt_jax {_version()}")
   flag = parser.add_argument_group("every mode").add_argument
   flag("--mode", default="train", metavar="MODE", help=" | ".join(MODES))
-  flag("--config", type=path, metavar="FILE.py[:ARG]", help="config file (default: the config of the run in --workdir)")
-  flag("--workdir", type=path, default="", metavar="DIR", help="folder of the run: checkpoints, metrics, results")
+  flag(
+    "--config",
+    type=cli.local,
+    metavar="FILE.py[:ARG]",
+    help="config file (default: that of the run in --workdir)",
+  )
+  flag("--workdir", type=cli.local, default="", metavar="DIR", help="folder of the run: checkpoints, metrics, results")
   flag("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="config keys, e.g. train.steps=100")
   key = {"action": _Key, "default": argparse.SUPPRESS}
   flag("--config.KEY", **key, metavar="VALUE", help="the same, on top of --config; also --config.KEY, --noconfig.KEY")
   flag("--distributed", action="store_true", help="call jax.distributed.initialize first (TPU pods, clusters)")
   flag = parser.add_argument_group("eval, generate").add_argument
-  flag("--checkpoint_step", type=int, default=-1, metavar="N", help="the checkpoint to use (default: the newest)")
+  flag(
+    "--checkpoint_step",
+    type=cli.at_least(-1),
+    default=-1,
+    metavar="N",
+    help="of which checkpoint (default: the newest)",
+  )
   flag = parser.add_argument_group("eval").add_argument
   flag("--source", default="", help="evaluate on other data, written like config.data.source")
   flag = parser.add_argument_group("generate").add_argument
   flag("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; may be repeated")
-  flag("--prompts_file", type=path, default="", metavar="FILE", help="text file with one prompt a line")
+  flag("--prompts_file", type=cli.local, default="", metavar="FILE", help="text file with one prompt a line")
   flag("--max_tokens", type=int, default=200, metavar="N", help="most tokens for each prompt (default: 200)")
   flag("--temperature", type=float, default=0.8, metavar="T", help="more than 0; greedy is --top_k=1 (default: 0.8)")
   flag("--top_k", type=int, default=0, metavar="K", help="sample from the K likeliest tokens (default: from all)")
   flag("--top_p", type=float, default=1.0, metavar="P", help="sample from the fewest tokens that have this probability")
   flag("--seed", type=int, default=0, metavar="N", help="seed of candidates and samples (default: 0)")
-  flag("--out", type=path, default="", metavar="FILE", help="also write text and energies to this JSON file")
+  flag("--out", type=cli.local, default="", metavar="FILE", help="also write text and energies to this JSON file")
   for name in config_lib.keys():
     boolean = isinstance(functools.reduce(getattr, name.split(".")[1:], Config()), bool)
     parser.add_argument(f"--{name}", **key, nargs="?" if boolean else None, const="true", help=argparse.SUPPRESS)
@@ -107,27 +124,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     ConfigError: a flag is unknown, ill-typed, or not used by the mode.
   """
   parser = _parser()
-  flags, rest = parser.parse_known_args(argv)
-  if rest:
-    _refuse(rest, parser)
+  flags = parser.parse_args(argv)
   if flags.mode not in MODES:
     raise ConfigError(f"--mode: no mode {flags.mode!r}; expected {'|'.join(MODES)}")
   for name, modes in USED_BY.items():
     if flags.mode not in modes and getattr(flags, name) != parser.get_default(name):
       raise ConfigError(f"--{name}: mode {flags.mode} does not use it, only {' and '.join(modes)}; leave it out")
   return flags
-
-
-def _refuse(rest: list[str], parser: _Parser) -> typing.NoReturn:
-  """Raises ConfigError about the first argument that is no flag."""
-  flag, equals, value = rest[0].partition("=")
-  name = flag.lstrip("-")
-  if name == flag:
-    raise ConfigError(f"{flag}: not a flag; flags look like --name=value")
-  if name in REMOVED:
-    value = value if equals else "".join(rest[1:2])
-    raise ConfigError(f"{flag}: was removed; use --set {REMOVED[name]}{value}")
-  if name.startswith("config."):
-    config_lib.set_keys(Config(), [f"{name}={value}"])  # raises: the key is unknown, or has moved
-  known = [f"--{dest}" for dest in vars(parser.parse_args([])) if dest != "keys"]
-  raise ConfigError(f"{flag}: no such flag; {config_lib.near(f'--{name}', known)}")

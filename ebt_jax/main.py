@@ -12,9 +12,9 @@ import dataclasses
 import logging
 import traceback
 
+from ebt_jax import cli, sweep
 from ebt_jax import config as config_lib
 from ebt_jax import flags as flags_lib
-from ebt_jax import sweep, terminal
 from ebt_jax.config import Config, ConfigError, MeshConfig
 
 
@@ -52,12 +52,9 @@ def _load(name: str):
     near = config_lib.near(path, files) if files else f"{folder!r} holds no .py file"
     raise ConfigError(f"--config: no file {path!r}; {near}")
   try:
-    config = sweep.read_config(name)
+    return sweep.read_config(name)
   except ConfigError as e:
     raise ConfigError(_config_file_error(path, e)) from e
-  if not hasattr(config, "to_dict"):
-    raise ConfigError(f"{path}: get_config() gave {config!r}, expected a ConfigDict; end it with `return config`")
-  return config
 
 
 def _config_file_error(path: str, error: ConfigError) -> str:
@@ -96,35 +93,21 @@ def start(config: Config, flags: argparse.Namespace) -> None:
       parallel.print_once(inspect.compile_report(config))
 
 
-def run() -> int:
-  """Runs the command in `sys.argv`; returns the exit code. Errors that a user can mend are one message and code 2."""
-  logging.basicConfig(format="%(levelname)s: %(message)s")  # of the warnings of libraries
-  terminal.accept_any_text()
-  mendable = (ConfigError,)
-  try:
-    flags = flags_lib.parse(sys.argv[1:])
-    config = read_config(flags)
-    from ebt_jax.checkpoint import CheckpointError  # imports JAX: not before flags and config are checked
-    from ebt_jax.training.loop import TrainingStopped
+def main(argv: list[str]) -> None:
+  """Does what the flags in `argv` ask for."""
+  flags = flags_lib.parse(argv)
+  start(read_config(flags), flags)
 
-    mendable += (CheckpointError, TrainingStopped)
-    start(config, flags)
-    return 0
-  except mendable as e:
-    message = str(e)
-  except OSError as e:
-    message = f"{e.filename}: " if e.filename else ""
-    message += f"{e.strerror or e}; finished checkpoints are untouched"
-  except (RuntimeError, AssertionError) as e:
-    if not traceback.extract_tb(e.__traceback__)[-1].filename.endswith("xla_bridge.py"):
-      raise
-    message = "JAX cannot start: "
-    message += " ".join(str(e).split()) or f"no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')} was found"
-  except KeyboardInterrupt:
-    print("interrupted; finished checkpoints are untouched", file=sys.stderr)
-    return 130
-  print(f"error: {message}", file=sys.stderr)
-  return 2
+
+def run() -> int:
+  """Runs the command in `sys.argv`; returns the exit code."""
+  logging.basicConfig(format="%(levelname)s: %(message)s")  # of the warnings of libraries
+  code = cli.door(main, sys.argv[1:], kept="finished checkpoints are untouched")
+  if code and "jax" in sys.modules:  # else no other process has been met
+    from ebt_jax import parallel
+
+    parallel.leave(code)
+  return code
 
 
 if __name__ == "__main__":

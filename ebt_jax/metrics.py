@@ -14,12 +14,17 @@ import pathlib
 from typing import Any, SupportsFloat, SupportsInt
 
 from ebt_jax import files
+from ebt_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
 _QUEUE = 4096  # TensorBoard events that may wait
 _NOT_FINITE = ("nan", "inf", "-inf")
+
+
+class MetricsError(UserError, ValueError):
+  """A line of `metrics.jsonl` is not what a run writes; the text names it."""
 
 
 class MetricsWriter:
@@ -35,7 +40,7 @@ class MetricsWriter:
     tensorboard: also write events, if tensorboardX is installed.
 
   Raises:
-    ValueError: a line of `metrics.jsonl` other than the last is not a JSON object with a `step`.
+    MetricsError: a line of `metrics.jsonl` other than the last is not a JSON object with a `step`.
   """
 
   def __init__(self, workdir: str | os.PathLike, tensorboard: bool = True):
@@ -118,7 +123,7 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Rows of a `metrics.jsonl`, in order; a torn last line is left out, and a file that does not exist has no rows.
 
   Raises:
-    ValueError: a line other than the last is not a JSON object with a `step`; the text names the line.
+    MetricsError: a line other than the last is not a JSON object with a `step`; the text names the line.
   """
   return [{name: float(x) if x in _NOT_FINITE else x for name, x in row.items()} for _, row in _rows(path)]
 
@@ -140,11 +145,11 @@ def _rows(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
   lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
   for i, line in enumerate(lines):
     try:
-      row = json.loads(line)
+      row = files.parse_json(line)
       if not isinstance(row, dict) or "step" not in row:
         raise ValueError("expected an object with a step")
     except ValueError as e:
       if i == len(lines) - 1:
         return
-      raise ValueError(f"{path}, line {i + 1}: found {line[:80]!r}: {e}; delete that line") from e
+      raise MetricsError(f"{path}, line {i + 1}: found {line[:80]!r}: {e}; delete that line") from e
     yield line, row

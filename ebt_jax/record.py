@@ -4,7 +4,6 @@ A run is then used with its own files, its data are found from any working direc
 """
 
 import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -31,7 +30,7 @@ def kept(folder: pathlib.Path) -> Kept | None:
     return None
   config = config_lib.load(folder / "config.json")
   try:
-    found = json.loads((folder / DATA).read_text(encoding="utf-8"))
+    found = files.parse_json((folder / DATA).read_bytes())
     # relative to the run first: a folder that was moved or copied with its run is there
     places = (pathlib.Path(os.path.normpath(folder.absolute() / found["place"])), pathlib.Path(found["absolute_place"]))
     places = tuple(p for p in dict.fromkeys(places) if p.is_dir())
@@ -110,15 +109,10 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return out
 
 
-def compares_data(folder: pathlib.Path, config: Config) -> bool:
-  """Whether training in a folder will compare data, so that it matters what they are and not where they are.
-
-  It will not where a run is finished and nothing is read.
-  """
-  before, done = kept(folder), folder / "final_result.json"
-  if before is None or not before.fingerprint:
-    return False
-  return not (done.exists() and json.loads(done.read_text(encoding="utf-8"))["steps"] == config.train.steps)
+def compares_data(folder: pathlib.Path) -> bool:
+  """Whether training in a folder can compare data, so that it matters what they are and not where they are."""
+  before = kept(folder)
+  return before is not None and bool(before.fingerprint)
 
 
 def warn_of_other_files(config: Config, folder: pathlib.Path) -> None:

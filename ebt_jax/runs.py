@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import logging
 import math
 import os
@@ -107,7 +106,10 @@ def warm_start(config: Config, params: Any, mesh: jax.sharding.Mesh) -> Any:
     ConfigError: parameters are missing, extra, or of another shape, and not named in `init_skip`.
   """
   skip = tuple(part.strip() for part in config.init_skip.split(",") if part.strip())
-  there = open_run(config.init_from, mesh=mesh)
+  folder = pathlib.Path(files.local(config.init_from, "config.init_from"))
+  if not (folder / CONFIG).exists():
+    raise ConfigError(f"config.init_from: {folder} holds no run (no config.json); give the folder of a trained run")
+  there = open_run(folder, mesh=mesh)
   record.warn_of_other_files(config, there.folder)
   mine, theirs = _by_path(params), _by_path(there.params)
   unknown = [s for s in skip if not any(_within(path, s) for path in (*mine, *theirs))]
@@ -170,15 +172,16 @@ def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
     The final result of a run that is finished; None where there is something to train, as where a finished run is asked
     for more steps.
   """
+  result = _result(folder)
+  finished = result is not None and result["steps"] == config.train.steps  # then no data are read
   if (folder / CONFIG).exists():
     found = config_lib.load(folder / CONFIG)
-    differ = config_lib.differences(found, config, places=not record.compares_data(folder, config))
-    if differ:
+    differ = config_lib.differences(found, config, places=finished or not record.compares_data(folder))
+    if differ and has_trained(folder):
       raise ConfigError(
         f"--workdir: {folder} holds a run of another config; give another folder. It differs in (there -> here):\n  "
         + "\n  ".join(differ)
       )
-  result = _result(folder)
   if result is None or result["steps"] < config.train.steps:
     return None
   if result["steps"] > config.train.steps:
@@ -191,15 +194,13 @@ def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
 
 def _result(folder: pathlib.Path) -> dict[str, Any] | None:
   """What `final_result.json` holds; None where there is none."""
-  path = folder / RESULT
+  path, fix = folder / RESULT, "put it back from a copy, or delete it: the same command then ends the run again"
   if not path.exists():
     return None
-  try:
-    result = json.loads(path.read_text(encoding="utf-8"))
-    int(result["steps"])
-    return result
-  except (ValueError, KeyError, TypeError) as e:
-    raise ConfigError(f"{path}: is damaged ({e!r}); put it back from a copy, or delete it and train again") from e
+  result = files.read_json(path, "a final result", fix)
+  if not isinstance(result.get("steps"), int):
+    raise ConfigError(f"{path}: cannot be read as a final result (no number of steps); {fix}")
+  return result
 
 
 def note_saved(folder: pathlib.Path, step: int) -> None:
@@ -216,8 +217,8 @@ def check_start(folder: pathlib.Path, config: Config, start: int | None) -> None
     start: the step of the checkpoint that it goes on from; None: it starts anew.
 
   Raises:
-    ConfigError: the run stands at a later step than it is asked for, its checkpoints are gone, or its rows cannot be
-      read.
+    ConfigError: the run stands at a later step than it is asked for, or its checkpoints are gone.
+    MetricsError: its rows cannot be read.
   """
   if start is None and (_result(folder) or (folder / SAVED).exists()):
     raise ConfigError(
@@ -229,10 +230,7 @@ def check_start(folder: pathlib.Path, config: Config, start: int | None) -> None
       f"config.train.steps: {folder} has been trained to step {start} already, more than {config.train.steps}; give "
       "more steps, or another folder"
     )
-  try:
-    metrics.read_rows(folder / metrics.FILE)
-  except ValueError as e:
-    raise ConfigError(str(e)) from e
+  metrics.read_rows(folder / metrics.FILE)
 
 
 def begin(folder: pathlib.Path, config: Config, start: int) -> None:
@@ -259,6 +257,14 @@ def begin(folder: pathlib.Path, config: Config, start: int) -> None:
     kept = files.unused(folder / f"config_until_step{start}.json")
     files.replace_text(kept, before.read_text(encoding="utf-8"))
   files.write_json(folder / CONFIG, config.to_dict())
+
+
+def has_trained(folder: pathlib.Path) -> bool:
+  """Whether a folder holds a row of metrics, a checkpoint or a result: a run that failed before does not hold it."""
+  rows = folder / metrics.FILE
+  checkpoints = (folder / "checkpoints").glob("[0-9]*")
+  said = any((folder / name).exists() for name in (SAVED, RESULT))
+  return said or (rows.exists() and rows.stat().st_size > 0) or any(checkpoints)
 
 
 def count_parameters(task: Task, params: Any) -> tuple[int, int]:

@@ -135,6 +135,8 @@ def read_config(config: str):
   path, _, arg = config.partition(":")
   if not os.path.isfile(path):
     raise ConfigError(f"config file: no file {path!r} in {os.getcwd()}; expected FILE.py or FILE.py:arg")
+  if not path.endswith(".py"):
+    raise ConfigError(f"config file: {path} does not end in .py; give a Python file with get_config()")
   parent = os.path.dirname(os.path.dirname(os.path.abspath(path)))
   if parent not in sys.path:  # a config file may import its neighbours as `configs.NAME`, as under ebt_jax.main
     sys.path.append(parent)
@@ -144,9 +146,12 @@ def read_config(config: str):
   try:
     with modules.neighbours(path):
       spec.loader.exec_module(module)
-      return module.get_config(arg) if arg else module.get_config()
+      found = module.get_config(arg) if arg else module.get_config()
   except Exception as e:  # a config file may raise anything
     raise ConfigError(f"config file {config}: {type(e).__name__}: {e}") from e
+  if not hasattr(found, "to_dict"):
+    raise ConfigError(f"{path}: get_config() gave {found!r}, expected a ConfigDict; end it with `return config`")
+  return found
 
 
 def apply(config: Any, overrides: Mapping[str, Any]) -> Any:

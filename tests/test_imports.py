@@ -35,6 +35,8 @@ WITHOUT_JAX = (
   "scaling.py",
   "main.py",
   "flags.py",
+  "cli.py",
+  "errors.py",
   "data/",
   "interop/",
 )

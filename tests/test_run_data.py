@@ -124,6 +124,17 @@ def test_other_data_are_refused_and_the_message_leads_on(place):
   assert done.code == 0 and "run was trained with another tokenizer.json" in done.err
 
 
+def test_a_run_that_failed_before_it_saved_anything_holds_neither_config_nor_data(place):
+  for entry in (place / "run").iterdir():
+    if entry.name not in ("config.json", "data.json", "tokenizer.json"):
+      shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+  with open(place / "corpus.jsonl", "a") as f:
+    f.write('{"text": "one document more"}\n')
+  done = run([*MORE, "--config.data.tokenizer=other.json", "--config.train.learning_rate=0.002"], cwd=place)
+  assert done.code == 0, done.err
+  assert (place / "run/tokenizer.json").read_bytes() == (place / "other.json").read_bytes()
+
+
 def test_a_damaged_copy_and_a_run_of_an_older_version(place):
   shutil.copy(place / "other.json", place / "run/tokenizer.json")
   write = ["--workdir=run", "--mode=generate", "--prompt=the", "--max_tokens=2"]

@@ -30,8 +30,8 @@ import zlib
 
 from data_sets import GROUPS, SETS, DataSet
 
-from ebt_jax import files
-from ebt_jax.config import ConfigError
+from ebt_jax import cli, files
+from ebt_jax.errors import UserError
 from ebt_jax.owner import Owner
 
 RECORD = "sources.json"
@@ -47,7 +47,7 @@ CLIENTS = {
 }
 
 
-class FetchError(Exception):
+class FetchError(UserError):
   """A set could not be fetched; the message says what was found, what was expected, and how to fix it."""
 
 
@@ -61,10 +61,14 @@ class Result:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the tool. Returns 0, or 1 if a set failed; standard error then says why."""
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  """Runs the tool. Returns 0, or 1 if a set failed; standard error then says why.
+
+  Raises:
+    UserError: a flag is wrong, or a name is neither a set nor a group.
+  """
+  parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("names", nargs="*", metavar="NAME", help=f"sets, or groups: {', '.join(GROUPS)}")
-  parser.add_argument("--out", default="data", help="folder to write (default: data)")
+  parser.add_argument("--out", type=cli.path, default=pathlib.Path("data"), help="folder to write (default: data)")
   parser.add_argument("--list", action="store_true", help="print all sets and exit")
   parser.add_argument(
     "--any_version",
@@ -77,22 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
   if not args.names:
     parser.error("name a set or a group; --list shows them")
-  try:
-    names = wanted(args.names)
-  except FetchError as e:
-    parser.error(str(e))
+  names = wanted(args.names)
   failed = []
-  try:
-    owner = Owner(args.out, "--out")
-  except ConfigError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 1
-  with owner:
+  with Owner(args.out, "--out"):
     for name in names:
       try:
-        done = fetch(name, pathlib.Path(args.out), args.any_version)
-        print(f"{name}: {described(done)} | {SETS[name].licence} | {target(name, pathlib.Path(args.out))}", flush=True)
-      except (FetchError, OSError) as e:
+        done = fetch(name, args.out, args.any_version)
+        print(f"{name}: {described(done)} | {SETS[name].licence} | {target(name, args.out)}", flush=True)
+      except FetchError as e:
         print(f"error: {name}: {e}", file=sys.stderr, flush=True)
         failed.append(name)
   if failed:
@@ -310,4 +306,4 @@ def sha256(path: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(cli.door(main, sys.argv[1:]))

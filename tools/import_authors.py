@@ -8,7 +8,6 @@
 file, which needs PyTorch. `--options` is a JSON file of their command-line options; an .npz may hold them as `meta`.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import checkpoint, files, parallel, record
+from ebt_jax import checkpoint, cli, files, parallel, record
 from ebt_jax.clock import Clock
 from ebt_jax.config import CheckpointConfig, Config, ConfigError, MeshConfig, set_keys
 from ebt_jax.interop import reference
@@ -87,15 +86,16 @@ def write_run(out: pathlib.Path, config: Config, params: dict) -> None:
 
 
 def main(argv: list[str]) -> None:
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--weights", type=pathlib.Path, required=True)
-  parser.add_argument("--options", type=pathlib.Path, help="JSON of their options")
-  parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the run that is made")
+  parser = cli.Parser(description=__doc__.split("\n")[0])
+  parser.add_argument("--weights", type=cli.path, required=True)
+  parser.add_argument("--options", type=cli.path, help="JSON of their options")
+  parser.add_argument("--out", type=cli.path, required=True, help="folder of the run that is made")
   parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="config keys")
   args = parser.parse_args(argv)
   arrays, options = read_weights(args.weights)
   if args.options:
-    options = {**options, **json.loads(args.options.read_text(encoding="utf-8-sig"))}
+    found = files.read_json(args.options, "their options", "give a JSON object of option names and values")
+    options = {**options, **found}
   config, params = config_of(arrays, options, args.set)
   with Owner(args.out, "--out"):
     write_run(args.out, config, params)
@@ -103,7 +103,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  try:
-    main(sys.argv[1:])
-  except (ConfigError, OSError, ValueError) as e:
-    sys.exit(f"error: {e}")
+  sys.exit(cli.door(main, sys.argv[1:]))

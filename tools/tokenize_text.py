@@ -7,10 +7,10 @@ If it is killed, run the same command again: it continues after the last finishe
 
 import argparse
 from collections.abc import Sequence
-import itertools
 import sys
 
-from ebt_jax.config import ConfigError, DataConfig
+from ebt_jax import cli
+from ebt_jax.config import DataConfig
 from ebt_jax.data import coverage
 from ebt_jax.data.progress import Progress
 from ebt_jax.data.sources import Source
@@ -19,28 +19,26 @@ from ebt_jax.data.token_folder import Writer
 from ebt_jax.data.tokenizers import Tokenizer, load_tokenizer
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the tool. Returns 0, or 1 after an error, which is printed to standard error."""
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the tool; raises ConfigError if a flag, the source or the tokenizer is unusable."""
   default = DataConfig()
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--source", required=True, help="as config.data.source: files, globs, folders, tfds:NAME")
   parser.add_argument("--tokenizer", required=True, help="`bytes` or the path of a tokenizer.json")
-  parser.add_argument("--out", required=True, help="folder to write")
-  parser.add_argument("--context_length", type=int, default=default.context_length)
+  parser.add_argument("--out", type=cli.path, required=True, help="folder to write")
+  parser.add_argument("--context_length", type=cli.at_least(2), default=default.context_length)
   parser.add_argument("--layout", choices=("packed", "document"), default=default.layout)
   parser.add_argument("--held_out", type=float, default=default.held_out, help="fraction of documents to hold out")
   parser.add_argument("--text_key", default=default.text_key, help="field or column of jsonl, parquet and tfds")
-  parser.add_argument("--max_documents", type=int, default=0, help="0: all")
-  parser.add_argument("--part_tokens", type=int, default=2**24, help="tokens after which the state is saved")
+  parser.add_argument("--max_documents", type=cli.at_least(0), default=0, help="0: all")
+  parser.add_argument(
+    "--part_tokens", type=cli.at_least(1), default=2**24, help="tokens after which the state is saved"
+  )
   args = parser.parse_args(argv)
-  if args.context_length < 2 or not 0 < args.held_out < 1 or args.max_documents < 0 or args.part_tokens < 1:
-    parser.error("expected context_length >= 2, 0 < held_out < 1, max_documents >= 0 and part_tokens >= 1")
-  try:
-    run(args)
-  except ConfigError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 1
-  return 0
+  if not 0 < args.held_out < 1:
+    parser.error(f"--held_out: expected a fraction between 0 and 1, found {args.held_out}")
+  args.out = str(args.out)
+  run(args)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,7 +63,7 @@ def write_windows(args: argparse.Namespace, tokenizer: Tokenizer, source: Source
     print(f"going on after {writer.documents:,} documents", file=sys.stderr)
   progress = Progress(f"tokenising to {args.out}", quiet_s=1.0)
   tokens = text_bytes = 0
-  docs = itertools.islice(split_documents(source, args.source, args.text_key), writer.documents, None)
+  docs = writer.follow(split_documents(source, args.source, args.text_key))
   for n, (split, ids, covered) in enumerate(tokenized(docs, tokenizer, args.held_out), writer.documents + 1):
     writer.add(split, ids, covered)
     tokens += len(ids)
@@ -82,4 +80,4 @@ def write_windows(args: argparse.Namespace, tokenizer: Tokenizer, source: Source
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(cli.door(main, sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Configuration: `schema` has every key with its default and its checks, `resolve` builds a checked `Config`."""
 
-from ebt_jax.config.resolve import defaults, differences, keys, load, near, resolve, set_keys
+from ebt_jax.config.resolve import defaults, differences, key_value, keys, load, near, resolve, set_keys
 from ebt_jax.config.schema import (
   SIZES,
   AuthorsConfig,
@@ -33,6 +33,7 @@ __all__ = [
   "TrainConfig",
   "defaults",
   "differences",
+  "key_value",
   "keys",
   "load",
   "near",

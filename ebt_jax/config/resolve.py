@@ -3,11 +3,12 @@
 import ast
 from collections.abc import Iterable
 import dataclasses
-import json
 import math
 from typing import Any
 
+from ebt_jax import files
 from ebt_jax.config.schema import Config, ConfigError, near
+from ebt_jax.errors import UserError, together
 
 # A run may go on with other values of these groups and keys; all other keys must agree.
 RESUMABLE_GROUPS = ("mesh", "checkpoint", "eval", "sample")
@@ -58,13 +59,12 @@ def resolve(config: Any) -> Config:
 def load(path) -> Config:
   """Reads a `config.json` that a run has written."""
   try:
-    with open(path, encoding="utf-8-sig") as f:  # some editors write a byte-order mark
-      values = json.load(f)
-  except (OSError, json.JSONDecodeError) as e:
-    raise ConfigError(f"{path}: cannot be read as a config ({e}); is this the folder of a run?") from e
+    values = files.read_json(path, "a config", "is this the folder of a run?")
+  except UserError as e:
+    raise ConfigError(str(e)) from e
   for old, new in MOVED.items():
     group, name = old.split(".")
-    if name in values.get(group, {}):
+    if isinstance(values.get(group), dict) and name in values[group]:
       new_group, new_name = new.split(".")[1:]
       values[group].setdefault(new_group, {})[new_name] = values[group].pop(name)
   return resolve(values)
@@ -81,25 +81,34 @@ def set_keys(config: Any, assignments: Iterable[str]) -> Config:
     ConfigError: no such key, a value of another type, or an impossible one.
   """
   values = config.to_dict()
-  known = _flatten(Config().to_dict())
-  for assignment in assignments:
-    flag = "--" if assignment.startswith("config.") else "--set "
-    key, equals, text = assignment.partition("=")
-    key = key.strip().removeprefix("config.")
-    if not equals:
-      raise ConfigError(f"{flag}{assignment}: expected KEY=VALUE, e.g. --set eval.steps=6")
-    if key in MOVED:
-      raise ConfigError(f"{flag}{assignment}: {key} is now {MOVED[key]}")
-    if key not in known:
-      raise ConfigError(f"{flag}{assignment}: no such key; {near(key, known)}")
+
+  def put(assignment):
+    key, value = key_value(assignment)
     if key == "model.size" and isinstance(config, Config):  # its layers, heads and width are not 0
-      raise ConfigError(f"{flag}{assignment}: this model has its size; set model.layers, model.heads and model.width")
+      raise ConfigError(f"--set {assignment}: this model has its size; set model.layers, model.heads and model.width")
     *groups, name = key.split(".")
     group = values
     for part in groups:
       group = group.setdefault(part, {})
-    group[name] = parse(text, known[key], f"{flag}{assignment.partition('=')[0]}")
+    group[name] = value
+
+  together(ConfigError, put, assignments)
   return resolve(values)
+
+
+def key_value(assignment: str) -> tuple[str, Any]:
+  """Key and typed value of one of the assignments of `set_keys`. Raises ConfigError where it is wrong."""
+  known = _flatten(Config().to_dict())
+  flag = "--" if assignment.startswith("config.") else "--set "
+  key, equals, text = assignment.partition("=")
+  key = key.strip().removeprefix("config.")
+  if not equals:
+    raise ConfigError(f"{flag}{assignment}: expected KEY=VALUE, e.g. --set eval.steps=6")
+  if key in MOVED:
+    raise ConfigError(f"{flag}{assignment}: {key} is now {MOVED[key]}")
+  if key not in known:
+    raise ConfigError(f"{flag}{assignment}: no such key; {near(key, known)}")
+  return key, parse(text, known[key], f"{flag}{assignment.partition('=')[0]}")
 
 
 def parse(text: str, default: Any, where: str) -> Any:
@@ -108,7 +117,7 @@ def parse(text: str, default: Any, where: str) -> Any:
     return text
   try:
     value = ast.literal_eval({"true": "True", "false": "False"}.get(text.strip().lower(), text.strip()))
-  except (ValueError, SyntaxError):
+  except (ValueError, SyntaxError, RecursionError, MemoryError):  # it is no literal
     value = text
   return _typed(value, default, where)
 
@@ -149,7 +158,9 @@ def _build(cls, values: Any, where: str):
     raise ConfigError(f"{where}: expected a group of keys, found {values!r}")
   fields = {f.name: f for f in dataclasses.fields(cls)}
   out = {}
-  for name, value in values.items():
+
+  def take(item):
+    name, value = item
     moved = MOVED.get(f"{where}.{name}".removeprefix("config."))
     if moved:
       raise ConfigError(f"{where}.{name}: is now config.{moved}")
@@ -160,15 +171,21 @@ def _build(cls, values: Any, where: str):
       out[name] = _build(type(default), value, f"{where}.{name}")
     else:
       out[name] = _typed(value, default, f"{where}.{name}")
+
+  together(ConfigError, take, values.items())
   return cls(**out)
 
 
 def _typed(value, default, where):
   expected = type(default)
-  if expected is float and isinstance(value, int) and not isinstance(value, bool):
+  if type(value) is int and abs(value) >= 2**63:
+    raise ConfigError(f"{where}: expected a number below 2^63, found one of {value.bit_length()} bits")
+  if expected is float and type(value) is int:
     value = float(value)
   if type(value) is not expected:
-    raise ConfigError(f"{where}: expected {expected.__name__}, found {value!r} ({type(value).__name__})")
+    found = repr(value)
+    found = found if len(found) <= 80 else f"{found[:80]}..."
+    raise ConfigError(f"{where}: expected {expected.__name__}, found {found} ({type(value).__name__})")
   if expected is float and not math.isfinite(value):
     raise ConfigError(f"{where}: expected a finite number, found {value!r}")
   return value

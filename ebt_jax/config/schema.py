@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 import dataclasses
 import difflib
+import operator
 from typing import Any
+
+from ebt_jax.errors import UserError, together
 
 # layers, heads, width (paper table D.1; 4xs and 3xs come from the authors' code)
 SIZES = {
@@ -22,8 +25,10 @@ SIZES = {
   "xl": (24, 32, 2048),
 }
 
+_MOST_ROWS = 2**24  # of a batch: with many more, a host only makes lists until its memory is full
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError, ValueError):
   """A config value is unknown, ill-typed or impossible; the text names the key and the fix."""
 
 
@@ -258,6 +263,10 @@ class TrainConfig(_Checks):
     for key in ("beta1", "beta2"):
       if not 0 <= getattr(self, key) < 1:
         raise ConfigError(f"config.train.{key}: expected 0 <= x < 1, found {getattr(self, key)}")
+    if self.batch_size > _MOST_ROWS:
+      raise ConfigError(f"config.train.batch_size: expected at most {_MOST_ROWS:,} rows, found {self.batch_size:,}")
+    if self.steps >= 2**31:
+      raise ConfigError(f"config.train.steps: expected less than 2^31 (steps are counted in int32), found {self.steps}")
     if self.batch_size % self.microbatches:
       raise ConfigError(
         f"config.train.microbatches: batch_size {self.batch_size} does not divide into {self.microbatches} equal parts"
@@ -301,7 +310,12 @@ class DataConfig(_Checks):
     self._at_least(0, "max_documents", "max_tokens")
     if not 0 < self.held_out < 1:
       raise ConfigError(f"config.data.held_out: expected a fraction between 0 and 1, found {self.held_out}")
+    names = [pair.partition("=")[0].strip() for pair in self.held_out_sources.split(";") if pair.strip()]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+      raise ConfigError(f"config.data.held_out_sources: {twice[0]} is named twice; give each source a name of its own")
     for name, source in self.more_held_out.items():
+      if name == "held_out":
+        raise ConfigError("config.data.held_out_sources: held_out is the split of data.source; give another name")
       if not (name.isidentifier() and source):
         raise ConfigError(
           f"config.data.held_out_sources: expected NAME=SOURCE with `;` between them, NAME of letters, digits and "
@@ -432,8 +446,8 @@ class Config(_Checks):
 
   def check(self) -> None:
     """Raises ConfigError, naming key and fix."""
-    for group in (self.model, self.thinking, self.train, self.data, self.eval, self.mesh, self.checkpoint, self.sample):
-      group.check()
+    groups = (self.model, self.thinking, self.train, self.data, self.eval, self.mesh, self.checkpoint, self.sample)
+    together(ConfigError, operator.methodcaller("check"), groups)
     m, t, r = self.model, self.thinking, self.train
     if ":" not in self.task:
       self._one_of("task", "text")

@@ -7,6 +7,7 @@ import re
 from typing import Any, NamedTuple
 
 from ebt_jax.config import ConfigError, near
+from ebt_jax.files import local
 
 KEY = "config.data.source"
 PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -104,7 +105,7 @@ def find_files(source: str) -> tuple[list[File], LeftOut]:
   found: dict[str, File] = {}
   left_out = LeftOut()
   for item in items:
-    path = os.path.expanduser(item)
+    path = local(item, KEY)
     if os.path.isdir(path):
       matches = list(_folder(path, "", left_out, item))
       if not matches:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import contextlib
 import gzip
 import io
-import json
 import lzma
 import os
 from typing import IO, Any, NamedTuple
@@ -13,6 +12,7 @@ import zlib
 
 from ebt_jax.config import ConfigError
 from ebt_jax.data.find import KEY, File
+from ebt_jax.files import parse_json
 
 _TEXT_KEY = "config.data.text_key"
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -201,25 +201,27 @@ def _bytes(value: Any) -> bytes | None:
 def _is_object(line: bytes) -> bool:
   try:
     return isinstance(loads(line.decode("utf-8-sig")), dict)
-  except (ValueError, RecursionError):
+  except ValueError:
     return False
 
 
 def _json(text: str, where: str, expected: str) -> Any:
   try:
     return loads(text)
-  except (ValueError, RecursionError) as e:
+  except ValueError as e:
     raise ConfigError(f"{KEY}: {where}: not JSON ({e}); expected {expected}") from e
 
 
 def loads(text: str) -> Any:
-  """`json.loads` that reads integers of any length: those that Python refuses become floats."""
+  """`files.parse_json` that reads integers of any length: those that Python refuses become floats."""
+  return parse_json(text, _integer)
+
+
+def _integer(digits: str) -> int | float:
   try:
-    return json.loads(text)
-  except json.JSONDecodeError:
-    raise
+    return int(digits)
   except ValueError:  # more digits than `sys.get_int_max_str_digits()`
-    return json.loads(text, parse_int=float)
+    return float(digits)
 
 
 def _text(row: Any, key: str, where: str) -> str | None:

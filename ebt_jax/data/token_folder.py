@@ -5,9 +5,12 @@
 it.
 """
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterator
 import contextlib
 import errno
+import hashlib
+import itertools
 import json
 import os
 from typing import Any
@@ -15,15 +18,19 @@ import zlib
 
 import numpy as np
 
+from ebt_jax import files
 from ebt_jax.config import ConfigError, DataConfig
 from ebt_jax.data.coverage import Coverage
+from ebt_jax.data.sources import Document
 from ebt_jax.data.tokenizers import Tokenizer
 from ebt_jax.data.windows import Assembler, TextData, check, finish, from_flat, summarize, token_dtype
+from ebt_jax.errors import UserError
 from ebt_jax.owner import Owner
 
 MANIFEST = "manifest.json"
 WINDOWS = "windows.json"
 _SPLITS = ("train", "held_out")
+_SIZE = "input bytes"  # an argument of a folder
 _KINDS = {"tokens": "stored", "lengths": "rows"}  # suffix of a file -> the count of its entries
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -44,21 +51,7 @@ def open_folder(config: DataConfig, tokenizer: Tokenizer) -> TextData:
   if not os.path.isfile(os.path.join(folder, WINDOWS)):
     raise ConfigError(f"config.data.source: {config.source} is unfinished; run tools/tokenize_text.py again")
   meta = _read(folder, WINDOWS)
-  made = meta["arguments"]
-  if made["tokenizer"] != tokenizer.fingerprint:
-    raise ConfigError(
-      f"config.data.tokenizer: {config.source} was made with {meta['tokenizer_name']} ({made['tokenizer'][:12]}), "
-      f"found {tokenizer.name} ({tokenizer.fingerprint[:12]}); set data.tokenizer, or make the folder again"
-    )
-  wanted = {"context_length": config.context_length, "layout": config.layout, "held_out": config.held_out}
-  if config.max_documents:
-    wanted["max_documents"] = config.max_documents
-  for name, value in wanted.items():
-    if made[name] != value:
-      raise ConfigError(
-        f"config.data.{name}: {config.source} was made with {made[name]!r}, found {value!r}; "
-        f"set data.{name} to {made[name]!r}, or make the folder again"
-      )
+  _check_settings(config, tokenizer, meta)
   windows = []
   for split in _SPLITS:
     counts = meta["counts"][split]
@@ -68,6 +61,29 @@ def open_folder(config: DataConfig, tokenizer: Tokenizer) -> TextData:
   if config.max_tokens:
     return finish(config, tokenizer, *windows, meta["counts"], meta["summary"].get("left_out", {}))
   return TextData(*windows, meta["summary"], meta["counts"])
+
+
+def _check_settings(config: DataConfig, tokenizer: Tokenizer, meta: dict[str, Any]) -> None:
+  """Raises ConfigError that names all settings in which a folder differs from a config, and what to set."""
+  made = meta["arguments"]
+  wanted = {"context_length": config.context_length, "layout": config.layout, "held_out": config.held_out}
+  if config.max_documents:
+    wanted["max_documents"] = config.max_documents
+  found, fix = [], []
+  if made["tokenizer"] != tokenizer.fingerprint:
+    theirs, ours = (f"{n} ({f[:12]})" for n, f in (
+        (meta["tokenizer_name"], made["tokenizer"]), (tokenizer.name, tokenizer.fingerprint)))  # fmt: skip
+    found.append(f"config.data.tokenizer: made with {theirs}, found {ours}")
+    fix.append(f"data.tokenizer={meta['tokenizer_name']}")
+  for name, value in wanted.items():
+    if made[name] != value:
+      found.append(f"config.data.{name}: made with {made[name]!r}, found {value!r}")
+      fix.append(f"data.{name}={made[name]}")
+  if found:
+    raise ConfigError(
+      f"config.data.source: {config.source} was made with other settings; add --set {' '.join(fix)}, or make another "
+      "folder with tools/tokenize_text.py:\n  " + "\n  ".join(found)
+    )
 
 
 class Writer:
@@ -93,6 +109,8 @@ class Writer:
     self._arguments = arguments
     self._tokenizer = tokenizer
     self.documents = 0
+    self._digest = ""  # of all documents that were added, one after the other
+    self._read: collections.deque[bytes] = collections.deque()  # digests of documents that `follow` is ahead
     self._owner = Owner(folder, "--out")
     try:
       self._open(folder, arguments, tokenizer)
@@ -106,13 +124,21 @@ class Writer:
     counts: dict[str, dict[str, Any]] = {split: {} for split in _SPLITS}
     if self.finished or os.path.isfile(os.path.join(folder, MANIFEST)):
       meta = _read(folder, WINDOWS if self.finished else MANIFEST)
+      counts, self._digest = meta["counts"], meta.get("documents", "")
+      # before the end the source may change beyond what is finished, such as a bad file that is mended
+      open_end = not self.finished and (self._digest or not any(c.get("documents") for c in counts.values()))
       for name, value in arguments.items():
-        if meta["arguments"].get(name) != value:
+        before = meta["arguments"].get(name)
+        if before != value and name == _SIZE and not open_end:
           raise ConfigError(
-            f"--out: {folder} was begun with {name} {meta['arguments'].get(name)!r}, found {value!r}; "
-            "give the same value, or choose another folder"
+            f"--out: {folder} was made of {before} bytes of input, found {value}: the source has changed since; delete "
+            "the folder to make it again, or choose another folder"
           )
-      counts = meta["counts"]
+        if before != value and name != _SIZE:
+          raise ConfigError(
+            f"--out: {folder} was begun with {name} {before!r}, found {value!r}; give the same value, or choose "
+            "another folder"
+          )
       self._checksums = meta.get("checksums", {})  # older folders have none
     shape = (arguments["layout"], arguments["context_length"], tokenizer.end_of_text)
     dtype = token_dtype(tokenizer.vocab_size)
@@ -137,8 +163,29 @@ class Writer:
     """Number of tokens added since the last `commit`."""
     return sum(a.stored - self._saved[split]["stored"] for split, a in self._splits.items())
 
+  def follow(self, documents: Iterator[Document]) -> Iterator[Document]:
+    """The documents that are not finished yet; `add` is to be called for each of them, in this order.
+
+    Raises:
+      ConfigError: those that are finished are not the ones that the folder was begun with.
+    """
+    digest = ""
+    for document in itertools.islice(documents, self.documents):
+      digest = _chained(digest, _digest_of(document))
+    if self._digest not in ("", digest):
+      raise ConfigError(
+        f"--out: the first {self.documents} documents of the source are not those that {self._folder} was begun with; "
+        "delete the folder to begin again, or choose another folder"
+      )
+    self._digest = digest
+    for document in documents:
+      self._read.append(_digest_of(document))
+      yield document
+
   def add(self, split: str, ids: np.ndarray, covered: Coverage | None = None) -> None:
     """Adds a document, int [tokens], to `train` or `held_out`, and what its tokens keep of its text."""
+    if self._read:
+      self._digest = _chained(self._digest, self._read.popleft())
     self._splits[split].add(ids, covered)
 
   def commit(self) -> None:
@@ -149,7 +196,8 @@ class Writer:
     """
     self._append()
     self._saved = {split: a.state() for split, a in self._splits.items()}
-    self._write(MANIFEST, {"arguments": self._arguments, "counts": self._saved, "checksums": self._checksums})
+    done = {"counts": self._saved, "checksums": self._checksums, "documents": self._digest}
+    self._write(MANIFEST, {"arguments": self._arguments, **done})
     self.documents = sum(s["documents"] for s in self._saved.values())
 
   def finish(self, left_out: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +297,14 @@ def _append(path: str, offset: int, content: bytes) -> None:
     os.fsync(f.fileno())
 
 
+def _digest_of(document: Document) -> bytes:
+  return hashlib.sha256(f"{document.id}\0{document.text}".encode("utf-8", "surrogatepass")).digest()
+
+
+def _chained(digest: str, more: bytes) -> str:
+  return hashlib.sha256(digest.encode() + more).hexdigest()
+
+
 def _read_back(path: str, size: int) -> tuple[int, int]:
   """(bytes, CRC-32) of the first `size` bytes of a file, or of all that it has; of a missing file (0, 0)."""
   found = checksum = 0
@@ -260,12 +316,15 @@ def _read_back(path: str, size: int) -> tuple[int, int]:
 
 
 def _read(folder: str, name: str) -> dict[str, Any]:
-  path = os.path.join(folder, name)
+  path, fix = os.path.join(folder, name), f"delete {folder}, and make it again with tools/tokenize_text.py"
   try:
-    with open(path, encoding="utf-8") as f:
-      return json.load(f)
-  except (OSError, json.JSONDecodeError) as e:
-    raise ConfigError(f"{path}: cannot be read ({e}); make the folder again with tools/tokenize_text.py") from e
+    found = files.read_json(path, "a description of tokens", fix)
+  except UserError as e:
+    raise ConfigError(str(e)) from e
+  missing = [key for key in ("arguments", "counts") if key not in found]
+  if missing:
+    raise ConfigError(f"{path}: no key {', '.join(missing)}; {fix}")
+  return found
 
 
 def _map(folder: str, name: str, dtype: np.dtype, count: int) -> np.ndarray:
@@ -275,6 +334,6 @@ def _map(folder: str, name: str, dtype: np.dtype, count: int) -> np.ndarray:
   if size != count * dtype.itemsize:
     raise ConfigError(
       f"{path}: expected {count * dtype.itemsize} bytes, found {'no file' if size < 0 else size}; "
-      "copy the folder again or make it again with tools/tokenize_text.py"
+      f"copy the folder again, or delete {folder} and make it again with tools/tokenize_text.py"
     )
   return np.memmap(path, dtype, "r") if count else np.empty(0, dtype)

@@ -11,6 +11,7 @@ from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ebt_jax import files
 from ebt_jax.config import ConfigError
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def load_tokenizer(spec: str, name: str = "") -> Tokenizer:
   """
   if spec == "bytes":
     return ByteTokenizer()
-  path = os.path.expanduser(spec)
+  path = files.local(spec, "config.data.tokenizer")
   if os.path.isdir(path):
     raise ConfigError(f"config.data.tokenizer: {spec} is a folder; give the tokenizer.json in it")
   if not os.path.isfile(path):

@@ -16,6 +16,7 @@ from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.clock import Clock
 from ebt_jax.config import Config
 from ebt_jax.data.loader import Loader
+from ebt_jax.errors import UserError
 from ebt_jax.evaluation import samples
 from ebt_jax.evaluation.evaluator import Evaluator
 from ebt_jax.tasks import registry
@@ -29,7 +30,7 @@ from ebt_jax.training.step import compiled_step
 log = logging.getLogger(__name__)
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(UserError, RuntimeError):
   """Training cannot or should not go on; the message says why and what to do."""
 
 
@@ -48,6 +49,8 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
   mesh = parallel.make_mesh(config.mesh)
   folder = pathlib.Path(workdir).expanduser()
   before = record.kept(folder)
+  if before and before.config.data != config.data and not runs.has_trained(folder):
+    before = None  # nothing was trained on those data
   task = registry.make(config, parallel.shards_of(mesh), before)
   saved = functools.partial(runs.note_saved, folder)
   checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, saved)  # refuses a path before it is made

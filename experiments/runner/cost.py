@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from ebt_jax import cli
 from ebt_jax.config import ConfigError
 from ebt_jax.sweep import Run
 
@@ -25,35 +26,30 @@ def costs(runs: Sequence[Run]) -> list[Cost]:
   command = [sys.executable, "-m", "experiments.runner.cost"]
   env = os.environ | {"JAX_PLATFORMS": "cpu"}  # shapes alone are needed, and accelerators are for the runs
   done = subprocess.run(command, input=asked, env=env, capture_output=True, text=True)
-  if done.returncode == 2:
-    raise ConfigError(done.stderr.strip())
+  if done.returncode == cli.USAGE:
+    raise ConfigError(done.stderr.strip().removeprefix("error: "))
   if done.returncode:
     raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
   return [Cost(*row) for row in json.loads(done.stdout.splitlines()[-1])]
 
 
-def main() -> int:
+def main() -> None:
   """Reads runs from standard input and prints their costs, as JSON."""
   from ebt_jax import runs as runs_lib
   from ebt_jax.tasks import registry
 
   found, seen = [], {}
-  try:
-    for row in json.load(sys.stdin):
-      run = Run(name=row["name"], config=row["config"], overrides=row["overrides"])
-      config = run.resolve()
-      key = json.dumps(config.to_dict() | {"seed": 0}, sort_keys=True)  # seeds cost the same
-      if key not in seen:
-        task = registry.make(config)
-        step = runs_lib.rows_of_step(task.config) * task.flops().row["total"]
-        seen[key] = Cost(float(config.train.steps * step), config.train.steps, task.problem.headline)
-      found.append(seen[key])
-  except ConfigError as e:
-    print(e, file=sys.stderr)
-    return 2
+  for row in json.load(sys.stdin):
+    run = Run(name=row["name"], config=row["config"], overrides=row["overrides"])
+    config = run.resolve()
+    key = json.dumps(config.to_dict() | {"seed": 0}, sort_keys=True)  # seeds cost the same
+    if key not in seen:
+      task = registry.make(config)
+      step = runs_lib.rows_of_step(task.config) * task.flops().row["total"]
+      seen[key] = Cost(float(config.train.steps * step), config.train.steps, task.problem.headline)
+    found.append(seen[key])
   print(json.dumps(found))
-  return 0
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(cli.door(main))

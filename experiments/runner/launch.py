@@ -37,25 +37,35 @@ def own(folder: pathlib.Path) -> Owner:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-  """Where one process runs: the CPU cores that it may use (empty: all) and its GPU, if any."""
+  """Where one process runs: the CPU cores that it may use (empty: all) and its GPU, if any, as CUDA names it."""
 
   cores: tuple[int, ...] = ()
-  gpu: int | None = None
+  gpu: str | None = None
 
   @property
   def environment(self) -> dict[str, str]:
-    return {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": str(self.gpu)}
+    return {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
 
 
 def slots(jobs: int, gpus: int = 0) -> list[Slot]:
-  """`jobs` slots that share the cores and the first `gpus` GPUs of this machine equally."""
+  """`jobs` slots that share the cores and the first `gpus` GPUs that this process may use, equally.
+
+  Raises:
+    ConfigError: CUDA_VISIBLE_DEVICES names fewer GPUs.
+  """
   cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
   each = max(1, len(cores) // jobs)
+  visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+  names = list(map(str, range(gpus))) if visible is None else [n.strip() for n in visible.split(",") if n.strip()]
+  if len(names) < gpus:
+    raise ConfigError(
+      f"--gpus: {gpus} asked for, CUDA_VISIBLE_DEVICES={visible} has {len(names)}; change one of the two"
+    )
 
   def share(i):
     return tuple(cores[(i * each) % len(cores) :][:each]) if cores else ()
 
-  return [Slot(share(i), i % gpus if gpus else None) for i in range(jobs)]
+  return [Slot(share(i), names[i % gpus] if gpus else None) for i in range(jobs)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import time
 
-from ebt_jax import metrics
+from ebt_jax import files, metrics
+from ebt_jax.errors import UserError
 from ebt_jax.training import signals
 from experiments.runner.cost import costs
 from experiments.runner.launch import Slot, Task
@@ -174,8 +175,8 @@ def eta(all_: Sequence[Progress], now: float, jobs: int) -> float:
 
 def _wall_seconds(task: Task) -> float:
   try:
-    return json.loads((task.workdir / "final_result.json").read_text(encoding="utf-8"))["wall_seconds"]
-  except (ValueError, KeyError, OSError):  # damaged: collecting its points says so
+    return files.read_json(task.workdir / "final_result.json", "a final result", "see its points")["wall_seconds"]
+  except (UserError, KeyError):  # damaged: collecting its points says so
     return 0.0
 
 

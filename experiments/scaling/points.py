@@ -20,9 +20,10 @@ import pathlib
 import sys
 from typing import Any
 
+from ebt_jax import cli, files, metrics
 from ebt_jax import config as config_lib
-from ebt_jax import files, metrics
 from ebt_jax.config import ConfigError
+from ebt_jax.errors import UserError
 from ebt_jax.owner import Owner
 
 FILE, STUDY = "points.jsonl", "study.json"
@@ -40,20 +41,14 @@ def of_run(folder: pathlib.Path) -> list[dict[str, Any]]:
   Device seconds are those of training steps alone (without start-up, compilation and evaluation), summed over devices.
 
   Raises:
-    ConfigError: `final_result.json` or `metrics.jsonl` are damaged or lack a key.
+    UserError: `final_result.json` or `metrics.jsonl` are damaged or lack a key.
   """
   path = folder / "final_result.json"
   if not path.exists():
     return []
   config = config_lib.load(folder / "config.json")
-  try:
-    result, lines = json.loads(path.read_text(encoding="utf-8")), metrics.read_rows(folder / metrics.FILE)
-  except json.JSONDecodeError as e:
-    raise ConfigError(
-      f"{path}: is damaged ({e}); put it back from a copy, or delete it and run the sweep again, which ends this run"
-    ) from e
-  except ValueError as e:
-    raise ConfigError(str(e)) from e
+  fix = "put it back from a copy, or delete it and run the sweep again, which ends this run"
+  result, lines = files.read_json(path, "a final result", fix), metrics.read_rows(folder / metrics.FILE)
   _need(result, _RESULT, path)
   batch = result["items"] / result["steps"]
   fixed = {
@@ -92,8 +87,8 @@ def of_run(folder: pathlib.Path) -> list[dict[str, Any]]:
   return out
 
 
-def _need(found: dict[str, Any], keys: tuple[str, ...], where: Any) -> None:
-  missing = [key for key in keys if key not in found]
+def _need(found: Any, keys: tuple[str, ...], where: Any) -> None:
+  missing = keys if not isinstance(found, dict) else [key for key in keys if key not in found]
   if missing:
     raise ConfigError(
       f"{where}: no key {', '.join(missing)}; another version of ebt_jax has written it: "
@@ -105,17 +100,15 @@ def read_study(folder: pathlib.Path) -> dict[str, Any]:
   """The `study.json` that run.py wrote. Raises ConfigError where it is missing, broken or of another version."""
   path = folder / STUDY
   try:
-    study = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, json.JSONDecodeError) as e:
-    raise ConfigError(
-      f"{path}: cannot be read ({e}); expected the --workdir of experiments.scaling.run; if it is damaged, put it back "
-      "from a copy, or delete it and run the sweep again"
-    ) from e
+    fix = "expected the --workdir of experiments.scaling.run; if it is damaged, put it back from a copy, or delete it"
+    study = files.read_json(path, "a study", f"{fix} and run the sweep again")
+  except UserError as e:
+    raise ConfigError(str(e)) from e
   _need(study, ("study", "about", "series", "axes", "runs"), path)
-  for name, run in study["runs"].items():
+  for name, run in dict(study["runs"]).items():
     _need(run, _RUN, f"{path}, run {name}")
-  for axis in study["axes"]:
-    _need(axis, _AXIS, f"{path}, axis {axis.get('name')}")
+  for i, axis in enumerate(study["axes"]):
+    _need(axis, _AXIS, f"{path}, axis {i + 1}")
   return study
 
 
@@ -144,8 +137,8 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
   """Rows of `points.jsonl`. Raises ConfigError where it is missing, broken or of another version."""
   path = folder / FILE
   try:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-  except (OSError, json.JSONDecodeError) as e:
+    rows = [files.parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+  except (OSError, ValueError) as e:
     raise ConfigError(
       f"{path}: cannot be read ({e}); delete it, then make it with `python -m experiments.scaling.points {folder}`"
     ) from e
@@ -154,13 +147,14 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
   return rows
 
 
+def main(argv: list[str]) -> None:
+  parser = cli.Parser(prog="experiments.scaling.points", description=__doc__.splitlines()[0])
+  parser.add_argument("folder", type=cli.path, metavar="DIR", help="--workdir of experiments.scaling.run")
+  folder = parser.parse_args(argv).folder
+  read_study(folder)  # makes no folder where there is no study
+  with Owner(folder, "DIR"):
+    print(f"{len(collect(folder))} points in {folder / FILE}")
+
+
 if __name__ == "__main__":
-  if len(sys.argv) != 2:
-    sys.exit(__doc__)
-  try:
-    asked = pathlib.Path(sys.argv[1])
-    read_study(asked)  # makes no folder where there is no study
-    with Owner(asked, "DIR"):
-      print(f"{len(collect(asked))} points in {asked / FILE}")
-  except ConfigError as e:
-    sys.exit(f"error: {e}")
+  sys.exit(cli.door(main, sys.argv[1:]))

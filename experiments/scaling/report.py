@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebt_jax import files, scaling
+from ebt_jax import cli, files, scaling
 from ebt_jax.config import ConfigError
 from ebt_jax.metrics import si
 from ebt_jax.scaling import Crossing, Interval
@@ -412,10 +412,11 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
   return folder / "report.html"
 
 
+def main(argv: list[str]) -> None:
+  parser = cli.Parser(prog="experiments.scaling.report", description=__doc__.splitlines()[0])
+  parser.add_argument("folder", type=cli.path, metavar="DIR", help="--workdir of experiments.scaling.run")
+  print(f"written to {write_report(parser.parse_args(argv).folder)}")
+
+
 if __name__ == "__main__":
-  if len(sys.argv) != 2:
-    sys.exit(__doc__)
-  try:
-    print(f"written to {write_report(pathlib.Path(sys.argv[1]))}")
-  except ConfigError as e:
-    sys.exit(f"error: {e}")
+  sys.exit(cli.door(main, sys.argv[1:]))

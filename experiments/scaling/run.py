@@ -11,15 +11,17 @@ can be continued in a new folder.
 
 import argparse
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import pathlib
 import shlex
+import shutil
 import sys
 from typing import Any
 
+from ebt_jax import cli, files, metrics, sweep
 from ebt_jax import config as config_lib
-from ebt_jax import files, metrics, sweep
 from ebt_jax.config import ConfigError
+from ebt_jax.errors import together
 from experiments.runner import launch, pool
 from experiments.runner.launch import Slot, Task
 from experiments.runner.screen import Screen
@@ -73,11 +75,23 @@ def claim_study(folder: pathlib.Path, described: dict[str, Any]) -> None:
   files.write_json(path, described)
 
 
-def key_value(flag: str, text: str) -> tuple[str, Any]:
-  """`KEY=VALUE` of a flag. A value that reads as a Python literal, such as a number or a boolean, becomes one."""
+def overrides(assignments: Iterable[str]) -> dict[str, Any]:
+  """Key -> value of `--set`, typed as the keys are. Raises ConfigError about all that are wrong at once."""
+  out = {}
+
+  def put(assignment):
+    key, value = config_lib.key_value(assignment)
+    out[key] = value
+
+  together(ConfigError, put, assignments)
+  return out
+
+
+def slurm_parameter(text: str) -> tuple[str, Any]:
+  """`KEY=VALUE` of `--slurm`. A value that reads as a Python literal, such as a number or a boolean, becomes one."""
   key, equals, value = text.partition("=")
   if not equals:
-    raise ConfigError(f"{flag}: expected KEY=VALUE, found {text!r}")
+    raise ConfigError(f"--slurm: expected KEY=VALUE, found {text!r}")
   try:
     return key, ast.literal_eval(value)
   except (ValueError, SyntaxError):
@@ -95,18 +109,28 @@ def joined(study: studies.Study, flags: Sequence[str]) -> dict[str, str]:
       raise ConfigError(
         f"--join: the label {label!r} is taken by {series[label]}; give another label, such as {label}2={config}"
       )
-    series[label] = config
+    if label.startswith("_") or "$" in label:
+      raise ConfigError(f"--join: the label {label!r} begins with _ or holds $, which figures read as a command")
+    if not label.isprintable() or label != label.strip():
+      raise ConfigError(
+        f"--join: the label {label!r} begins or ends with a space, or holds a character without a shape"
+      )
+    series[label] = files.local(config, "--join")
   return series
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="experiments.scaling.run", description=__doc__.splitlines()[0])
+  parser = cli.Parser(prog="experiments.scaling.run", description=__doc__.splitlines()[0])
   parser.add_argument(
     "--study", required=True, help="tiny, quick, laptop (studies.py), or your own: package.module:function"
   )
-  parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of the study")
-  parser.add_argument("--jobs", type=int, default=1, help="runs that train at once, each on its share of the cores")
-  parser.add_argument("--gpus", type=int, default=0, help="GPUs that the jobs share")
+  parser.add_argument("--workdir", required=True, type=cli.path, help="folder of the study")
+  parser.add_argument(
+    "--jobs", type=cli.at_least(1), default=1, help="runs that train at once, each on its share of the cores"
+  )
+  parser.add_argument(
+    "--gpus", type=cli.at_least(0), default=0, help="GPUs that the jobs share: the first of CUDA_VISIBLE_DEVICES"
+  )
   parser.add_argument("--axes", default="", help="train the runs of these axes only, comma-separated; default: all")
   parser.add_argument(
     "--join", action="append", default=[], metavar="LABEL=FILE[:ARG]", help="add a config file as a series"
@@ -122,14 +146,33 @@ def arguments(argv: list[str]) -> argparse.Namespace:
   return parser.parse_args(argv)
 
 
+def check_flags(args: argparse.Namespace) -> None:
+  """Raises ConfigError about flags of which one would have no effect beside the other."""
+  if args.launcher and args.slurm is not None:
+    raise ConfigError("--slurm: tasks of an array have no --launcher; leave one of the two out")
+  if args.gpus and (args.launcher or args.slurm is not None):
+    other = "--launcher" if args.launcher else "--slurm"
+    raise ConfigError(f"--gpus: shares the GPUs of this machine, and {other} runs elsewhere; leave one of the two out")
+
+
+def launcher_words(text: str) -> list[str]:
+  """The words of `--launcher`. Raises ConfigError where a quote is open, or the first word is no program."""
+  try:
+    words = shlex.split(text)
+  except ValueError as e:
+    raise ConfigError(f"--launcher: {text!r} cannot be split into words ({e})") from e
+  if words and not shutil.which(words[0]):
+    raise ConfigError(f"--launcher: no program {words[0]!r} is found; give its path, and make it executable")
+  return words
+
+
 def main(argv: list[str]) -> int:
   """Exit code: 0 all runs are done, 1 runs have failed, 2 wrong flags or config, 128 + signal asked to end."""
   args = arguments(argv)
-  if args.jobs < 1:
-    raise ConfigError(f"--jobs: expected 1 or more, found {args.jobs}")
+  check_flags(args)
   study = studies.get(args.study)
   series = joined(study, args.join)
-  extra = dict(key_value("--set", s) for s in args.set)
+  extra = overrides(args.set)
   plan = study.runs(series, extra)
   chosen = args.axes.split(",") if args.axes else list(plan)
   for name in chosen:
@@ -137,7 +180,7 @@ def main(argv: list[str]) -> int:
       raise ConfigError(f"--axes: no axis {name!r} in study {study.name}; {config_lib.near(name, plan)}")
   study.check_extra(extra, chosen)
   runs = sweep.unique(r for name in chosen for rs in plan[name].values() for r in rs).values()
-  archived, launcher = points.archived(args.workdir), shlex.split(args.launcher)
+  archived, launcher = points.archived(args.workdir), launcher_words(args.launcher)
   # every mistake in a config is found here, before the first run starts
   all_ = pool.progress([Task(run, args.workdir, launcher) for run in runs if run.name not in archived])
   # seed by seed, so that a sweep that is stopped early has whole curves of the first seeds
@@ -158,7 +201,7 @@ def main(argv: list[str]) -> int:
   with launch.own(args.workdir):
     claim_study(args.workdir, describe(study, series, plan))
     if args.slurm is not None:
-      parameters = dict(key_value("--slurm", s) for s in args.slurm)
+      parameters = dict(map(slurm_parameter, args.slurm))
       jobs = launch.slurm([p.task for p in missing], args.workdir, args.jobs, parameters) if missing else []
       then = f"python -m experiments.scaling.points {args.workdir}, then report"
       print(f"{len(jobs)} tasks submitted; afterwards: {then}")
@@ -181,8 +224,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-  try:
-    sys.exit(main(sys.argv[1:]))
-  except ConfigError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+  sys.exit(cli.door(main, sys.argv[1:]))

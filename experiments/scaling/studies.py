@@ -5,6 +5,7 @@ A run is named by its series, size, batch size, steps and seed. Axes that need t
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import inspect
 from typing import Any
 
 from ebt_jax import modules, sweep
@@ -194,9 +195,21 @@ def get(name: str) -> Study:
   module, colon, function = name.partition(":")
   if colon:
     try:
-      return getattr(modules.imported(module, "--study"), function)()
-    except (ImportError, AttributeError) as e:
+      make = getattr(modules.imported(module, "--study"), function)
+    except ConfigError:
+      raise
+    except (ImportError, AttributeError, ValueError) as e:
       raise ConfigError(f"--study: {name} cannot be loaded ({e}); expected package.module:function") from e
+    try:
+      inspect.signature(make).bind()
+    except TypeError as e:
+      raise ConfigError(f"--study: {name} is no function without arguments ({e})") from e
+    found = make()
+    if not isinstance(found, Study):
+      raise ConfigError(
+        f"--study: {name} returned {type(found).__name__}, expected an experiments.scaling.studies.Study"
+      )
+    return found
   if name not in _STUDIES:
     raise ConfigError(f"--study: no study {name!r}; {near(name, _STUDIES)}")
   return _STUDIES[name]()

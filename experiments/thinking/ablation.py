@@ -6,8 +6,11 @@ A gain is the fall of exp(loss), in percent of that of one candidate after `--fi
 what its percentages are.
 """
 
+import sys
+
 import numpy as np
 
+from ebt_jax import cli
 from experiments.thinking import common, train
 
 
@@ -55,4 +58,4 @@ def show(args, number: str, result) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main))

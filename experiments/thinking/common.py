@@ -5,7 +5,6 @@ import atexit
 from collections.abc import Iterator
 import dataclasses
 import io
-import json
 import math
 import pathlib
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ebt_jax import files, record, runs, scaling, streams, terminal
+from ebt_jax import cli, files, record, runs, scaling, streams
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.data.loader import in_order
 from ebt_jax.evaluation.evaluator import pretty
@@ -54,21 +53,29 @@ class Model(NamedTuple):
 
 
 def arguments(about: str, name: str, **defaults) -> argparse.Namespace:
-  """--workdir, --windows, --out, and the flags in `defaults`, of the study `name`, whose results this process owns.
+  """--workdir, --windows, --out, and the flags in `defaults`: positive integers, texts and paths.
 
-  Compiled programs are cached, since seeds share them.
+  They are those of the study `name`, whose results this process owns. Compiled programs are cached, since seeds share
+  them.
+
+  Raises:
+    ConfigError: a flag is wrong, or the steps --first and --last to compare are not in order.
   """
-  parser = argparse.ArgumentParser(description=about.split("\n")[0])
-  parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/thinking"), help="of train.py")
-  parser.add_argument("--windows", type=int, default=256, help="held-out windows to evaluate on")
-  parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
+  parser = cli.Parser(description=about.split("\n")[0])
+  parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/thinking"), help="of train.py")
+  parser.add_argument("--windows", type=cli.at_least(1), default=256, help="held-out windows to evaluate on")
+  parser.add_argument("--out", type=cli.path, default=RESULTS)
+  types = {int: cli.at_least(1), str: str}
   for flag, default in defaults.items():
-    parser.add_argument(f"--{flag}", type=type(default), default=default)
+    parser.add_argument(f"--{flag}", type=types.get(type(default), cli.path), default=default)
   args = parser.parse_args()
+  if {"first", "last"} <= defaults.keys() and not args.first < args.last <= vars(args).get("steps", args.last):
+    most = f" and at most --steps={args.steps}" if "steps" in defaults else ""
+    raise ConfigError(f"--last: expected more than --first={args.first}{most}, found {args.last}")
   args.study, args.owner = name, Owner(args.out, "--out", f"{name}.owner.json")
   atexit.register(args.owner.close)
-  terminal.accept_any_text()
-  jax.config.update("jax_compilation_cache_dir", str((args.workdir / "programs").absolute()))
+  if not jax.config.jax_compilation_cache_dir:  # else the environment has chosen one
+    jax.config.update("jax_compilation_cache_dir", str((args.workdir / "programs").absolute()))
   return args
 
 
@@ -90,7 +97,7 @@ def open_model(folder: pathlib.Path, step: int | None = None) -> Model:
 
 def items_per_step(model: Model) -> float:
   """Items that a training step is made of, on average."""
-  result = json.loads((model.run.folder / runs.RESULT).read_text(encoding="utf-8"))
+  result = files.read_json(model.run.folder / runs.RESULT, "a final result", "train this run again")
   return result["items"] / result["steps"]
 
 

@@ -6,11 +6,14 @@ The points are probability vectors: p of the start, p of the thought (the candid
 one-hot truth. Away from these points the plane leaves the simplex; the energy is defined there too.
 """
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import streams, thinking
+from ebt_jax import cli, streams, thinking
+from ebt_jax.config import ConfigError
 from ebt_jax.data.tokenizers import split_text
 from experiments.thinking import common
 
@@ -36,6 +39,8 @@ def spread(values: np.ndarray, count: int) -> np.ndarray:
 
 def main():
   args = common.arguments(__doc__, "landscape", steps=10, panels=3, grid=41)
+  if args.grid < 2:
+    raise ConfigError(f"--grid: expected 2 or more points on each axis, found {args.grid}")
   model = common.open_model(common.find(args.workdir, "s2")[0])
   windows = common.held_out(model)
   numbers, batch = next(common.batches(windows, 8, rows=8))
@@ -97,4 +102,4 @@ def main():
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main))

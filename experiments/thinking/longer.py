@@ -6,8 +6,11 @@ A thinking step of EBT is a forward and a backward pass of the candidates. Trans
 passes it can average the predictions of k models; here these are the seeds.
 """
 
+import sys
+
 import numpy as np
 
+from ebt_jax import cli
 from experiments.thinking import common
 
 TOLERANCES = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -53,11 +56,11 @@ def main():
     folders = common.find(args.workdir, kind)
     found = curves(folders, args.steps, args.windows)
     model = common.open_model(folders[0])
+    shown = sorted({1, 2, 3, 4, 6, 10, args.steps} & set(range(1, args.steps + 1)))
     trained, name, number = model.config.thinking.steps, common.headline_name(model), model.problem.headline
     gain = found[:, args.first - 1] - found[:, args.last - 1]  # between steps of the same seed
     result[kind] = {number: found.tolist(), "gain": common.mean_interval(gain), "trained_steps": trained}
     rows.append(f"{common.LABELS[kind]}, trained with {trained} steps at most, {len(folders)} seeds:")
-    shown = sorted({1, 2, 3, 4, 6, 10, args.steps} & set(range(1, args.steps + 1)))
     rows += [f"  {k:>3} steps  {common.over_seeds(found[:, k - 1])} {name}" for k in shown]
     rows.append(f"  {args.first} -> {args.last} steps lowers it by {common.over_seeds(gain, '.5f')}")
     passes, mean = np.arange(1, args.steps + 1), found.mean(0)
@@ -87,4 +90,4 @@ def main():
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main))

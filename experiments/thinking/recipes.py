@@ -5,6 +5,9 @@
 One seed: good enough to choose a config, not to draw conclusions. Names say what differs from the first row.
 """
 
+import sys
+
+from ebt_jax import cli
 from ebt_jax import config as config_lib
 from experiments.thinking import common, train
 
@@ -32,6 +35,8 @@ def main():
     result[name] = {"headline": bits.tolist(), "gain": float(gain), "train_steps": model.step}
     rows.append(f"{name:<46}" + "".join(f"{bits[k - 1]:>9.4f}" for k in shown) + f"{gain:>+12.4f}")
     axes.plot(range(1, args.steps + 1), bits, "o-", ms=2.5, lw=1, label=name, color=f"C{i}")
+  if not result:
+    common.find(args.workdir, "", "recipes")  # raises: there is no run at all
   head = f"{f'{number} after so many thinking steps':<46}" + "".join(f"{k:>9}" for k in shown)
   rows.insert(0, head + f"{f'{args.first} -> {args.last}':>12}")
   best = min(min(r["headline"]) for r in result.values())
@@ -41,4 +46,4 @@ def main():
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main))

@@ -7,18 +7,22 @@ The shift of a rung is its perplexity over that of the held-out text, both after
 of perplexity from `--first` to `--last` steps, both with the best of `--candidates`.
 """
 
+import pathlib
+import sys
+
 import numpy as np
 
+from ebt_jax import cli
 from experiments.thinking import common, ladder
 
 CONTROLS = ("shuffled", "noise")  # not written by people: in the table, not in the slope
 
 
 def main():
-  args = common.arguments(__doc__, "shift", data="data", first=2, last=10, candidates=1)
+  args = common.arguments(__doc__, "shift", data=pathlib.Path("data"), first=2, last=10, candidates=1)
   folders = common.find(args.workdir, "s2")
   trained_on = common.open_model(folders[0]).problem.data_config  # found wherever the study is started
-  rungs = ladder.rungs(args.data, trained_on.source, trained_on.held_out)
+  rungs = ladder.rungs(str(args.data), trained_on.source, trained_on.held_out)
   paths = ladder.write_texts(rungs, str(args.workdir / "ladder"))
   loss: dict[str, list] = {}
   for folder in folders:
@@ -74,4 +78,4 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main))

@@ -5,12 +5,11 @@
 Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it is killed, the same command continues it.
 """
 
-import argparse
 import contextlib
 import pathlib
 import sys
 
-from ebt_jax import sweep
+from ebt_jax import cli, sweep
 from ebt_jax.config import ConfigError, near
 from experiments.runner import launch, pool
 from experiments.runner.screen import Screen
@@ -57,9 +56,13 @@ S1 = {
 }
 
 
+def _quarter(steps: int) -> int:
+  return max(1, steps // 4)
+
+
 def models(steps: int = 1000) -> list[sweep.Run]:
   """System 2, System 1 and Transformer++, three seeds, with checkpoints during training."""
-  keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "checkpoint.keep_every": steps // 4}
+  keep = {**SHORT, "train.steps": steps, "checkpoint.every": _quarter(steps), "checkpoint.keep_every": _quarter(steps)}
   return [
     *sweep.runs(S2, SEEDS, keep, "s2"),
     *sweep.runs(S2, SEEDS, {**keep, **S1}, "s1"),
@@ -69,7 +72,8 @@ def models(steps: int = 1000) -> list[sweep.Run]:
 
 def residual(steps: int = 1000) -> list[sweep.Run]:
   """Residual energies with the data and steps of `models`, three seeds."""
-  keep = {**SHORT, "train.steps": steps, "checkpoint.every": steps // 4, "model.residual": True, "model.head_gain": 0.0}
+  keep = {**SHORT, "train.steps": steps, "checkpoint.every": _quarter(steps)}
+  keep |= {"model.residual": True, "model.head_gain": 0.0}
   start = {"thinking.start": "context", "thinking.steps": 1}
   return [
     *sweep.runs(S2, SEEDS, {**keep, **S1, **start}, "residual_context"),
@@ -86,38 +90,43 @@ def ablation(steps: int = 200) -> list[sweep.Run]:
 SETS = {"recipes": recipes, "models": models, "residual": residual, "ablation": ablation}
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(argv: list[str]) -> int:
+  """Exit code: 0 all runs are done, 1 runs have failed, 128 + signal asked to end."""
+  parser = cli.Parser(prog="experiments.thinking.train", description=__doc__.split("\n")[0])
   parser.add_argument("--set", default=",".join(SETS))
-  parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/thinking"))
-  parser.add_argument("--jobs", type=int, default=2)
-  parser.add_argument("--steps", type=int, default=0, help="training steps of every run; 0: as the set says")
+  parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/thinking"))
+  parser.add_argument("--jobs", type=cli.at_least(1), default=2)
+  parser.add_argument("--steps", type=cli.at_least(0), default=0, help="of training of every run; 0: as the set says")
   parser.add_argument("--dry_run", action="store_true")
-  args = parser.parse_args()
-  waiting = []
-  for name in args.set.split(","):
+  args = parser.parse_args(argv)
+  sets, waiting = dict.fromkeys(args.set.split(",")), []
+  for name in sets:
     if name not in SETS:
       parser.error(f"--set: no set {name!r}; {near(name, SETS)}")
     for run in SETS[name](args.steps) if args.steps else SETS[name]():
       waiting.append(launch.Task(run, args.workdir / name))
-  slots = launch.slots(args.jobs)
+  for task in waiting:
+    task.check()
   try:
-    for task in waiting:
-      task.check()
     waiting = pool.progress(waiting)
-    if args.dry_run:
-      print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
-      return
+  except ConfigError as e:
+    raise ConfigError(f"--steps={args.steps}: {e}") from e
+  slots = launch.slots(args.jobs)
+  if args.dry_run:
+    print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
+    return 0
+  try:
     with contextlib.ExitStack() as owned:
-      for name in dict.fromkeys(args.set.split(",")):
+      for name in sets:
         owned.enter_context(launch.own(args.workdir / name))
       pool.train(waiting, slots, Screen().show)
-  except ConfigError as e:
-    sys.exit(f"error: {e}")
   except pool.Stopped as e:
-    sys.exit(128 + e.number)
-  sys.exit(any(p.state == "failed" for p in waiting))
+    return 128 + e.number
+  failed = [p for p in waiting if p.state == "failed"]
+  for p in failed:
+    print(f"failed: {p.task.run.name}: {p.failure}\n  {p.task.log}")
+  return int(bool(failed))
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main, sys.argv[1:]))

@@ -7,13 +7,15 @@ model's own loss, the tokens of lowest and highest energy, real text and random 
 """
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from ebt_jax import terminal
+from ebt_jax import cli, terminal
+from ebt_jax.config import ConfigError
 from ebt_jax.data.tokenizers import split_text, token_name
 from experiments.thinking import common
 
@@ -23,6 +25,8 @@ TEXT = "The quick brown fox jumps over the lazy dog. Research is hard."
 def on_text(model, words: str, steps: int) -> tuple[list[str], np.ndarray]:
   """Tokens of a text from the second on, and their energies before each step and at the end, `[steps + 1, tokens]`."""
   ids = model.problem.tokenizer.encode(words)[: model.config.data.context_length + 1]
+  if len(ids) < 2:
+    raise ConfigError(f"--text: expected two tokens or more, found {words!r}")
   batch = {"tokens": jnp.asarray(ids)[None], "weights": jnp.ones((1, len(ids) - 1))}
   found = jax.device_get(
     jax.jit(model.task(steps=steps).scores)(
@@ -52,7 +56,7 @@ def main():
     energy, loss = found["final_energy"], found["loss"][-1]
     pearson.append(np.corrcoef(energy, loss)[0, 1])
     spearman.append(stats.spearmanr(energy, loss)[0])
-    noise = common.scores(model, random_text(windows), args.windows // 4, steps=args.steps)
+    noise = common.scores(model, random_text(windows), max(1, args.windows // 4), steps=args.steps)
     contrast.append([energy.mean(), noise["final_energy"].mean(), loss.mean(), noise["loss"][-1].mean()])
     order = np.argsort(energy)
     calibration.append([(energy[part].mean(), loss[part].mean()) for part in np.array_split(order, args.bins)])
@@ -105,4 +109,4 @@ def main():
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main))

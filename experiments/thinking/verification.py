@@ -5,6 +5,9 @@
 The gain is the fall of exp(loss), in percent of that of one candidate with the same number of steps.
 """
 
+import sys
+
+from ebt_jax import cli
 from experiments.thinking import common
 
 
@@ -15,7 +18,7 @@ def losses(model, windows, args, candidates: int, choose: str) -> float:
 
 def main():
   args = common.arguments(__doc__, "verification", most=8, steps=3)
-  counts = [n for n in (1, 2, 4, 8, 16, 32) if n <= args.most]
+  counts = [n for n in (1, 2, 4, 8, 16, 32) if n < args.most] + [args.most]
   gains: dict[str, dict[int, list]] = {"energy": {}, "fall": {}}
   way: dict[float, list] = {}
   for folder in common.find(args.workdir, "s2"):
@@ -50,4 +53,4 @@ def main():
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main))

@@ -9,13 +9,14 @@ thought tells which predictions are wrong. The rival is the entropy of Transform
 """
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import optimize, stats
 
-from ebt_jax import streams
+from ebt_jax import cli, streams
 from ebt_jax.tasks.ebt import EBTTask
 from ebt_jax.thinking.think import at_landscape, step_size_of
 from experiments.thinking import common
@@ -201,4 +202,4 @@ def main():
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main))

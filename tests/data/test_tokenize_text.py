@@ -6,12 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import numpy as np
 import pytest
 
-from ebt_jax.config import ConfigError, DataConfig
+from ebt_jax import cli
+from ebt_jax.config import ConfigError, DataConfig, resolve, set_keys
 from ebt_jax.data.text import build
 from ebt_jax.data.token_folder import MANIFEST
 from ebt_jax.data.tokenizers import load_tokenizer
@@ -90,7 +92,7 @@ def test_a_folder_of_windows_knows_what_is_lost_and_left_out(corpus, tmp_path):
   def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 
-  assert run(source, out, tokenizer=tmp_path / "t.json", part_tokens=100, preexec_fn=small_files).returncode == 1
+  assert run(source, out, tokenizer=tmp_path / "t.json", part_tokens=100, preexec_fn=small_files).returncode == 2
   assert run(source, out, tokenizer=tmp_path / "t.json").returncode == 0
   assert contents(out) == contents(whole)
 
@@ -179,7 +181,7 @@ def test_full_disk(corpus, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 
   done = run(corpus, out, preexec_fn=small_files)
-  assert done.returncode == 1 and "no space left" in done.stderr and "run the same command again" in done.stderr
+  assert done.returncode == 2 and "no space left" in done.stderr and "run the same command again" in done.stderr
   assert "Traceback" not in done.stderr
   kept = int(done.stderr.split("the first ")[1].split(" documents")[0])
   done = run(corpus, out)
@@ -195,12 +197,12 @@ def test_other_arguments_are_refused(corpus, tmp_path, capsys):
     sys.path.pop(0)
 
   def main(**changes):
-    return tokenize_text.main(command(corpus, tmp_path / "out", **changes)[2:])
+    return cli.door(tokenize_text.main, command(corpus, tmp_path / "out", **changes)[2:])
 
   assert main() == 0
   before = contents(tmp_path / "out")
   for name, value in {"context_length": 16, "layout": "document", "held_out": 0.3, "max_documents": 50}.items():
-    assert main(**{name: value}) == 1
+    assert main(**{name: value}) == 2
     error = capsys.readouterr().err
     assert name in error and str(value) in error and "another folder" in error
   assert contents(tmp_path / "out") == before
@@ -208,7 +210,7 @@ def test_other_arguments_are_refused(corpus, tmp_path, capsys):
 
 def test_empty_split_is_explained(corpus, tmp_path):
   done = run(corpus, tmp_path / "out", held_out=1e-6)
-  assert done.returncode == 1 and "config.data.held_out" in done.stderr and "Traceback" not in done.stderr
+  assert done.returncode == 2 and "config.data.held_out" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_folder_made_with_other_settings(corpus, bpe_path, tmp_path):
@@ -228,7 +230,50 @@ def test_folder_made_with_other_settings(corpus, bpe_path, tmp_path):
       assert word in str(e.value)
   with pytest.raises(ConfigError, match="config.data.tokenizer.*made with bytes.*found tokenizer.json"):
     build(DataConfig(**good), load_tokenizer(bpe_path))
+  wrong = good | {"context_length": 64, "layout": "document", "held_out": 0.5}
+  with pytest.raises(ConfigError) as e:  # all at once, with what mends them all
+    build(DataConfig(**wrong), load_tokenizer(bpe_path))
+  mended = str(e.value).partition("--set ")[2].partition(",")[0].split()
+  assert mended == ["data.tokenizer=bytes", "data.context_length=32", "data.layout=packed", "data.held_out=0.2"]
+  config = set_keys(resolve({"data": wrong}), mended)
+  assert len(build(config.data, load_tokenizer(config.data.tokenizer)).train)
   with open(out / "train.tokens", "ab") as f:
     f.truncate(100)
-  with pytest.raises(ConfigError, match="train.tokens: expected .* bytes, found 100"):
+  with pytest.raises(ConfigError, match=f"train.tokens: expected .* found 100; .* delete {out} and make it again"):
     build(DataConfig(**good), tokenizer)
+
+
+def test_a_bad_file_is_mended_and_the_job_goes_on(tmp_path):
+  """Also after documents were finished; a change of what is finished is refused."""
+  source, out = tmp_path / "c", tmp_path / "out"
+  source.mkdir()
+  for i in range(40):
+    (source / f"{i:02}.txt").write_text(f"document {i} says little " * 9, encoding="utf-8")
+  (source / "39.txt").write_bytes(b"caf\xe9")
+  job = command(source, out, part_tokens=500)
+  program = textwrap.dedent("""
+    import sys
+    from ebt_jax import cli
+    from ebt_jax.data import text
+    text._BATCH = 1000
+    sys.path.insert(0, "tools")
+    import tokenize_text
+    sys.exit(cli.door(tokenize_text.main, sys.argv[1:]))
+  """)
+  start = [sys.executable, "-c", program, *job[2:]]
+  first = subprocess.run(start, cwd=ROOT, env=ENV, capture_output=True, text=True)
+  assert first.returncode == 2 and "39.txt: not UTF-8" in first.stderr
+  (source / "39.txt").write_text("café " * 9, encoding="utf-8")
+  content = (source / "02.txt").read_text(encoding="utf-8")
+  (source / "02.txt").write_text(content.replace("little", "nothing"), encoding="utf-8")
+  changed = subprocess.run(start, cwd=ROOT, env=ENV, capture_output=True, text=True)
+  assert changed.returncode == 2 and "documents of the source are not those that" in changed.stderr
+  (source / "02.txt").write_text(content, encoding="utf-8")
+  second = subprocess.run(start, cwd=ROOT, env=ENV, capture_output=True, text=True)
+  assert second.returncode == 0 and "going on after" in second.stderr, second.stderr
+  assert run(source, tmp_path / "whole").returncode == 0
+  for name in ("train.tokens", "held_out.tokens", "train.lengths"):
+    assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+  (source / "39.txt").write_text("longer than before " * 9, encoding="utf-8")
+  again = run(source, out)
+  assert again.returncode == 2 and "the source has changed since; delete the folder" in again.stderr

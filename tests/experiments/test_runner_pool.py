@@ -10,6 +10,7 @@ import pytest
 
 from ebt_jax import sweep
 from ebt_jax.clock import duration
+from ebt_jax.config import ConfigError
 from experiments.runner import launch, pool, screen
 from experiments.runner.launch import Slot, Task
 from experiments.scaling import studies
@@ -57,7 +58,12 @@ def test_time_to_go():
 def test_slots_share_cores_and_gpus(monkeypatch):
   monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
   assert launch.slots(2) == [Slot((0, 1)), Slot((2, 3))]
-  assert [s.gpu for s in launch.slots(3, gpus=2)] == [0, 1, 0]
+  monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+  assert [s.gpu for s in launch.slots(3, gpus=2)] == ["0", "1", "0"]
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-5")  # the user's choice is what the jobs share
+  assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in launch.slots(3, gpus=2)] == ["4", "GPU-5", "4"]
+  with pytest.raises(ConfigError, match="--gpus: 3 asked for, CUDA_VISIBLE_DEVICES=4, GPU-5 has 2"):
+    launch.slots(3, gpus=3)
 
 
 def test_the_headline_is_shown_as_soon_as_it_was_evaluated(tmp_path):

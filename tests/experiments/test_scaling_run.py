@@ -16,6 +16,7 @@ import pytest
 
 from ebt_jax import sweep
 from ebt_jax.config import ConfigError
+from ebt_jax.errors import UserError
 from experiments.runner.launch import Task
 from experiments.scaling import points, studies
 from experiments.scaling import run as runner
@@ -195,13 +196,26 @@ def test_another_study_in_the_same_folder_is_refused(whole):
     ),
     (["--set", "train.steps=9"], "--set train.steps: axis data of study tiny sets config.train.steps itself"),
     (["--set", "seed=9"], "--set seed: axis data of study tiny sets config.seed itself"),
-    (["--set", "train.clip"], "--set: expected KEY=VALUE, found 'train.clip'"),
-    (["--set", "train.stpes=9"], "config.train.stpes: no such key; did you mean config.train.steps"),
+    (["--set", "train.clip"], "--set train.clip: expected KEY=VALUE"),
+    (["--set", "train.stpes=9"], "--set train.stpes=9: no such key; did you mean train.steps"),
+    (["--set", "train.clip=x"], "--set train.clip: expected float, found 'x' (str)"),
     (["--jobs=0"], "--jobs: expected 1 or more, found 0"),
+    (["--job=x"], "--jobs: expected an integer, found 'x'"),
+    (["--jbos=2"], "--jbos: no such flag; did you mean --jobs"),
+    (["--workdir=gs://b/s"], "--workdir: gs://b/s is a remote path"),
+    (["--join=a=gs://b/c.py"], "--join: gs://b/c.py is a remote path"),
+    (["--join=a\n=c.py"], "--join: the label 'a\\n' begins or ends with a space"),
+    (["--join=$x$=c.py"], "--join: the label '$x$' begins with _ or holds $"),
+    (["--launcher=no_such_program x"], "--launcher: no program 'no_such_program' is found"),
+    (["--launcher='x"], "cannot be split into words (No closing quotation)"),
+    (["--gpus=1", "--slurm", "timeout_min=1"], "--gpus: shares the GPUs of this machine, and --slurm runs elsewhere"),
+    (["--launcher=env", "--slurm"], "--slurm: tasks of an array have no --launcher"),
+    (["--study=json:loads"], "--study: json:loads is no function without arguments"),
+    (["--study=os:getcwd"], "--study: os:getcwd returned str, expected an experiments.scaling.studies.Study"),
   ],
 )
 def test_mistakes_are_found_before_anything_starts(tmp_path, more, message):
-  with pytest.raises(ConfigError) as e:
+  with pytest.raises(UserError) as e:
     runner.main(["--study=tiny", f"--workdir={tmp_path}/s", *more])
   assert message in str(e.value) and not (tmp_path / "s").exists()
 

@@ -61,7 +61,7 @@ def test_a_step_counts_the_rows_of_its_batch(monkeypatch):
   shape = {"layers": 1, "heads": 1, "width": 8, "context": 8, "batch": 3, "vocab": 11, "dtype": "float32"}
   base = rivals.transformer(shape)
   assert rivals.counted(base) == 3 * base.task.flops().row["total"]
-  monkeypatch.setattr(type(base.task), "init", lambda self, key: {})
+  monkeypatch.setattr(type(base.task), "init", lambda self, key: {"model": {}})
   monkeypatch.setattr(timing, "compiled", lambda step, *a: (Program(), 1.5))
   steps = rivals.Steps([base], limit_gb=6.9)
   (row,) = steps.rows

@@ -179,9 +179,8 @@ def test_any_version(tmp_path, calls, monkeypatch, capsys):
 
 
 def test_errors_name_the_fix(tmp_path, calls, monkeypatch, capsys):
-  with pytest.raises(SystemExit) as e:
+  with pytest.raises(fetch_data.FetchError, match="unknown set 'leters'; did you mean letters"):
     run(tmp_path, "leters")
-  assert e.value.code == 2 and "unknown set 'leters'; did you mean letters" in capsys.readouterr().err
   monkeypatch.setitem(fetch_data.CLIENTS, "pip", (["no-such-client"], "@", "install Node.js"))
   assert run(tmp_path, "letters") == 1
   assert "`no-such-client` is not on this machine; install Node.js" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """Draws the figures of results that `tools.bench` has written: `python -m tools.bench.figures FOLDER`."""
 
-import json
 import pathlib
 import sys
 
@@ -9,6 +8,9 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from ebt_jax import cli, files
+from ebt_jax.errors import UserError
+
 
 def draw(folder) -> list[str]:
   """Draws a figure for each suite whose JSON is in `folder`; returns the paths of the figures."""
@@ -16,7 +18,7 @@ def draw(folder) -> list[str]:
   for name, figure in (("train", _steps), ("decode", _decode), ("sizes", _sizes)):
     path = folder / f"{name}.json"
     if path.exists():
-      found = json.loads(path.read_text(encoding="utf-8"))
+      found = files.read_json(path, "the result of a suite", "run tools.bench again")
       drawn.append(str(folder / f"{name}.png"))
       figure(found).savefig(drawn[-1], dpi=150)
       plt.close("all")
@@ -76,5 +78,15 @@ def _sizes(found):
   return figure
 
 
+def main(argv) -> None:
+  parser = cli.Parser(prog="tools.bench.figures", description=__doc__.splitlines()[0])
+  parser.add_argument("folder", type=cli.path, metavar="FOLDER", help="--out of tools.bench")
+  folder = parser.parse_args(argv).folder
+  drawn = draw(folder)
+  if not drawn:
+    raise UserError(f"{folder}: no train.json, decode.json or sizes.json; run `python -m tools.bench --out={folder}`")
+  print(*drawn)
+
+
 if __name__ == "__main__":
-  print(*draw(sys.argv[1]))
+  sys.exit(cli.door(main, sys.argv[1:]))

@@ -6,13 +6,15 @@ Kinds: `transformer` and `ebt` are FSDP over all devices, `authors` is EBT in it
 parameters on every device, as in the authors' code.
 """
 
-import argparse
 import collections
 import dataclasses
 import json
 import re
+import sys
 import time
 
+from ebt_jax import cli
+from ebt_jax.config import SIZES
 from ebt_jax.training.inspect import COLLECTIVES
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (\(.*)?\{$")
@@ -117,14 +119,14 @@ def measure(kind: str, size: str, devices: int) -> dict:
   }
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--devices", type=int, default=8)
-  parser.add_argument("--size", default="medium")
+def main(argv):
+  parser = cli.Parser(prog="tools.bench.mesh", description=__doc__.split("\n")[0])
+  parser.add_argument("--devices", type=cli.at_least(1), default=8)
+  parser.add_argument("--size", choices=SIZES, default="medium")
   parser.add_argument("--kind", choices=("transformer", "ebt", "authors"), default="ebt")
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   print(json.dumps(measure(args.kind, args.size, args.devices)))
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main, sys.argv[1:]))

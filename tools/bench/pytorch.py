@@ -10,10 +10,16 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 
-import torch
-from torch.nn import functional as F
+try:
+  import torch
+  from torch.nn import functional as F
+except ImportError as e:
+  if __name__ != "__main__":
+    raise
+  sys.exit(f"error: this needs PyTorch ({e}); run `pip install torch`, or start it with the python that has it")
 
 
 def init(shape, ebt: bool, seed: int = 0):
@@ -224,6 +230,9 @@ def main():
   for name, default in shape.items():
     parser.add_argument(f"--{name}", type=int, default=default)
   args = parser.parse_args()
+  unknown = set(args.suite.split(",")) - {"train", "decode"}
+  if unknown:
+    parser.error(f"argument --suite: no suite {', '.join(sorted(unknown))}; known: train, decode")
   torch.set_num_threads(args.threads)
   shape = {name: getattr(args, name) for name in shape}
 

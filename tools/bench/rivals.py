@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebt_jax import flops
-from ebt_jax.config import SIZES, resolve
+from ebt_jax.config import SIZES, ConfigError, resolve
 from ebt_jax.tasks import registry
 from tools.bench import authors, timing
 
@@ -71,6 +71,8 @@ class Steps:
   """Compiled steps of rivals that share parameters and a batch."""
 
   def __init__(self, rivals, limit_gb: float):
+    if not rivals:
+      raise ConfigError("--only: no rival of this suite has such a name; leave it out to see them all")
     self.rivals, self.programs, self.rows = rivals, {}, []
     self._params = {}
     for rival in rivals:

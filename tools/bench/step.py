@@ -6,18 +6,18 @@ Rivals run in turn and medians are compared, so that a busy machine slows all of
 the compiled program. Compile time is without tracing.
 """
 
-import argparse
-import json
+import sys
 
+from ebt_jax import cli, files
 from tools.bench import rivals, timing
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(argv):
+  parser = cli.Parser(prog="tools.bench.step", description=__doc__.split("\n")[0])
   for name, default in dict(layers=4, heads=4, width=256, context=256, batch=8, repeats=7).items():
-    parser.add_argument(f"--{name}", type=int, default=default)
-  parser.add_argument("--out", help="also write the numbers as JSON")
-  args = parser.parse_args()
+    parser.add_argument(f"--{name}", type=cli.at_least(1), default=default)
+  parser.add_argument("--out", type=cli.path, help="also write the numbers as JSON")
+  args = parser.parse_args(argv)
   shape = {k: getattr(args, k) for k in ("layers", "heads", "width", "context", "batch")}
   shape |= {"vocab": 257, "dtype": "float32"}
 
@@ -30,9 +30,8 @@ def main():
   print(", ".join(f"{k} {v}" for k, v in timing.machine().items()))
   print(timing.table(steps.rows, rivals.STEP + rivals.COST, f"{rivals.described(shape)}, {args.repeats} rounds"))
   if args.out:
-    with open(args.out, "w", encoding="utf-8") as f:
-      json.dump({"shape": shape, "machine": timing.machine(), "rows": steps.rows}, f, indent=2)
+    files.write_json(args.out, {"shape": shape, "machine": timing.machine(), "rows": steps.rows})
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.door(main, sys.argv[1:]))

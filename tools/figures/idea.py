@@ -15,6 +15,8 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 import numpy as np
 
+from ebt_jax import cli
+
 BLUE, RED, GREY, PALE = "#1b6ca8", "#d1495b", "#444444", "#eef4f9"
 START, STEPS, STEP_SIZE = -2.7, 5, 1.1
 WELLS = ((0.75, 0.7, 1.6), (0.75, 2.9, 0.45))  # depth, place, squared width
@@ -78,7 +80,14 @@ def draw_landscape(axes):
   axes.spines[["top", "right"]].set_visible(False)
 
 
-def main(out):
+def main(argv):
+  parser = cli.Parser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    "out", nargs="?", type=cli.path, default=pathlib.Path(__file__).with_suffix(".svg"), metavar="OUT.svg"
+  )
+  out = parser.parse_args(argv).out
+  if out.suffix != ".svg":
+    parser.error(f"{out}: expected a name that ends in .svg")
   with plt.rc_context(STYLE):
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[1.15, 1], layout="constrained")
     draw_model(left)
@@ -87,4 +96,4 @@ def main(out):
 
 
 if __name__ == "__main__":
-  main(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).with_suffix(".svg"))
+  sys.exit(cli.door(main, sys.argv[1:]))
