@@ -66,3 +66,12 @@ def test_a_constant_slope_has_the_values_and_no_derivative(x64):
   value, zero = gradients(descent.constant, energy, *inputs)
   np.testing.assert_allclose(value, gradients(descent.double_reverse, energy, *inputs)[0], rtol=1e-12)
   assert not any(np.any(a) for a in jax.tree.leaves(zero))
+
+
+def test_activations_are_stored_on_cpus_where_memory_is_not_short():
+  assert descent.second_order() is descent.double_reverse
+  assert descent.second_order(save_memory=True) is descent.reverse_over_forward
+
+
+def test_an_energy_without_a_signature_is_called_with_all_four_arguments():
+  assert descent.with_landscape(min) is min

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import thinking
+from ebt_jax import streams, thinking
 from ebt_jax.config import AuthorsConfig, ThinkingConfig
 
 KEY = jax.random.key(7)
@@ -235,6 +235,8 @@ def test_randomness_from_outside_equals_that_of_the_key():
   flat = run(lambda params, context, y, landscape: 0.0 * jnp.sum(y, -1)).observed
   noise = jnp.diff(jnp.concatenate([x0[None], flat]), axis=0) / sigma
   uniform = ((sizes - base / 2) / (2 * base - base / 2))[..., 0]
+  own = streams.fold(streams.split(KEY, 2)[1], 0)  # the noise of step i has fold 1 + i
+  np.testing.assert_allclose(uniform, jax.random.uniform(own, (2, 3)), rtol=1e-4, atol=1e-5)
   both = thinking.Randomness(step_size=uniform, noise=noise)
   from_key = run(valley).candidate
   np.testing.assert_allclose(run(valley, both).candidate, from_key, rtol=1e-4, atol=1e-5)
