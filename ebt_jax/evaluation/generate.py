@@ -50,6 +50,8 @@ class Generator:
     self._writer, self._end, self._capacity = writer, end_of_text, capacity
     self._params = jax.jit(writer.prepare)(params)
     self._prefill = jax.jit(self._encoded, donate_argnums=1)
+    self._empty = jax.jit(self._unwritten, static_argnums=0)
+    self._keys = jax.jit(streams.each)
     self._write = jax.jit(self._several, static_argnames="sampling", donate_argnums=1)
 
   def _several(self, params, state, ended, first, count, keys, sampling):
@@ -111,7 +113,7 @@ class Generator:
       if not len(prompt):
         raise ConfigError(f"--prompt: prompt {i + 1} has no tokens: the run's tokenizer knows none of its characters")
     rows = [Written(list(map(int, p))) for p in prompts]
-    keys = streams.each(streams.key_for(seed, streams.GENERATE), _numbers([r.prompt for r in rows]))
+    keys = self._keys(streams.key_for(seed, streams.GENERATE), _numbers([r.prompt for r in rows]))
     state, room = self._empty(len(rows)), np.zeros(len(rows), int)
     for i, row in enumerate(rows):
       state, room[i] = self._encode(state, i, row)
@@ -138,7 +140,7 @@ class Generator:
           on_token(row, token, energy)
     return rows
 
-  def _empty(self, rows: int):
+  def _unwritten(self, rows: int):
     """A cache of so many rows, none of them encoded."""
     tokens = jax.ShapeDtypeStruct((rows, self._capacity), jnp.int32)
     lengths = jax.ShapeDtypeStruct((rows,), jnp.int32)
