@@ -1,5 +1,6 @@
 """Text on terminals: of any encoding and width, and whatever the text holds."""
 
+import contextlib
 import shutil
 import sys
 import unicodedata
@@ -12,7 +13,8 @@ def accept_any_text() -> None:
   """Standard output and error write what their encoding lacks as an escape, such as `\\u2581`, and never fail."""
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):
-      stream.reconfigure(errors="backslashreplace")
+      with contextlib.suppress(OSError):  # it flushes, which fails for a file on a full disk: that one stays as it is
+        stream.reconfigure(errors="backslashreplace")
 
 
 def encoding() -> str:

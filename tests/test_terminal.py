@@ -1,9 +1,21 @@
 """Text on terminals."""
 
+import errno
 import io
 import sys
 
 from ebt_jax import terminal
+
+
+def test_an_output_that_cannot_be_flushed_stays_as_it_is(monkeypatch):
+  class Full(io.StringIO):
+    def reconfigure(self, errors):
+      raise OSError(errno.ESPIPE, "Illegal seek")
+
+  monkeypatch.setattr(sys, "stdout", Full())
+  terminal.accept_any_text()
+  print("written all the same")
+  assert sys.stdout.getvalue() == "written all the same\n"
 
 
 def test_what_commands_a_terminal_becomes_visible():
