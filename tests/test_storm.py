@@ -62,8 +62,9 @@ def slow(file):
   fsync(file)
 os.fsync = slow
 sys.path.insert(0, {tools!r})
+from ebt_jax import cli
 import tokenize_text
-sys.exit(tokenize_text.main({arguments!r}))
+sys.exit(cli.door(tokenize_text.main, {arguments!r}))
 """
 
 
