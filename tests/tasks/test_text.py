@@ -34,7 +34,6 @@ CASES = {
   "last with path": ({"embedder": "tied"}, {"gradient": "last", "learn_noise": True, **RANDOM}),
   "residual each": ({"residual": True}, {"steps": 2, "start": "context"}),
   "residual from its context": ({"residual": True}, {"start": "context", "gradient": "last", **RANDOM}),
-  "residual unrolled": ({"residual": True}, {"start": "context", "gradient": "unrolled", **RANDOM}),
   "unrolled": ({}, {"gradient": "unrolled", **RANDOM, "start": "zeros"}),
 }
 
