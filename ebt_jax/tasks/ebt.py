@@ -160,18 +160,18 @@ class EBTTask:
     return losses.energy_contrast(true, energies, first_axes(weights, energies.ndim))
 
   def _metrics(self, params, batch, weights, aux) -> dict[str, Mean]:
-    of_energies = first_axes(weights, aux.first_energies.ndim)
-    count, energies_count = jnp.sum(weights), jnp.sum(of_energies)
+    count = jnp.sum(weights)
     several = aux.seen["loss"].shape[0] > 1
     last = aux.steps - 1 if several else 0  # mode `last` measures the last step alone
-    first_energy, last_energy = jnp.sum(of_energies * aux.first_energies), aux.seen["energy"][last]
     metrics = {
       "final_loss": Mean(aux.seen["loss"][last], count),
       "step_size": Mean(params["thinking"]["step_size"], jnp.float32(1)),
       **self.problem.counts(batch),
     }
     if self.config.thinking.steps > 1:  # both are before a step
-      metrics["energy_gap"] = Mean(first_energy - last_energy, energies_count)
+      of_energies = first_axes(weights, aux.first_energies.ndim)
+      fall = jnp.sum(of_energies * aux.first_energies) - aux.seen["energy"][last]
+      metrics["energy_gap"] = Mean(fall, jnp.sum(of_energies))
     if self.config.thinking.gradient != "last":
       metrics["first_loss"] = Mean(aux.seen["loss"][0], count)
     return metrics

@@ -55,14 +55,15 @@ def thought(task, params, batch, keys) -> dict[str, jax.Array]:
   """What is known of each prediction of a batch, each `[b, s]`; `one_hot` `[v, b, s]` where there are energies."""
   target = task.problem.target(batch)
   if isinstance(task, EBTTask):
-    found = task.verified(params, batch, keys)
+    context = task.context(params, batch)
+    found = task.think(params, context, *task.starts(params, context, keys, batch))
     x, final = found.best(found.candidates), found.best(found.final)
     size = step_size_of(params["thinking"], task.config.thinking)
     out = {
       "energy": final,
       "fall": final - found.best(found.energies, 1)[0],
       "free_energy": size * final + task.space.potential(x),
-      "one_hot": one_hot_energies(task, params, task.context(params, batch)),
+      "one_hot": one_hot_energies(task, params, context),
     }
   else:
     x, out = task.model.predict(params["model"], task.problem.inputs(batch)), {}
