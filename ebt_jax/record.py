@@ -17,7 +17,7 @@ from ebt_jax.tasks.base import Data, Kept, Task
 
 log = logging.getLogger(__name__)
 
-DATA = "data.json"
+CONFIG, DATA = "config.json", "data.json"
 
 
 def kept(folder: pathlib.Path) -> Kept | None:
@@ -26,9 +26,9 @@ def kept(folder: pathlib.Path) -> Kept | None:
   Raises:
     ConfigError: a file of the folder cannot be read.
   """
-  if not (folder / "config.json").exists():
+  if not (folder / CONFIG).exists():
     return None
-  config = config_lib.load(folder / "config.json")
+  config = config_lib.load(folder / CONFIG)
   try:
     found = files.parse_json((folder / DATA).read_bytes())
     # relative to the run first: a folder that was moved or copied with its run is there

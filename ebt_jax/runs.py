@@ -27,10 +27,11 @@ from ebt_jax import files, metrics, parallel, record
 from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.owner import Owner
+from ebt_jax.record import CONFIG
 from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Task
 
-CONFIG, RESULT, SAVED = "config.json", "final_result.json", "saved.json"
+RESULT, SAVED = "final_result.json", "saved.json"
 
 log = logging.getLogger(__name__)
 
