@@ -52,7 +52,7 @@ def config_of(workdir: str | pathlib.Path) -> Config:
   Raises:
     ConfigError: there is no run.
   """
-  path = pathlib.Path(workdir).expanduser() / "config.json"
+  path = pathlib.Path(workdir).expanduser() / CONFIG
   if not path.exists():
     raise ConfigError(f"--workdir: {workdir} holds no run (no config.json); train one there first, or name its folder")
   return dataclasses.replace(config_lib.load(path), mesh=config_lib.MeshConfig())
