@@ -84,6 +84,7 @@ class ModelConfig(_Checks):
   dyt_scale: float = 0.5  # initial scale inside tanh, norm=dyt only
   residual: bool = False  # the energy is E_theta less what the context itself predicts (models/autoregressive.py)
   energy_gain: float = 1.0  # multiplies E_theta of a residual energy; 0: only the context's own prediction is left
+  passes: int = 1  # times that Transformer++ applies its blocks, with the same weights (a looped Transformer)
   embedder: str = "linear"  # candidate probabilities -> width: linear | tied (token table)
   init: str = "xavier"  # xavier | he
   init_gain: float = 1.0  # multiplies every initial linear weight except the energy head's
@@ -121,10 +122,12 @@ class ModelConfig(_Checks):
     self._one_of("init", "xavier", "he")
     self._one_of("dtype", "float32", "bfloat16")
     self._one_of("attention", "plain", "fused")
-    self._positive("layers", "heads", "width", "ffn_multiplier")
+    self._positive("layers", "heads", "width", "ffn_multiplier", "passes")
     self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain")
     if self.energy_gain != 1 and not self.residual:
       raise ConfigError(f"{self._key('energy_gain')}: {self.energy_gain} is for residual energies; set model.residual")
+    if self.passes > 1 and self.kind == "ebt":
+      raise ConfigError(f"{self._key('passes')}: an EBT thinks instead; set thinking.steps, or model.kind=transformer")
     if self.residual and self.kind == "transformer":
       raise ConfigError(f"{self._key('residual')}: model.kind=transformer has no energy; set it to False, or kind=ebt")
     if self.hidden < 1:

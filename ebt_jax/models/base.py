@@ -62,6 +62,7 @@ class Predictor(abc.ABC):
   """Answers in one pass."""
 
   tables: tuple[str, ...] = ()  # names in the parameters that are look-up tables and not blocks
+  passes: int = 1  # times that an answer uses the same blocks, as in a looped Transformer
 
   @abc.abstractmethod
   def init(self, key: Array) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Transformer++ (Llama-style), the baseline: the trunk of EBT with one stream and a vocabulary projection."""
+"""Transformer++ (Llama-style), the baseline: the trunk of EBT with one stream and a vocabulary projection.
+
+With `config.passes` above 1 its blocks are applied so often, one pass after the other: more depth, the same parameters.
+"""
 
 import dataclasses
 
@@ -39,7 +42,7 @@ class Transformer(Predictor):
   def hidden(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s d"]:
     """The stream after the last norm."""
     x_BxSxD = params["embed"]["embedding"][inputs]
-    x_BxSxD, _ = trunk.context(self.config, params["layers"], x_BxSxD, jnp.arange(inputs.shape[1]))
+    x_BxSxD, _ = trunk.context(self._deep, self._layers(params), x_BxSxD, jnp.arange(inputs.shape[1]))
     return self._norm.apply({"params": params["norm"]}, x_BxSxD)
 
   def head(self, params: dict) -> Float[Array, "d w"]:
@@ -53,11 +56,11 @@ class Transformer(Predictor):
 
   def unstacked(self, params: dict) -> dict:
     """The parameters as decoding wants them; see `cache.unstack`."""
-    return {**params, "layers": cache.unstack(params["layers"])}
+    return {**params, "layers": cache.unstack(self._layers(params))}
 
   def empty_cache(self, params: dict, rows: int, capacity: int) -> Context:
     """A context of no tokens with room for `capacity`, ready for `extend`."""
-    return cache.empty(self.config, rows, capacity, params["embed"]["embedding"].dtype)
+    return cache.empty(self._deep, rows, capacity, params["embed"]["embedding"].dtype)
 
   def extend(
     self, params: dict, context: Context, tokens: Int[Array, "b s"], lengths: Int[Array, " b"]
@@ -65,7 +68,7 @@ class Transformer(Predictor):
     """Appends the first `lengths` tokens of each row; returns the logits after the last of them too."""
     positions = context.positions[:, :1] + jnp.arange(tokens.shape[1])
     x_BxSxD = params["embed"]["embedding"][tokens]
-    x_BxSxD, (keys, values) = trunk.cached(self.config, params["layers"], x_BxSxD, positions, context)
+    x_BxSxD, (keys, values) = trunk.cached(self._deep, self._layers(params), x_BxSxD, positions, context)
     last_Bx1xD = jnp.take_along_axis(x_BxSxD, (lengths - 1)[:, None, None], axis=1)
     last_Bx1xD = self._norm.apply({"params": params["norm"]}, last_Bx1xD)
     logits = self.read(params["output"]["kernel"], last_Bx1xD)[:, 0]
@@ -74,7 +77,23 @@ class Transformer(Predictor):
   def flops(self, inputs: jax.ShapeDtypeStruct, single: bool = False) -> PredictorCost:
     c, length = self.config, inputs.shape[1]
     positions = 1 if single else length
-    return PredictorCost(trunk.pass_cost(c, positions, length), 2 * positions * c.width * c.vocab_size)
+    return PredictorCost(trunk.pass_cost(self._deep, positions, length), 2 * positions * c.width * c.vocab_size)
+
+  @property
+  def passes(self) -> int:
+    return self.config.passes
+
+  @property
+  def _deep(self):
+    """The config of all passes as one stack of blocks."""
+    return dataclasses.replace(self.config, layers=self.config.layers * self.passes)
+
+  def _layers(self, params):
+    """The blocks of all passes: the same ones, once for each pass; unstacked blocks are so already."""
+    stacked = params["layers"]
+    if self.passes == 1 or isinstance(stacked, tuple):
+      return stacked
+    return jax.tree.map(lambda a: jnp.concatenate([a] * self.passes), stacked)
 
   @property
   def _norm(self):

@@ -80,8 +80,8 @@ class DirectTask:
     return Scores(self.problem.error(x, self.problem.target(batch))[None], measures=measures)
 
   def flops(self) -> Flops:
-    row = flops_lib.training_in_one_pass(self._cost())
-    return Flops(row, flops_lib.one_pass(self._cost(single=True)), least=6.0, paper=6.0)
+    row, least = flops_lib.training_in_one_pass(self._cost()), 6.0 * self.model.passes
+    return Flops(row, flops_lib.one_pass(self._cost(single=True)), least=least, paper=least)
 
   def _cost(self, single: bool = False) -> flops_lib.PredictorCost:
     """What the model says, or what a trace of it counts."""

@@ -1,4 +1,6 @@
-"""Transformer++: causal, and the cache gives the logits of the whole sequence."""
+"""Transformer++: causal, and the cache gives the logits of the whole sequence; two passes are twice the depth, tied."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -40,3 +42,16 @@ def test_a_cache_filled_in_ragged_parts_gives_the_logits_of_the_whole(case):
       part[row, :n] = tokens[row, done[row] : done[row] + n]
     (context, last), done = extend(params, context, jnp.asarray(part), jnp.array(lengths)), done + lengths
     np.testing.assert_allclose(last, whole[jnp.arange(B), done - 1], rtol=1e-4, atol=1e-5)
+
+
+def test_two_passes_are_twice_the_blocks_with_the_same_weights_in_the_cache_too(case):
+  params, tokens, _ = case
+  twice = Transformer(dataclasses.replace(MODEL.config, passes=2))
+  deep = Transformer(dataclasses.replace(MODEL.config, layers=4))
+  assert jax.tree.map(jnp.shape, twice.init(jax.random.key(0))) == jax.tree.map(jnp.shape, params)
+  repeated = {**params, "layers": jax.tree.map(lambda a: jnp.concatenate([a, a]), params["layers"])}
+  found, one_row = jax.jit(twice.predict)(params, tokens), jax.ShapeDtypeStruct((1, S), jnp.int32)
+  np.testing.assert_array_equal(found, jax.jit(deep.predict)(repeated, tokens))
+  assert twice.flops(one_row) == deep.flops(one_row)
+  _, last = jax.jit(twice.extend)(twice.unstacked(params), twice.empty_cache(params, B, S), tokens, jnp.full(B, S))
+  np.testing.assert_allclose(last, found[:, -1], rtol=1e-4, atol=1e-5)
