@@ -84,6 +84,8 @@ class ModelConfig(_Checks):
   dyt_scale: float = 0.5  # initial scale inside tanh, norm=dyt only
   residual: bool = False  # the energy is E_theta less what the context itself predicts (models/autoregressive.py)
   energy_gain: float = 1.0  # multiplies E_theta of a residual energy; 0: only the context's own prediction is left
+  residual_drop: float = 0.0  # share of the rows that train without the residual term
+  answer_layers: int = 0  # blocks of the context after which a residual energy reads its answer; 0: all of them
   passes: int = 1  # times that Transformer++ applies its blocks, with the same weights (a looped Transformer)
   embedder: str = "linear"  # candidate probabilities -> width: linear | tied (token table)
   init: str = "xavier"  # xavier | he
@@ -123,9 +125,16 @@ class ModelConfig(_Checks):
     self._one_of("dtype", "float32", "bfloat16")
     self._one_of("attention", "plain", "fused")
     self._positive("layers", "heads", "width", "ffn_multiplier", "passes")
-    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain")
-    if self.energy_gain != 1 and not self.residual:
-      raise ConfigError(f"{self._key('energy_gain')}: {self.energy_gain} is for residual energies; set model.residual")
+    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain", "answer_layers")
+    for name, off in (("energy_gain", 1), ("residual_drop", 0), ("answer_layers", 0)):
+      if getattr(self, name) != off and not self.residual:
+        raise ConfigError(f"{self._key(name)}: {getattr(self, name)} is for residual energies; set model.residual")
+    if not 0 <= self.residual_drop < 1:
+      raise ConfigError(f"{self._key('residual_drop')}: expected 0 <= x < 1, found {self.residual_drop}")
+    if self.answer_layers > self.layers:
+      raise ConfigError(
+        f"{self._key('answer_layers')}: expected at most layers={self.layers}, found {self.answer_layers}"
+      )
     if self.passes > 1 and self.kind == "ebt":
       raise ConfigError(f"{self._key('passes')}: an EBT thinks instead; set thinking.steps, or model.kind=transformer")
     if self.residual and self.kind == "transformer":
@@ -190,6 +199,7 @@ class ThinkingConfig(_Checks):
   learn_noise: bool = False
   gradient: str = "each"  # each | last | unrolled
   step_size_path: bool = True  # `last`: the step size's gradient sees the earlier steps too
+  loss_rise: float = 0.0  # r: the loss of step i has a weight in proportion to (i + 1)^r; 0: all the same
   start: str = "noise"  # noise | zeros | context (what a residual energy's context predicts; no derivative)
   start_scale: float = 1.0  # of the noise; with start=context of all candidates but the first, in evaluation
   replay_rows: int = 0  # finished thoughts that the replay buffer holds; 0: no buffer (paper: 192 a device)
@@ -214,7 +224,7 @@ class ThinkingConfig(_Checks):
     self._positive("replay_fraction", "replay_gb")
     self._at_least(1.0, "random_step_size", why=" (1 is off)")
     self._at_least(0, "random_steps_min", "replay_rows", why=" (0 is off)")
-    self._at_least(0.0, "noise", "start_scale")
+    self._at_least(0.0, "noise", "start_scale", "loss_rise")
     if self.landscapes > self.steps:
       raise ConfigError(
         f"config.thinking.landscapes: {self.landscapes} landscapes need at least as many steps, found "

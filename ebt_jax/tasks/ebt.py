@@ -63,12 +63,17 @@ class EBTTask:
     inner = {"step_size": jnp.float32(t.step_size), "noise": jnp.float32(t.noise)}
     return {"model": self.model.init(key), "thinking": inner}
 
-  def context(self, params: Params, batch: Batch) -> Any:
-    """What the energy knows of a batch, for all landscapes."""
+  def context(self, params: Params, batch: Batch, unanswered: Array | None = None) -> Any:
+    """What the energy knows of a batch, for all landscapes; without its own answer in the rows `unanswered` `[b]`."""
     model, inputs = vocabulary.gather_tables(params["model"]), self.problem.inputs(batch)
+
+    def encode(landscape):
+      context = self.model.encode(model, inputs, landscape)
+      return context if unanswered is None else self.model.drop_answer(context, unanswered)
+
     if self.model.shared_context:
-      return self.model.encode(model, inputs, 0)
-    each = [self.model.encode(model, inputs, k) for k in jnp.arange(self.config.thinking.landscapes)]
+      return encode(0)
+    each = [encode(k) for k in jnp.arange(self.config.thinking.landscapes)]
     return thinking.PerLandscape(jax.tree.map(lambda *a: jnp.stack(a), *each))
 
   @property
@@ -107,7 +112,11 @@ class EBTTask:
     batch, rows = fresh, len(jax.tree.leaves(fresh)[0])
     if replayed:
       batch = {name: _joined(a, replayed[name]) for name, a in fresh.items()}
-    context = self.context(params, batch)
+    unanswered = None
+    if training and self.config.model.residual_drop:
+      drop_key = jax.random.fold_in(think_key, 1)
+      unanswered = jax.random.bernoulli(drop_key, self.config.model.residual_drop, (len(jax.tree.leaves(batch)[0]),))
+    context = self.context(params, batch, unanswered)
     if start is None:
       start = self.problem.start(space, start_key, fresh)
       if self.starts_at_context:
@@ -123,7 +132,7 @@ class EBTTask:
     def measure(params, context, x, energies, i, count):
       total = self._error_sum(space, params, x, target, weights, i, count)
       seen = {"loss": jax.lax.stop_gradient(total), "energy": jnp.sum(first_axes(weights, energies.ndim) * energies)}
-      loss = total if t.gradient == "last" else total / count
+      loss = total if t.gradient == "last" else self._share(total, i, count)
       if t.authors.contrastive:
         contrast = self._contrast(params, context, target, weights, energies)
         loss = loss + t.authors.contrastive * jnp.where(i == count - 1, contrast, 0.0)
@@ -137,6 +146,14 @@ class EBTTask:
     if replayed:
       finished = {**fresh, "start": jax.tree.map(lambda a: a[:rows], aux.candidate)}
     return Mean(total, jnp.sum(weights)), Output(self._metrics(params, batch, weights, aux), finished)
+
+  def _share(self, total, i, count):
+    """What step i of `count` adds to the loss."""
+    rise = self.config.thinking.loss_rise
+    if not rise:
+      return total / count
+    weights = jnp.arange(1.0, self.config.thinking.steps + 1) ** rise
+    return total * weights[i] / jnp.sum(jnp.where(jnp.arange(len(weights)) < count, weights, 0))
 
   def _error_sum(self, space, params, x, target, weights, i, count):
     """Weighted sum of the errors of a stepped candidate."""

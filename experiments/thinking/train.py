@@ -70,16 +70,56 @@ def models(steps: int = 1000) -> list[sweep.Run]:
   ]
 
 
+RESIDUAL = {"model.residual": True, "model.head_gain": 0.0}
+FROM_CONTEXT = {"thinking.start": "context", "thinking.steps": 1}
+
+
 def residual(steps: int = 1000) -> list[sweep.Run]:
   """Residual energies with the data and steps of `models`, three seeds."""
-  keep = {**SHORT, "train.steps": steps, "checkpoint.every": _quarter(steps)}
-  keep |= {"model.residual": True, "model.head_gain": 0.0}
-  start = {"thinking.start": "context", "thinking.steps": 1}
+  keep = {**SHORT, **RESIDUAL, "train.steps": steps, "checkpoint.every": _quarter(steps)}
   return [
-    *sweep.runs(S2, SEEDS, {**keep, **S1, **start}, "residual_context"),
+    *sweep.runs(S2, SEEDS, {**keep, **S1, **FROM_CONTEXT}, "residual_context"),
     *sweep.runs(S2, SEEDS, {**keep, **S1}, "residual_noise"),
     *sweep.runs(S2, SEEDS, keep, "residual_s2"),
   ]
+
+
+def controls(steps: int = 1000) -> list[sweep.Run]:
+  """Transformer++ with the passes, and with the FLOPs, of a residual EBT, and one without E_theta; three seeds."""
+  keep = {**SHORT, **S1, "train.steps": steps, "checkpoint.every": _quarter(steps)}
+  plain = {**keep, "model.kind": "transformer"}
+  return [
+    *sweep.runs(S2, SEEDS, {**plain, "model.passes": 2}, "passes_2"),
+    *sweep.runs(S2, SEEDS, {**plain, "model.passes": 3}, "passes_3"),
+    *sweep.runs(S2, SEEDS, {**plain, "model.layers": 6}, "layers_6"),
+    *sweep.runs(S2, SEEDS, {**keep, **RESIDUAL, **FROM_CONTEXT, "model.energy_gain": 0.0}, "energy_gain_0"),
+  ]
+
+
+def later(steps: int = 500) -> list[sweep.Run]:
+  """Ways to make the later steps of a residual EBT worth something, one seed."""
+
+  def steps_of(n, **more):
+    return {"thinking.steps": n, **{key.replace("__", "."): value for key, value in more.items()}}
+
+  noise, unrolled = {"thinking__start": "noise"}, {"thinking__gradient": "unrolled"}
+  several = {
+    **{f"{n}_steps": steps_of(n) for n in (1, 2, 4, 8)},
+    **{f"from_noise,{n}_steps": steps_of(n, **noise) for n in (2, 4, 8)},
+    **{f"unrolled,{n}_steps": steps_of(n, **unrolled) for n in (2, 4)},
+    "unrolled,from_noise,4_steps": steps_of(4, **unrolled, **noise),
+    "last_step_alone,2_to_4_steps": steps_of(4, thinking__gradient="last", thinking__random_steps_min=2),
+    **{f"landscapes,{n}_steps": steps_of(n, model__variant="time_embed", thinking__landscapes=n) for n in (2, 4)},
+    **{f"step_size_{a:g},4_steps": steps_of(4, thinking__step_size=a) for a in (1.0, 20.0)},
+    **{f"Langevin_noise_{s:g},4_steps": steps_of(4, thinking__noise=s) for s in (0.3, 1.0)},
+    "rising_losses,4_steps": steps_of(4, thinking__loss_rise=2.0),
+    "last_loss_alone,unrolled,4_steps": steps_of(4, thinking__loss_rise=30.0, **unrolled),
+    "dropped_half,4_steps": steps_of(4, model__residual_drop=0.5),
+    "dropped_half,from_noise,4_steps": steps_of(4, model__residual_drop=0.5, **noise),
+    **{f"deeper_energy,{n}_steps": steps_of(n, model__layers=4, model__answer_layers=2) for n in (1, 2, 4)},
+  }
+  keep = {**SHORT, **S1, **RESIDUAL, "thinking.start": "context", "train.steps": steps}
+  return sweep.runs(S2, sweep.named(several), keep)
 
 
 def ablation(steps: int = 200) -> list[sweep.Run]:
@@ -87,7 +127,14 @@ def ablation(steps: int = 200) -> list[sweep.Run]:
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
 
 
-SETS = {"recipes": recipes, "models": models, "residual": residual, "ablation": ablation}
+SETS = {
+  "recipes": recipes,
+  "models": models,
+  "residual": residual,
+  "controls": controls,
+  "later": later,
+  "ablation": ablation,
+}
 
 
 def main(argv: list[str]) -> int:

@@ -48,7 +48,9 @@ def case_of(**model):
 
 
 @pytest.fixture(
-  scope="module", params=[{}, {"variant": "time_embed"}, {"residual": True}, {"kind": "transformer"}], ids=str
+  scope="module",
+  params=[{}, {"variant": "time_embed"}, {"residual": True, "answer_layers": 1}, {"kind": "transformer"}],
+  ids=str,
 )
 def case(request):
   return case_of(**request.param)
