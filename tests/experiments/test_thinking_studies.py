@@ -10,7 +10,9 @@ from ebt_jax.config import ConfigError
 from experiments.thinking import (
   ablation,
   common,
+  controls,
   landscape,
+  later,
   longer,
   recipes,
   shift,
@@ -54,6 +56,8 @@ def workdir(tmp_path_factory):
     (uncertainty, ["--bins=4", "--text=some words"], ["Pearson", "random strings"]),
     (ablation, ["--candidates=2"], ["no replay buffer", "bits/byte"]),
     (verifier, [], ["truth has the least energy", "AUROC of errors, entropy", "Transformer++"]),
+    (controls, [], ["paper's EBT, System 2", "each block used twice", "less Transformer++"]),
+    (later, ["--steps=4"], ["unrolled,2_steps", "% of 1st"]),
     (landscape, ["--grid=5", "--panels=2", "--steps=3"], ["energy of the truth"]),
   ],
 )
@@ -69,7 +73,7 @@ def test_a_study_leaves_table_json_and_figure(workdir, tmp_path, monkeypatch, st
 
 def test_runs_of_all_sets_have_their_own_names():
   names = [(s, r.name) for s, make in train.SETS.items() for r in make()]
-  assert len(set(names)) == len(names) == 6 + 9 + 9 + 15
+  assert len(set(names)) == len(names) == 6 + 9 + 9 + 12 + 24 + 15
   for make in train.SETS.values():
     for r in make():
       r.resolve()  # is a valid config
