@@ -15,11 +15,11 @@ from experiments.thinking import common, train
 
 
 def main():
-  args = common.arguments(__doc__, "ablation", first=3, last=10, candidates=5)
-  result = {}
+  args = common.arguments(__doc__, "ablation", kind="s2", first=3, last=10, candidates=5)
+  among, result = args.kind.replace("s2", "ablation"), {}
   for name in train.LEFT_OUT:
     bits, longer, verified = [], [], []
-    for folder in common.find(args.workdir, name, "ablation"):
+    for folder in common.find(args.workdir, name, among):
       model = common.open_model(folder)
       windows = common.held_out(model)
       one = common.scores(model, windows, args.windows, steps=args.last)

@@ -2,7 +2,7 @@
 
 import argparse
 import atexit
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 import io
 import math
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ebt_jax import cli, files, record, runs, scaling, streams
-from ebt_jax.config import Config, ConfigError
+from ebt_jax.config import Config, ConfigError, near
 from ebt_jax.data.loader import in_order
 from ebt_jax.evaluation.evaluator import pretty
 from ebt_jax.owner import Owner
@@ -21,8 +21,28 @@ from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Examples, Scores, Task
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-COLORS = {"s2": "#1b6ca8", "s1": "#d1495b", "transformer": "#444444"}
-LABELS = {"s2": "EBT, System 2", "s1": "EBT, System 1", "transformer": "Transformer++"}
+
+
+class Kind(NamedTuple):
+  """Runs that differ by their seed alone: the set of `train.py` that has them, what they are, how they are drawn."""
+
+  among: str
+  label: str
+  color: str = ""
+
+
+KINDS = {
+  "s1": Kind("models", "paper's EBT, System 1", "#d1495b"),
+  "s2": Kind("models", "paper's EBT, System 2", "#1b6ca8"),
+  "residual_context": Kind("residual", "residual EBT, one step from its context", "#2a9d8f"),
+  "residual_noise": Kind("residual", "residual EBT, System 1", "#e9a23b"),
+  "residual_s2": Kind("residual", "residual EBT, System 2", "#7b5ea7"),
+  "transformer": Kind("models", "Transformer++", "#444444"),
+  "passes_2": Kind("controls", "Transformer++, each block used twice"),
+  "passes_3": Kind("controls", "Transformer++, each block used three times"),
+  "layers_6": Kind("controls", "Transformer++, three times the blocks"),
+  "energy_gain_0": Kind("controls", "residual EBT without E_theta"),
+}
 
 
 class Model(NamedTuple):
@@ -56,7 +76,7 @@ def arguments(about: str, name: str, **defaults) -> argparse.Namespace:
   """--workdir, --windows, --out, and the flags in `defaults`: positive integers, texts and paths.
 
   They are those of the study `name`, whose results this process owns. Compiled programs are cached, since seeds share
-  them.
+  them. A study with a default `kind` runs on other kinds of models too; their results have the kind in their names.
 
   Raises:
     ConfigError: a flag is wrong, or the steps --first and --last to compare are not in order.
@@ -72,6 +92,11 @@ def arguments(about: str, name: str, **defaults) -> argparse.Namespace:
   if {"first", "last"} <= defaults.keys() and not args.first < args.last <= vars(args).get("steps", args.last):
     most = f" and at most --steps={args.steps}" if "steps" in defaults else ""
     raise ConfigError(f"--last: expected more than --first={args.first}{most}, found {args.last}")
+  if (kind := defaults.get("kind")) and args.kind != kind:
+    for one in args.kind.split(","):
+      if one not in KINDS:
+        raise ConfigError(f"--kind: no kind {one!r}; {near(one, KINDS)}")
+    name = f"{name}_{args.kind.replace(',', '_')}"
   args.study, args.owner = name, Owner(args.out, "--out", f"{name}.owner.json")
   atexit.register(args.owner.close)
   if not jax.config.jax_compilation_cache_dir:  # else the environment has chosen one
@@ -88,6 +113,24 @@ def find(workdir: pathlib.Path, kind: str, among: str = "models") -> list[pathli
       f"python -m experiments.thinking.train --set={among} --workdir={workdir}"
     )
   return found
+
+
+def of_kind(workdir: pathlib.Path, kind: str) -> list[pathlib.Path]:
+  """Folders of the finished runs of one of `KINDS`, one for each seed."""
+  return find(workdir, f"{kind},seed", KINDS[kind].among)
+
+
+def trained_kinds(workdir: pathlib.Path, kinds: Iterable[str]) -> dict[str, list[pathlib.Path]]:
+  """Folders of those kinds that are trained. Raises ConfigError where none is."""
+  out, missing = {}, None
+  for kind in kinds:
+    try:
+      out[kind] = of_kind(workdir, kind)
+    except ConfigError as e:
+      missing = missing or e
+  if missing and not out:
+    raise missing
+  return out
 
 
 def open_model(folder: pathlib.Path, step: int | None = None) -> Model:

@@ -24,17 +24,11 @@ from ebt_jax.tasks.ebt import EBTTask
 from ebt_jax.thinking.think import PerLandscape
 from experiments.thinking import common
 
-TRAINED = {  # name of the runs -> set, what they are
-  "transformer": ("models", "Transformer++"),
-  "passes_2": ("controls", "Transformer++, each block used twice"),
-  "passes_3": ("controls", "Transformer++, each block used three times"),
-  "layers_6": ("controls", "Transformer++, three times the blocks"),
-  "energy_gain_0": ("controls", "residual EBT without E_theta"),
-  "residual_context": ("residual", "residual EBT, one step from its context"),
-  "residual_noise": ("residual", "residual EBT, System 1"),
-  "s1": ("models", "paper's EBT, System 1"),
-  "s2": ("models", "paper's EBT, System 2"),
-}
+BASELINE = "transformer"
+KINDS = (
+  *(BASELINE, "passes_2", "passes_3", "layers_6", "energy_gain_0"),
+  *("residual_context", "residual_noise", "residual_s2", "s1", "s2"),
+)
 CHANGED = ("start", "gain 0", "step size 0", "shuffled")
 
 
@@ -95,36 +89,30 @@ def main():
   args = common.arguments(__doc__, "controls")
   found: dict[str, list[dict[str, float]]] = {}
   flops: dict[str, float] = {}
-  for name, (among, _) in TRAINED.items():
-    try:
-      folders = common.find(args.workdir, f"{name},seed", among)
-    except common.ConfigError:
-      continue  # the table shows what is trained
+  common.of_kind(args.workdir, BASELINE)  # raises where there is nothing to compare with
+  for name, folders in common.trained_kinds(args.workdir, KINDS).items():
     for folder in folders:
       model = common.open_model(folder)
       examples = common.held_out(model)
       found.setdefault(name, []).append(changed_losses(model, examples, args.windows))
       flops[name] = model.task().flops().row
-  if "transformer" not in found:
-    common.find(args.workdir, "transformer,seed")  # says what to train
-  baseline = np.array([s["loss"] for s in found["transformer"]])
+  baseline = np.array([s["loss"] for s in found[BASELINE]])
   head = f"{'':<44}{'FLOPs':>6}{'nats/token':>20}{'less Transformer++':>21}"
   lines = [head + "".join(f"{name:>13}" for name in CHANGED)]
   for name, seeds in found.items():
     loss = np.array([s["loss"] for s in seeds])
     shared = min(len(loss), len(baseline))
-    difference = common.over_seeds(loss[:shared] - baseline[:shared]) if name != "transformer" else ""
-    line = (
-      f"{TRAINED[name][1]:<44}{flops[name] / flops['transformer']:>6.2f}{common.over_seeds(loss):>20}{difference:>21}"
-    )
+    difference = common.over_seeds(loss[:shared] - baseline[:shared]) if name != BASELINE else ""
+    line = f"{common.KINDS[name].label:<44}{flops[name] / flops[BASELINE]:>6.2f}"
+    line += f"{common.over_seeds(loss):>20}{difference:>21}"
     changes = [f"{np.mean([s[c] for s in seeds]):>13.4f}" if c in seeds[0] else f"{'':>13}" for c in CHANGED]
     lines.append((line + "".join(changes)).rstrip())
   fig, axes = common.figure(6.0, 3.4)
-  names = [n for n in found if n != "transformer"]
+  names = [n for n in found if n != BASELINE]
   paired = [common.mean_interval([s["loss"] - b for s, b in zip(found[n], baseline)]) for n in names]
   axes.errorbar([m for m, _ in paired], range(len(names)), xerr=[h for _, h in paired], fmt="o", ms=4, capsize=2)
   axes.axvline(0, color="#444444", lw=1)
-  axes.set_yticks(range(len(names)), [TRAINED[n][1] for n in names], fontsize=7)
+  axes.set_yticks(range(len(names)), [common.KINDS[n].label for n in names], fontsize=7)
   axes.invert_yaxis()
   axes.set(xlabel="held-out nats less those of Transformer++ (mean and 95% interval)")
   common.write_study(args, {"numbers": found, "flops": flops, "windows": args.windows}, "\n".join(lines), fig)

@@ -26,6 +26,7 @@ def energies_at(model, contexts, row: int, position: int, points: np.ndarray) ->
     keys=one.keys[:, row : row + 1],
     values=one.values[:, row : row + 1],
     positions=one.positions[position : position + 1],
+    state=None if one.state is None else one.state[row : row + 1, position : position + 1],
   )
   y = task.space.embed(model.params["model"], jnp.asarray(points))[:, None, None]
   return np.asarray(task.model.energies(model.params["model"], one, y, 0)[:, 0, 0])
@@ -38,10 +39,10 @@ def spread(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def main():
-  args = common.arguments(__doc__, "landscape", steps=10, panels=3, grid=41)
+  args = common.arguments(__doc__, "landscape", kind="s2", steps=10, panels=3, grid=41)
   if args.grid < 2:
     raise ConfigError(f"--grid: expected 2 or more points on each axis, found {args.grid}")
-  model = common.open_model(common.find(args.workdir, "s2")[0])
+  model = common.open_model(common.of_kind(args.workdir, args.kind)[0])
   windows = common.held_out(model)
   numbers, batch = next(common.batches(windows, 8, rows=8))
   batch = jax.tree.map(jnp.asarray, batch)
@@ -67,8 +68,8 @@ def main():
 
     to_thought, to_truth = line(p0, p1), line(p1, truth)
     top, bottom = axes[0, column], axes[1, column]
-    top.plot(t, to_thought, color=common.COLORS["s2"], label="start (0) to thought (1)")
-    top.plot(t, to_truth, color=common.COLORS["s1"], label="thought (0) to truth (1)")
+    top.plot(t, to_thought, color=common.KINDS["s2"].color, label="start (0) to thought (1)")
+    top.plot(t, to_truth, color=common.KINDS["s1"].color, label="thought (0) to truth (1)")
     known = tokens[row, max(0, middle - 10) : middle + 1].tolist()
     before, (target,) = split_text(model.problem.tokenizer, known, [int(targets[row, middle])])
     top.set_title(f"…{before!r} → {target!r}\nloss {loss[row, middle]:.2f} nats", fontsize=7)

@@ -49,41 +49,43 @@ def ensembles(folders, windows: int) -> np.ndarray:
 
 
 def main():
-  args = common.arguments(__doc__, "longer", steps=16, first=3, last=10)
+  args = common.arguments(__doc__, "longer", kind="s1,s2", steps=16, first=3, last=10)
   fig, axes = common.figure(4.8, 3.4)
   result, rows = {"steps": args.steps, "windows": args.windows}, []
-  for kind in ("s1", "s2"):
-    folders = common.find(args.workdir, kind)
+  kinds = args.kind.split(",")
+  for kind in kinds:
+    folders = common.of_kind(args.workdir, kind)
     found = curves(folders, args.steps, args.windows)
     model = common.open_model(folders[0])
     shown = sorted({1, 2, 3, 4, 6, 10, args.steps} & set(range(1, args.steps + 1)))
     trained, name, number = model.config.thinking.steps, common.headline_name(model), model.problem.headline
     gain = found[:, args.first - 1] - found[:, args.last - 1]  # between steps of the same seed
     result[kind] = {number: found.tolist(), "gain": common.mean_interval(gain), "trained_steps": trained}
-    rows.append(f"{common.LABELS[kind]}, trained with {trained} steps at most, {len(folders)} seeds:")
+    rows.append(f"{common.KINDS[kind].label}, trained with {trained} steps at most, {len(folders)} seeds:")
     rows += [f"  {k:>3} steps  {common.over_seeds(found[:, k - 1])} {name}" for k in shown]
     rows.append(f"  {args.first} -> {args.last} steps lowers it by {common.over_seeds(gain, '.5f')}")
     passes, mean = np.arange(1, args.steps + 1), found.mean(0)
     half = [common.mean_interval(v)[1] for v in found.T]
-    axes.plot(passes, mean, "o-", ms=3, color=common.COLORS[kind], label=common.LABELS[kind])
-    axes.fill_between(passes, mean - half, mean + half, color=common.COLORS[kind], alpha=0.15, lw=0)
-  stops = stopping(common.find(args.workdir, "s2"), args.last, args.windows)
+    axes.plot(passes, mean, "o-", ms=3, color=common.KINDS[kind].color, label=common.KINDS[kind].label)
+    axes.fill_between(passes, mean - half, mean + half, color=common.KINDS[kind].color, alpha=0.15, lw=0)
+  thinker = kinds[-1]
+  stops = stopping(common.of_kind(args.workdir, thinker), args.last, args.windows)
   result["stopping"] = stops
-  rows.append(f"System 2, a budget of {args.last} steps, stopping where the energy changes by less than the tolerance:")
+  rows.append(f"{common.KINDS[thinker].label}, at most {args.last} steps, stopping where the energy has settled:")
   for tolerance, found in stops.items():
     used, worse = (common.mean_interval(v) for v in zip(*found))
     rows.append(f"  {tolerance:<6} {common.plus_minus(used, '.2f')} steps, loss {worse[0]:+.3%} ± {worse[1]:.3%}")
-  folders = common.find(args.workdir, "transformer")
+  folders = common.of_kind(args.workdir, "transformer")
   alone, together = curves(folders, 1, args.windows)[:, 0], ensembles(folders, args.windows)
   result["transformer"] = {number: alone.tolist(), "ensembles": together.tolist()}
   rows.append(f"Transformer++, one pass: {common.over_seeds(alone)} {name}")
   rows += [f"Transformer++, average of {k} models ({k} passes): {v:.4f} {name}" for k, v in enumerate(together, 1)]
-  color = common.COLORS["transformer"]
+  color = common.KINDS["transformer"].color
   axes.axhline(alone.mean(), color=color, ls="--", lw=1, label="Transformer++, one pass")
   axes.plot(
     np.arange(1, len(together) + 1), together, "s", ms=4, color=color, label="Transformer++, average of k models"
   )
-  best = min(together.min(), *(min(result[k][number][0]) for k in ("s1", "s2")))
+  best = min(together.min(), *(min(result[k][number][0]) for k in kinds))
   axes.set(xlabel="passes for each prediction", ylabel=f"held-out {name}", ylim=(best - 0.05, best + 0.6))
   axes.legend(frameon=False, fontsize=8)
   common.write_study(args, result, "\n".join(rows), fig)

@@ -19,8 +19,8 @@ CONTROLS = ("shuffled", "noise")  # not written by people: in the table, not in 
 
 
 def main():
-  args = common.arguments(__doc__, "shift", data=pathlib.Path("data"), first=2, last=10, candidates=1)
-  folders = common.find(args.workdir, "s2")
+  args = common.arguments(__doc__, "shift", kind="s2", data=pathlib.Path("data"), first=2, last=10, candidates=1)
+  folders = common.of_kind(args.workdir, args.kind)
   trained_on = common.open_model(folders[0]).problem.data_config  # found wherever the study is started
   rungs = ladder.rungs(str(args.data), trained_on.source, trained_on.held_out)
   paths = ladder.write_texts(rungs, str(args.workdir / "ladder"))
@@ -58,7 +58,7 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
   fig, axes = common.figure(4.8, 3.4)
   for i, r in enumerate(written):
     (mean, half), x = common.mean_interval(gain[r.name]), shift[r.name].mean()
-    axes.errorbar(x, mean, half, fmt="o", ms=4, capsize=3, color=common.COLORS["s2"])
+    axes.errorbar(x, mean, half, fmt="o", ms=4, capsize=3, color=common.KINDS[args.kind].color)
     axes.annotate(r.name, (x, mean), xytext=(5, -9 if i % 2 else 4), textcoords="offset points", fontsize=7)
   axes.axhline(0, color="k", lw=0.6)
   axes.set(

@@ -8,6 +8,7 @@ Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it i
 import contextlib
 import pathlib
 import sys
+from typing import Any
 
 from ebt_jax import cli, sweep
 from ebt_jax.config import ConfigError, near
@@ -56,13 +57,15 @@ S1 = {
 }
 
 
-def _quarter(steps: int) -> int:
-  return max(1, steps // 4)
+def _kept(steps: int) -> dict[str, Any]:
+  """Every quarter of the training keeps its checkpoint."""
+  quarter = max(1, steps // 4)
+  return {**SHORT, "train.steps": steps, "checkpoint.every": quarter, "checkpoint.keep_every": quarter}
 
 
 def models(steps: int = 1000) -> list[sweep.Run]:
   """System 2, System 1 and Transformer++, three seeds, with checkpoints during training."""
-  keep = {**SHORT, "train.steps": steps, "checkpoint.every": _quarter(steps), "checkpoint.keep_every": _quarter(steps)}
+  keep = _kept(steps)
   return [
     *sweep.runs(S2, SEEDS, keep, "s2"),
     *sweep.runs(S2, SEEDS, {**keep, **S1}, "s1"),
@@ -76,7 +79,7 @@ FROM_CONTEXT = {"thinking.start": "context", "thinking.steps": 1}
 
 def residual(steps: int = 1000) -> list[sweep.Run]:
   """Residual energies with the data and steps of `models`, three seeds."""
-  keep = {**SHORT, **RESIDUAL, "train.steps": steps, "checkpoint.every": _quarter(steps)}
+  keep = {**_kept(steps), **RESIDUAL}
   return [
     *sweep.runs(S2, SEEDS, {**keep, **S1, **FROM_CONTEXT}, "residual_context"),
     *sweep.runs(S2, SEEDS, {**keep, **S1}, "residual_noise"),
@@ -86,7 +89,7 @@ def residual(steps: int = 1000) -> list[sweep.Run]:
 
 def controls(steps: int = 1000) -> list[sweep.Run]:
   """Transformer++ with the passes, and with the FLOPs, of a residual EBT, and one without E_theta; three seeds."""
-  keep = {**SHORT, **S1, "train.steps": steps, "checkpoint.every": _quarter(steps)}
+  keep = {**_kept(steps), **S1}
   plain = {**keep, "model.kind": "transformer"}
   return [
     *sweep.runs(S2, SEEDS, {**plain, "model.passes": 2}, "passes_2"),
@@ -127,14 +130,12 @@ def ablation(steps: int = 200) -> list[sweep.Run]:
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
 
 
-SETS = {
-  "recipes": recipes,
-  "models": models,
-  "residual": residual,
-  "controls": controls,
-  "later": later,
-  "ablation": ablation,
-}
+def residual_ablation(steps: int = 200) -> list[sweep.Run]:
+  """The same of a residual energy."""
+  return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, **RESIDUAL, "train.steps": steps})
+
+
+SETS = {make.__name__: make for make in (recipes, models, ablation, residual, controls, later, residual_ablation)}
 
 
 def main(argv: list[str]) -> int:

@@ -46,8 +46,8 @@ def random_text(examples):
 
 
 def main():
-  args = common.arguments(__doc__, "uncertainty", text=TEXT, steps=11, bins=10)
-  folders = common.find(args.workdir, "s2")
+  args = common.arguments(__doc__, "uncertainty", kind="s2", text=TEXT, steps=11, bins=10)
+  folders = common.of_kind(args.workdir, args.kind)
   pearson, spearman, contrast, calibration = [], [], [], []
   for folder in folders:
     model = common.open_model(folder)
@@ -94,7 +94,7 @@ def main():
   top.grid(False)
   fig.colorbar(image, ax=top, label="energy", pad=0.01)
   for seed in calibration:
-    left.plot(seed[:, 0], seed[:, 1], "o-", ms=3, color=common.COLORS["s2"], alpha=0.6)
+    left.plot(seed[:, 0], seed[:, 1], "o-", ms=3, color=common.KINDS[args.kind].color, alpha=0.6)
   left.set(xlabel=f"energy at the end (mean of 1/{args.bins} of the tokens)", ylabel=f"loss, {model.problem.unit}")
   result = {
     "pearson": pearson,

@@ -17,11 +17,11 @@ def losses(model, windows, args, candidates: int, choose: str) -> float:
 
 
 def main():
-  args = common.arguments(__doc__, "verification", most=8, steps=3)
+  args = common.arguments(__doc__, "verification", kind="s2", most=8, steps=3)
   counts = [n for n in (1, 2, 4, 8, 16, 32) if n < args.most] + [args.most]
   gains: dict[str, dict[int, list]] = {"energy": {}, "fall": {}}
   way: dict[float, list] = {}
-  for folder in common.find(args.workdir, "s2"):
+  for folder in common.of_kind(args.workdir, args.kind):
     newest = common.open_model(folder)
     windows, config = common.held_out(newest), newest.config
     for choose, found in gains.items():
@@ -43,7 +43,8 @@ def main():
   fig, (left, right) = common.figure(7.2, 3.0, nrows=1, ncols=2)
   for axes, found in ((left, gains["energy"]), (right, {t / 1e6: v for t, v in way.items()})):
     x, stats = list(found), [common.mean_interval(v) for v in found.values()]
-    axes.errorbar(x, [m for m, _ in stats], [h for _, h in stats], fmt="o-", ms=4, capsize=3, color=common.COLORS["s2"])
+    color = common.KINDS[args.kind].color
+    axes.errorbar(x, [m for m, _ in stats], [h for _, h in stats], fmt="o-", ms=4, capsize=3, color=color)
     axes.axhline(0, color="k", lw=0.6)
   left.set(xlabel="candidates", ylabel=common.GAIN, xscale="log", xticks=counts, xticklabels=counts)
   left.minorticks_off()

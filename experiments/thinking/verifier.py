@@ -21,14 +21,7 @@ from ebt_jax.tasks.ebt import EBTTask
 from ebt_jax.thinking.think import at_landscape, step_size_of
 from experiments.thinking import common
 
-KINDS = {
-  "s1": "paper's energy, System 1",
-  "s2": "paper's energy, System 2",
-  "residual_context": "residual, one step from its context",
-  "residual_noise": "residual, System 1",
-  "residual_s2": "residual, System 2",
-  "transformer": "Transformer++",
-}
+KINDS = ("s1", "s2", "residual_context", "residual_noise", "residual_s2", "transformer")
 SIGNALS = {"energy": "final energy", "fall": "rise of energy", "free_energy": "free energy", "entropy": "entropy"}
 AT_ONCE = 16  # one-hot candidates of a position that are scored together
 LEVELS = np.linspace(0.05, 1.0, 20)  # of coverage, in the figure
@@ -161,7 +154,7 @@ def table(result: dict[str, list[dict[str, float]]]) -> str:
   """A block of rows for each kind of model: mean and interval over seeds."""
   lines = []
   for kind, seeds in result.items():
-    lines.append(f"{KINDS[kind]}, {len(seeds)} seeds:")
+    lines.append(f"{common.KINDS[kind].label}, {len(seeds)} seeds:")
     for key, label, form in ROWS:
       if key in seeds[0]:
         lines.append(f"  {label:<36}{common.over_seeds([s[key] for s in seeds], form)}")
@@ -172,12 +165,7 @@ def main():
   args = common.arguments(__doc__, "verifier")
   result: dict[str, list] = {}
   curves: dict[str, dict[str, list]] = {}
-  for kind in KINDS:
-    among = "residual" if kind.startswith("residual") else "models"
-    try:
-      folders = common.find(args.workdir, f"{kind},seed", among)
-    except common.ConfigError:
-      continue  # the table shows what is trained
+  for kind, folders in common.trained_kinds(args.workdir, KINDS).items():
     for folder in folders:
       model = common.open_model(folder)
       found = collect(model, common.held_out(model), args.windows)
@@ -186,14 +174,12 @@ def main():
       for name in SIGNALS:
         if name in found:
           curves.setdefault(kind, {}).setdefault(name, []).append(risks(found[name], found["wrong"]))
-  if not result:
-    common.find(args.workdir, "s1,seed")  # says what to train
   fig, every = common.figure(3.0 * len(curves), 3.0, nrows=1, ncols=len(curves), sharey=True, squeeze=False)
   for axes, (kind, of_kind) in zip(every[0], curves.items()):
     for i, (name, seeds) in enumerate(of_kind.items()):
       color = f"C{list(SIGNALS).index(name)}"
       axes.plot(100 * LEVELS, 100 * np.mean(seeds, 0), color=color, lw=1.4, label=SIGNALS[name])
-    axes.set_title(KINDS[kind], fontsize=8)
+    axes.set_title(common.KINDS[kind].label, fontsize=8)
     axes.set(xlabel="predictions kept, %")
     axes.legend(frameon=False, fontsize=7)
   every[0][0].set(ylabel="wrong among them, %")

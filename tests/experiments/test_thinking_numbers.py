@@ -64,7 +64,7 @@ def study(monkeypatch, tmp_path):
       return {"loss": np.array(found, float)[:, None], "weight": np.ones(1)}
 
     def find(workdir, kind, among="models"):
-      return [pathlib.Path(f"{kind}-{i}") for i in range(2)]
+      return [pathlib.Path(f"{kind.removesuffix(',seed')}-{i}") for i in range(2)]
 
     monkeypatch.setattr(common, "scores", scores)
     monkeypatch.setattr(common, "find", find)
@@ -281,6 +281,7 @@ class Around(NamedTuple):
   keys: jax.Array
   values: jax.Array
   positions: jax.Array
+  state: None = None
 
 
 def test_landscape(study, monkeypatch):

@@ -51,6 +51,7 @@ def workdir(tmp_path_factory):
   [
     (recipes, ["--steps=4", "--last=4"], ["2 to 10 steps", "noise 1", "3 -> 4"]),
     (longer, ["--steps=10"], ["System 1", "System 2", "average of 3 models", "stopping where"]),
+    (ablation, ["--candidates=2", "--kind=residual_s2"], ["no replay buffer", "bits/byte"]),
     (verification, ["--most=2"], ["least energy", "largest fall", "N = 2"]),
     (shift, ["--data=nowhere"], ["noise", "slope", "correlation"]),
     (uncertainty, ["--bins=4", "--text=some words"], ["Pearson", "random strings"]),
@@ -63,17 +64,18 @@ def workdir(tmp_path_factory):
 )
 def test_a_study_leaves_table_json_and_figure(workdir, tmp_path, monkeypatch, study, flags, words):
   name = study.__name__.split(".")[-1]
+  of_kind = name + "".join(f.replace("--kind=", "_") for f in flags if f.startswith("--kind"))
   monkeypatch.setattr(sys, "argv", [name, f"--workdir={workdir}", "--windows=4", f"--out={tmp_path}", *flags])
   study.main()
-  table = (tmp_path / f"{name}.txt").read_text(encoding="utf-8")
+  table = (tmp_path / f"{of_kind}.txt").read_text(encoding="utf-8")
   assert all(w in table for w in words), table
-  assert json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
-  assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+  assert json.loads((tmp_path / f"{of_kind}.json").read_text(encoding="utf-8"))
+  assert (tmp_path / f"{of_kind}.png").stat().st_size > 10_000
 
 
 def test_runs_of_all_sets_have_their_own_names():
   names = [(s, r.name) for s, make in train.SETS.items() for r in make()]
-  assert len(set(names)) == len(names) == 6 + 9 + 9 + 12 + 24 + 15
+  assert len(set(names)) == len(names) == 6 + 9 + 15 + 9 + 12 + 24 + 15
   for make in train.SETS.values():
     for r in make():
       r.resolve()  # is a valid config
