@@ -59,9 +59,10 @@ class Energy(abc.ABC):
 
 
 class Predictor(abc.ABC):
-  """Answers in one pass."""
+  """Answers directly: in one pass, or in several with an answer after each."""
 
   tables: tuple[str, ...] = ()  # names in the parameters that are look-up tables and not blocks
+  loops: bool = False  # whether it may go through its blocks several times; then it has `answers`
 
   @abc.abstractmethod
   def init(self, key: Array) -> dict[str, Any]:
