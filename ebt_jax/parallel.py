@@ -38,7 +38,7 @@ RULES = (
   (r"head_modulation/kernel", P("data", "model")),  # [D, 2D]
   (r"head_modulation/bias", P("model")),  # [2D]
   (r"head/kernel", P("data", None)),  # [D, 1]
-  (r"time/embedding", P(None, "data")),  # [M, D], M is small
+  (r"(time|place|blank)/embedding", P(None, "data")),  # [M, D], M is small
   (r"(norm|\w+_norm)/\w+", P()),
   (r"thinking/\w+", P()),
   (r"replay/rows/.+", P(ROW_AXES)),  # [capacity, ...], like the rows of a batch

@@ -1,4 +1,4 @@
-"""Causal attention of a context to itself, and of candidates to a context and themselves.
+"""Attention: causal of a context to itself, of candidates to a context and themselves, and of a whole row to itself.
 
 The two `reference_` functions say what is computed; tests hold the blocked ones to them in value and gradients of both
 orders. Keys are rotated and queries rotated and scaled before they come here.
@@ -64,12 +64,20 @@ def context_attention(q_BxHxSxK, k_BxHxTxK, v_BxHxTxK, positions, dtype=None, bl
 
   def attend(queries, entries):
     (q, last), (k, v) = queries, entries
-    scores = _masked_scores(q, k, last, dtype)
-    top = jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True))
-    weights = jnp.exp(scores - top)
-    return einsum("bhst,bhtk->bhsk", weights, v, dtype), jnp.sum(weights, -1, keepdims=True)
+    return _weighted(_masked_scores(q, k, last, dtype), v, dtype)
 
   return _in_blocks(attend, (q_BxHxSxK,), (k_BxHxTxK, v_BxHxTxK), positions, block)
+
+
+def whole_attention(q_BxHxSxK, k_BxHxTxK, v_BxHxTxK, dtype=None, block=0):
+  """Every query sees every entry; `dtype` and `block` as in `context_attention`. Returns `[b, h, s, k]`."""
+
+  def attend(queries, entries):
+    (q, _), (k, v) = queries, entries
+    return _weighted(wide(einsum("bhsk,bhtk->bhst", q, k, dtype)), v, dtype)
+
+  last = jnp.zeros((1, q_BxHxSxK.shape[2]), jnp.int32)  # of each query: not in use, and no group leaves entries out
+  return _in_blocks(attend, (q_BxHxSxK,), (k_BxHxTxK, v_BxHxTxK), last, block)
 
 
 def candidate_attention(
@@ -95,6 +103,12 @@ def candidate_attention(
 
   queries, entries = (q_BxHxSxK, k_BxHxSxK, v_BxHxSxK), (context_k_BxHxTxK, context_v_BxHxTxK)
   return _in_blocks(attend, queries, entries, positions - 1, block)
+
+
+def _weighted(scores_BxHxSxT, v_BxHxTxK, dtype):
+  """Values summed with weights exp(scores), and the sum of the weights; a common factor of both is left out."""
+  weights = jnp.exp(scores_BxHxSxT - jax.lax.stop_gradient(jnp.max(scores_BxHxSxT, -1, keepdims=True)))
+  return einsum("bhst,bhtk->bhsk", weights, v_BxHxTxK, dtype), jnp.sum(weights, -1, keepdims=True)
 
 
 def _masked_scores(q_BxHxSxK, k_BxHxTxK, last_Bx1xSx1, dtype):
@@ -152,7 +166,7 @@ class Attention(nn.Module):
     self.qkv = project(3 * c.width)  # in place of the three where they are fused
 
   def heads(self, x_BxSxD, angles):
-    """Queries (scaled), keys (both rotated) and values, each `[b, h, s, k]`; `angles` of `layers.rope`."""
+    """Queries (scaled), keys (both rotated) and values, each `[b, h, s, k]`; `angles` of `layers.rope`, None: none."""
     c = self.config
 
     def split(y):

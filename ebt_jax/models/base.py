@@ -63,10 +63,11 @@ class Energy(abc.ABC):
 
 
 class Predictor(abc.ABC):
-  """Answers in one pass."""
+  """Answers directly: in one pass, or in several with an answer after each."""
 
   tables: tuple[str, ...] = ()  # names in the parameters that are look-up tables and not blocks
-  passes: int = 1  # times that an answer uses the same blocks, as in a looped Transformer
+  loops: bool = False  # whether it may go through its blocks several times; then it has `answers`
+  uses: int = 1  # times that one answer uses each block
 
   @abc.abstractmethod
   def init(self, key: Array) -> dict[str, Any]:

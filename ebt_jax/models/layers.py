@@ -110,10 +110,12 @@ def rope(positions: jax.Array, head_dim: int, dtype=jnp.float32) -> tuple[jax.Ar
   return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotate(x_BxHxSxK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Rotates pairs (j, j + k/2). The authors pair neighbours: `interop` reorders their weights."""
-  cos, sin = angles
+def rotate(x_BxHxSxK: jax.Array, angles: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+  """Rotates pairs (j, j + k/2); None: by nothing. The authors pair neighbours: `interop` reorders their weights."""
   x = wide(x_BxHxSxK)
+  if angles is None:
+    return x
+  cos, sin = angles
   a, b = jnp.split(x, 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 

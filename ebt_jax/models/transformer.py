@@ -80,20 +80,20 @@ class Transformer(Predictor):
     return PredictorCost(trunk.pass_cost(self._deep, positions, length), 2 * positions * c.width * c.vocab_size)
 
   @property
-  def passes(self) -> int:
+  def uses(self) -> int:
     return self.config.passes
 
   @property
   def _deep(self):
     """The config of all passes as one stack of blocks."""
-    return dataclasses.replace(self.config, layers=self.config.layers * self.passes)
+    return dataclasses.replace(self.config, layers=self.config.layers * self.uses)
 
   def _layers(self, params):
     """The blocks of all passes: the same ones, once for each pass; unstacked blocks are so already."""
     stacked = params["layers"]
-    if self.passes == 1 or isinstance(stacked, tuple):
+    if self.uses == 1 or isinstance(stacked, tuple):
       return stacked
-    return jax.tree.map(lambda a: jnp.concatenate([a] * self.passes), stacked)
+    return jax.tree.map(lambda a: jnp.concatenate([a] * self.uses), stacked)
 
   @property
   def _norm(self):

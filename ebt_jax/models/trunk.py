@@ -1,7 +1,7 @@
 """The stack of pre-norm blocks that all transformers here share.
 
-A block is used in three ways, with the same weights: `context` (causal, over a whole sequence), `cached` (causal, over
-new entries and those of a cache) and `candidates` (over a context and themselves).
+A block is used in four ways, with the same weights: `context` (causal, over a whole sequence), `cached` (causal, over
+new entries and those of a cache), `candidates` (over a context and themselves) and `whole` (every position sees all).
 
 Shape suffixes: B rows, S positions, D width of the stream.
 """
@@ -81,6 +81,17 @@ class Block(nn.Module):
 
     return self._around(x, condition, attend)
 
+  def whole(self, x, angles, condition):
+    """No extra."""
+
+    def attend(x):
+      c = self.config
+      return attention.whole_attention(
+        *self.attention.heads(x, angles), layers.compute_dtype(c), c.attention_block
+      ), None
+
+    return self._around(x, condition, attend)
+
 
 def init(config: ModelConfig, key: jax.Array, modulated: bool = False) -> dict:
   """Parameters of all blocks, each leaf with a leading layer axis."""
@@ -140,15 +151,32 @@ def candidates(
   return _scan(config, apply, x_BxSxD, (params, where.keys, where.values), unroll)[0]
 
 
+def whole(
+  config: ModelConfig, params, x_BxSxD, positions=None, condition=None, unroll: bool = False
+) -> Float[Array, "b s d"]:
+  """The stream after the last block, where every position sees all positions of its row.
+
+  Args:
+    params: of all layers, stacked.
+    positions: `[s]` or `[b, s]`, by which keys and queries are rotated; None: they are not.
+    condition: `[d]`, or one for each row, `[b, 1, d]`, of the adaLN variants.
+    unroll: as in `candidates`.
+  """
+  apply = _layer(config, "whole", x_BxSxD, positions, condition)
+  return _scan(config, apply, x_BxSxD, (params,), unroll)[0]
+
+
 def _layer(config, method, x, positions, condition):
   """`(x, (params, ...)) -> (x, extra)` of one layer."""
   block = Block(config, modulated=condition is not None)
-  angles = layers.rope(positions, config.head_dim, jnp.promote_types(x.dtype, jnp.float32))
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  angles = None if positions is None else layers.rope(positions, config.head_dim, dtype)
+  where = () if method == "whole" else (positions,)
 
   def apply(x, layer):
     params, *rest = layer
     x = parallel.shard_rows(x)  # without this, XLA shards the activations along their width on large meshes
-    return block.apply({"params": params}, x, angles, positions, condition, *rest, method=method)
+    return block.apply({"params": params}, x, angles, *where, condition, *rest, method=method)
 
   return apply
 

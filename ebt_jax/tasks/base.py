@@ -1,8 +1,8 @@
 """The contract between what is learnt and everything above it: the loop, the evaluator, run folders and studies.
 
 A `Problem` says what is known, what is asked and how wrong an answer is; it is the same for every model that answers.
-A `Task` is a way to answer problems: `EBTTask` descends an energy, `DirectTask` predicts in one pass. Every number that
-is reported is a `Mean`, so that nobody above needs to know what it counts.
+A `Task` is a way to answer problems: `EBTTask` descends an energy, `DirectTask` predicts in one pass or a few. Every
+number that is reported is a `Mean`, so that nobody above needs to know what it counts.
 
 Shapes: b rows of a batch; *p the shape of the errors, one for each thing that is asked, b first (text: `[b, s]`);
 *e the shape of the energies, the first axes of *p (text: `[b, s]`; one energy for a whole image: `[b]`); t steps.

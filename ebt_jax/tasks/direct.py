@@ -1,4 +1,4 @@
-"""Any problem, answered in one pass: the baselines of EBT (Transformer++ on text)."""
+"""Any problem, answered directly: the baselines of EBT, in one pass (Transformer++) or in several (looped)."""
 
 import dataclasses
 
@@ -21,6 +21,7 @@ class DirectTask:
 
   Attributes:
     model: see `models.base.Predictor`.
+      One that loops takes `thinking.steps` passes in training, with a loss after each, and `eval.steps` in evaluation.
     chunk: positions per chunk of answers that are too large to hold; 0: answers are held whole. Needs a model whose
       `predict` is `read(head(params), hidden(params, inputs))`.
   """
@@ -31,8 +32,13 @@ class DirectTask:
   chunk: int = 0
 
   @property
+  def passes(self) -> int:
+    """Passes of training."""
+    return self.config.thinking.steps if self.model.loops else 1
+
+  @property
   def eval_steps(self) -> int:
-    return 1
+    return self.config.eval.steps or self.passes if self.model.loops else 1
 
   def tables(self) -> tuple[str, ...]:
     return self.model.tables
@@ -44,17 +50,29 @@ class DirectTask:
     return {"model": self.model.init(key)}
 
   def loss(self, params: Params, batch: Batch, key: PRNGKeyArray) -> tuple[Mean, Output]:
-    mean, _ = self._answered(params, batch)
-    seen = jax.tree.map(jax.lax.stop_gradient, mean)
-    return mean, Output({"final_loss": seen, **self.problem.counts(batch)})
+    by_pass, _ = self._answered(params, batch, self.passes)
+    mean = Mean(jnp.mean(by_pass.total), by_pass.weight)
+    first, last = (jax.lax.stop_gradient(Mean(by_pass.total[i], by_pass.weight)) for i in (0, -1))
+    more = {"first_loss": first} if self.model.loops else {}
+    return mean, Output({"final_loss": last, **more, **self.problem.counts(batch)})
 
-  def _answered(self, params, batch):
-    """The mean error, and the answer where it is held whole."""
+  def _answers(self, params, inputs, passes):
+    """After each pass, `[t, ...]`."""
+    if self.model.loops:
+      return self.model.answers(params, inputs, passes)
+    return jax.tree.map(lambda a: a[None], self.model.predict(params, inputs))
+
+  def _errors(self, x, target):
+    """Of each answer, `[t, *p]`."""
+    return jax.vmap(lambda x: self.problem.error(x, target))(x)
+
+  def _answered(self, params, batch, passes):
+    """The mean error after each pass, `[t]`, and the answers where they are held whole."""
     model, inputs = vocabulary.gather_tables(params["model"]), self.problem.inputs(batch)
     target, weights = self.problem.target(batch), self.problem.weights(batch)
     if not self.chunk:
-      x = self.model.predict(model, inputs)
-      return Mean.of(self.problem.error(x, target), weights), x
+      x = self._answers(model, inputs, passes)
+      return by_step(self._errors(x, target), weights), x
 
     def of_chunk(head, arrays):
       hidden, target, weights = arrays
@@ -62,26 +80,31 @@ class DirectTask:
 
     arrays = (self.model.hidden(model, inputs), target, weights)
     total, _ = vocabulary.sum_chunks(of_chunk, self.model.head(params["model"]), arrays, self.chunk)
-    return Mean(total, jnp.sum(weights)), None
+    return Mean(total[None], jnp.sum(weights)), None
 
   def evaluate(self, params: Params, batch: Batch, keys: Array) -> dict[str, Mean]:
-    mean, x = self._answered(params, batch)
-    measures = {} if x is None else self.problem.measures(x, batch)
+    by_pass, x = self._answered(params, batch, self.eval_steps)
+    measures = {} if x is None else self._measures(x, batch)
     weights = self.problem.weights(batch)
     return {
-      "loss": Mean(mean.total[None], mean.weight),
-      **{name: by_step(a[None], first_axes(weights, a.ndim)) for name, a in measures.items()},
+      "loss": by_pass,
+      **{name: by_step(a, first_axes(weights, a.ndim - 1)) for name, a in measures.items()},
       **self.problem.counts(batch),
     }
 
+  def _measures(self, x, batch):
+    return jax.vmap(lambda x: self.problem.measures(x, batch))(x)
+
   def scores(self, params: Params, batch: Batch, keys: Array) -> Scores:
-    x = self.model.predict(params["model"], self.problem.inputs(batch))
-    measures = {name: a[None] for name, a in self.problem.measures(x, batch).items()}
-    return Scores(self.problem.error(x, self.problem.target(batch))[None], measures=measures)
+    x = self._answers(params["model"], self.problem.inputs(batch), self.eval_steps)
+    return Scores(self._errors(x, self.problem.target(batch)), measures=self._measures(x, batch))
 
   def flops(self) -> Flops:
-    row, least = flops_lib.training_in_one_pass(self._cost()), 6.0 * self.model.passes
-    return Flops(row, flops_lib.one_pass(self._cost(single=True)), least=least, paper=least)
+    row = flops_lib.training_in_one_pass(self._cost())
+    once = flops_lib.one_pass(self._cost(single=True))
+    row, prediction = ({k: n * v for k, v in f.items()} for n, f in ((self.passes, row), (self.eval_steps, once)))
+    least = 6.0 * self.passes * self.model.uses
+    return Flops(row, prediction, least=least, paper=least)
 
   def _cost(self, single: bool = False) -> flops_lib.PredictorCost:
     """What the model says, or what a trace of it counts."""

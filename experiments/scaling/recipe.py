@@ -14,15 +14,18 @@ def get_config(arg=""):
 
   Args:
     arg: `transformer`; `ebt` (the paper's System 1); `ebt_s2` (random number of steps, loss on the last one); or
-      `residual` (the energy contains Transformer++; one step from what the context predicts).
+      `residual` (the energy contains Transformer++; one step from what the context predicts). With `_muon` behind it,
+      matrices in blocks are trained by Muon.
   """
+  name, muon, _ = arg.partition("_muon")
   config = defaults()
   config.train.update(warmup=100, schedule="constant", log_every=20, health_every=0)
   config.data.context_length = 64
   config.eval.max_windows = 512  # the same windows for every run
   config.checkpoint.update(every=200, keep=1)
   config.sample.tokens = 0
-  match arg or "ebt":
+  config.train.optimizer = "muon" if muon else "adamw"
+  match name or "ebt":
     case "transformer":
       config.model.kind = "transformer"
     case "ebt":
@@ -40,5 +43,5 @@ def get_config(arg=""):
       config.model.update(kind="ebt", residual=True, head_gain=0.0)
       config.thinking.update(steps=1, start="context", gradient="each", step_size=5.0, learn_step_size=True)
     case _:
-      raise ValueError(f"no recipe {arg!r}; known: transformer, ebt, ebt_s2, residual")
+      raise ValueError(f"no recipe {arg!r}; known: transformer, ebt, ebt_s2, residual, each with _muon or without")
   return config

@@ -157,13 +157,28 @@ def _laptop() -> Study:
 def _residual() -> Study:
   return Study(
     "residual",
-    "Is a residual EBT ever behind Transformer++? Six seeds, 0.1 to 4.1 million tokens.",
+    "Is a residual EBT ever behind Transformer++? 0.1 to 1.5 million tokens with six seeds, to 4.1 million with three.",
     {"eval.max_windows": 256},
     [
       Axis("data", "Data", "items", at(2, 128, 16, 1500), seeds=6, curve=True),
-      Axis("long", "Data, further", "items", at(2, 128, 16, 4000), seeds=6, curve=True),
+      Axis("long", "Data, further", "items", at(2, 128, 16, 4000), curve=True),
     ],
     {"transformer": f"{RECIPE}:transformer", "residual": f"{RECIPE}:residual"},
+  )
+
+
+def _optimizers() -> Study:
+  families = ("transformer", "ebt", "residual")
+  rates = chain(*(at(2, 128, 16, 500, rate) for rate in (0.5, 1, 2, 4, 8)))
+  return Study(
+    "optimizers",
+    "AdamW and Muon for both families, each with its own learning rate: the same trunk, data and tokens.",
+    {"eval.max_windows": 256},
+    [
+      Axis("rates", "Learning rate", "learning_rate", rates, seeds=1),
+      Axis("seeds", "Learning rate, three seeds", "learning_rate", rates),
+    ],
+    {f"{family}{muon}": f"{RECIPE}:{family}{muon}" for family in families for muon in ("", "_muon")},
   )
 
 
@@ -187,7 +202,7 @@ def _tiny() -> Study:
   )
 
 
-_STUDIES = {"tiny": _tiny, "quick": _quick, "laptop": _laptop, "residual": _residual}
+_STUDIES = {"tiny": _tiny, "quick": _quick, "laptop": _laptop, "residual": _residual, "optimizers": _optimizers}
 
 
 def get(name: str) -> Study:
