@@ -118,7 +118,7 @@ def context(config: ModelConfig, params, x_BxSxD, positions, condition=None):
     The stream `[b, s, d]`, and keys and values `[l, b, h, s, k]`.
   """
   apply = _layer(config, "context", x_BxSxD, positions, condition)
-  return _scan(config, apply, x_BxSxD, (params,), unroll=True)
+  return scan(config, apply, x_BxSxD, (params,), unroll=True)
 
 
 def cached(config: ModelConfig, params, x_BxSxD, positions_BxS, old: Context, condition=None):
@@ -148,7 +148,7 @@ def candidates(
   apply = _layer(config, "candidates", x_BxSxD, where.positions, condition)
   if where.is_cache:
     return _loop(apply, x_BxSxD, (cache.unstack(params), where.keys, where.values))[0]
-  return _scan(config, apply, x_BxSxD, (params, where.keys, where.values), unroll)[0]
+  return scan(config, apply, x_BxSxD, (params, where.keys, where.values), unroll)[0]
 
 
 def whole(
@@ -163,7 +163,7 @@ def whole(
     unroll: as in `candidates`.
   """
   apply = _layer(config, "whole", x_BxSxD, positions, condition)
-  return _scan(config, apply, x_BxSxD, (params,), unroll)[0]
+  return scan(config, apply, x_BxSxD, (params,), unroll)[0]
 
 
 def _layer(config, method, x, positions, condition):
@@ -181,8 +181,13 @@ def _layer(config, method, x, positions, condition):
   return apply
 
 
-def _scan(config, apply, x, stacked, unroll):
-  """All layers, stacked; the backward pass recomputes what `layers.save_policy` does not save."""
+def scan(config: ModelConfig, apply, x: jax.Array, stacked, unroll: bool):
+  """All layers, stacked; the backward pass recomputes what `layers.save_policy` does not save.
+
+  Args:
+    apply: `(x, layer) -> (x, extra)`, a layer being a slice of `stacked`.
+    unroll: unroll the layers, up to `MAX_UNROLLED`.
+  """
   apply = jax.checkpoint(apply, prevent_cse=False, policy=None if config.remat else layers.save_policy)
   return jax.lax.scan(apply, x, stacked, unroll=config.layers if unroll and config.layers <= MAX_UNROLLED else 1)
 

@@ -16,7 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 import numpy as np
 
+from ebt_jax import streams
 from ebt_jax.config import Config, ConfigError
+
+_CORRUPT = 2**21  # folded into the key of a step or of a row
 
 Batch = dict[str, Any]  # every leaf [b, ...]; `weights` is 0 for rows that only fill up a batch
 Params = dict[str, Any]  # {"model": ...}, and {"thinking": {"step_size", "noise"}} where a task thinks
@@ -117,6 +120,13 @@ class Problem(Protocol):
     """Shape and type of one row, without reading data where that is possible."""
     rows = self.data().train.rows(np.arange(1))
     return {name: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for name, a in rows.items()}
+
+  def corrupt(self, batch: Batch, key: Array) -> Batch:
+    """The batch with what is drawn anew each time that a row is seen, such as the noise on a picture.
+
+    `key` is one key, or an array of keys `[b]`, one for each row. A batch that has it already stays as it is.
+    """
+    return batch
 
   def inputs(self, batch: Batch) -> Any:
     """What is known: what `encode` or `predict` is given."""
@@ -249,6 +259,17 @@ class Proposal(NamedTuple):
   logits: Float[Array, "b v"]
   energy: Float[Array, " b"]
   steps: Int[Array, " b"]
+
+
+def corrupted(problem: Problem, batch: Batch, key: Array) -> Batch:
+  """`problem.corrupt` with keys that serve nothing else: what every task does first with a batch."""
+  return problem.corrupt(batch, streams.fold(key, _CORRUPT))
+
+
+def one_row(problem: Problem) -> Batch:
+  """Shapes of a batch of one row, with what `corrupt` adds."""
+  batch = {name: jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for name, a in problem.spec().items()}
+  return jax.eval_shape(lambda batch: problem.corrupt(batch, jax.random.key(0)), batch)
 
 
 def first_axes(weights: Float[Array, "*p"], ndim: int) -> Float[Array, "..."]:

@@ -11,8 +11,8 @@ from ebt_jax import vocabulary
 from ebt_jax.config import Config
 from ebt_jax.models import traced
 from ebt_jax.models.base import Predictor
-from ebt_jax.tasks.base import Batch, Flops, Mean, Output, Params, Problem, Scores, first_axes
-from ebt_jax.tasks.ebt import by_step, one_row
+from ebt_jax.tasks.base import Batch, Flops, Mean, Output, Params, Problem, Scores, corrupted, first_axes, one_row
+from ebt_jax.tasks.ebt import by_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,7 @@ class DirectTask:
     return {"model": self.model.init(key)}
 
   def loss(self, params: Params, batch: Batch, key: PRNGKeyArray) -> tuple[Mean, Output]:
+    batch = corrupted(self.problem, batch, key)
     by_pass, _ = self._answered(params, batch, self.passes)
     mean = Mean(jnp.mean(by_pass.total), by_pass.weight)
     first, last = (jax.lax.stop_gradient(Mean(by_pass.total[i], by_pass.weight)) for i in (0, -1))
@@ -83,6 +84,7 @@ class DirectTask:
     return Mean(total[None], jnp.sum(weights)), None
 
   def evaluate(self, params: Params, batch: Batch, keys: Array) -> dict[str, Mean]:
+    batch = corrupted(self.problem, batch, keys)
     by_pass, x = self._answered(params, batch, self.eval_steps)
     measures = {} if x is None else self._measures(x, batch)
     weights = self.problem.weights(batch)
@@ -96,6 +98,7 @@ class DirectTask:
     return jax.vmap(lambda x: self.problem.measures(x, batch))(x)
 
   def scores(self, params: Params, batch: Batch, keys: Array) -> Scores:
+    batch = corrupted(self.problem, batch, keys)
     x = self._answers(params["model"], self.problem.inputs(batch), self.eval_steps)
     return Scores(self._errors(x, self.problem.target(batch)), measures=self._measures(x, batch))
 

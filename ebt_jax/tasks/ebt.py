@@ -13,7 +13,7 @@ from ebt_jax import losses, parallel, streams, thinking, vocabulary
 from ebt_jax.config import Config
 from ebt_jax.models import traced
 from ebt_jax.models.base import Energy
-from ebt_jax.tasks.base import Batch, Flops, Mean, Output, Params, Problem, Scores, first_axes
+from ebt_jax.tasks.base import Batch, Flops, Mean, Output, Params, Problem, Scores, corrupted, first_axes, one_row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class EBTTask:
     """
     start_key, think_key = jax.random.split(key)
     replayed = batch.get("replayed")
-    fresh = {name: a for name, a in batch.items() if name != "replayed"}
+    fresh = corrupted(self.problem, {name: a for name, a in batch.items() if name != "replayed"}, key)
     space = self.space if start is not None or replayed else self.training_space or self.space
     batch, rows = fresh, len(jax.tree.leaves(fresh)[0])
     if replayed:
@@ -196,8 +196,8 @@ class EBTTask:
   def replay_row(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Candidates are kept whole. A trail of slopes would be some hundred times smaller, but dE/dp = slope W.T holds for
     the table W of its own training step, which later steps change: it would rebuild another candidate."""
-    start = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self._start_shape())
-    return {**self.problem.spec(), "start": start}
+    rows = {**one_row(self.problem), "start": self._start_shape()}
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), rows)
 
   def _start_shape(self):
     """Of one row, `[1, ...]`."""
@@ -222,6 +222,7 @@ class EBTTask:
 
   def verified(self, params: Params, batch: Batch, keys: Array, observe=None, **options) -> thinking.Verified:
     """Thinks as `eval` says, with `eval.candidates` candidates for each prediction; `keys` `[b]`, one for each row."""
+    batch = corrupted(self.problem, batch, keys)
     context = self.context(params, batch)
     start, think_keys = self.starts(params, context, keys, batch)
     return self.think(params, context, start, think_keys, observe=observe, **options)
@@ -234,6 +235,7 @@ class EBTTask:
     return thinking.think_and_verify(model.energy, self.space, params, context, start, keys, *how, **options)
 
   def scores(self, params: Params, batch: Batch, keys: Array) -> Scores:
+    batch = corrupted(self.problem, batch, keys)
     target = self.problem.target(batch)
 
     def observe(candidates):  # [n, b, ...]
@@ -247,7 +249,7 @@ class EBTTask:
 
   def evaluate(self, params: Params, batch: Batch, keys: Array) -> dict[str, Mean]:
     """A few rows at a time where the candidates of all are too large to hold."""
-    rows = len(keys)
+    rows, batch = len(keys), corrupted(self.problem, batch, keys)
     groups = vocabulary.row_groups(rows, self._candidate_bytes() * self.config.eval.candidates, self.shards)
     if groups == 1:
       return self._evaluate(params, batch, keys)
@@ -269,6 +271,7 @@ class EBTTask:
 
   def diagnose(self, params: Params, batch: Batch, key: PRNGKeyArray) -> dict[str, Float[Array, ""]]:
     """On some of the rows where candidates are large."""
+    batch = corrupted(self.problem, batch, key)
     rows = len(jax.tree.leaves(batch)[0])
     groups = vocabulary.row_groups(rows, self._candidate_bytes(), self.shards)
     if groups > 1:
@@ -316,11 +319,6 @@ class EBTTask:
     of_context, of_energy = traced.flops(encode, params, inputs), traced.flops(energy, params, context, y)
     embedding = traced.flops(embed, params, x)
     return flops_lib.EnergyCost(flops_lib.Pass(of_context), flops_lib.Pass(of_energy), embedding)
-
-
-def one_row(problem: Problem) -> Batch:
-  """Shapes of a batch of one row."""
-  return {name: jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for name, a in problem.spec().items()}
 
 
 def by_step(values: Float[Array, " t *p"], weights: Float[Array, "*p"]) -> Mean:
