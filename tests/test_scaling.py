@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from scipy import optimize
 
 from ebt_jax import scaling
 from ebt_jax.scaling import Interval, Points, crossing, faster, gap, interval, isoflop, law, line, points, student
@@ -76,6 +77,39 @@ def test_one_wild_point_does_not_bend_the_law():
   clean, wild = law(p), law(Points(p.x, y, p.level, p.seed))
   assert wild.exponent[0] == pytest.approx(clean.exponent[0], abs=0.05)
   assert abs(line(Points(p.x, y, p.level, p.seed)).slope[0] - line(p).slope[0]) > 0.01  # squares do follow it
+
+
+def test_a_law_is_where_the_loss_of_huber_is_least():
+  """scipy, from there, finds nothing lower; errors of the wild point count linearly."""
+  p = noisy(lambda x: 0.8 + 60 * x**-0.4, TOKENS)
+  p.y[7] *= 2
+  found = law(p)
+
+  def residual(theta):
+    return np.log(np.exp(theta[0]) + np.exp(theta[1] - theta[2] * (np.log(p.x[:, 0]) - found.center[0]))) - np.log(p.y)
+
+  r = np.abs(residual(found.theta[0]))
+  assert r.max() > 10 * scaling.HUBER and (r < scaling.HUBER).sum() > 20
+  cost = np.where(r < scaling.HUBER, r**2 / 2, scaling.HUBER * (r - scaling.HUBER / 2)).sum()
+  best = optimize.least_squares(residual, found.theta[0], loss="huber", f_scale=scaling.HUBER, xtol=1e-12, ftol=1e-12)
+  assert best.cost == pytest.approx(cost, rel=1e-6)
+
+
+def test_weights_of_points():
+  """Ones for the fit. A draw has one weight for all points of a seed, and one for all of a level; a single seed, or a
+  single level, has none. Weights of n values vary by n / (n - 2) around 1, so that the variance of a mean is unbiased."""
+  w = scaling.weights(points([1.0] * 3, [2.0] * 3, level=["a"] * 3, seed=[0, 0, 1]))
+  assert w.shape == (1 + scaling.DRAWS, 3) and (w[0] == 1).all()
+  np.testing.assert_array_equal(w[:, 0], w[:, 1])
+  assert (w[1:, 0] != w[1:, 2]).mean() > 0.9  # the least weight comes often
+  assert (scaling.weights(points([1.0] * 3, [2.0] * 3)) == 1).all()
+  n = 10
+  w = scaling.weights(points(np.arange(1, 1 + n), np.ones(n)))
+  assert w[1:].mean() == pytest.approx(1, abs=4.5 * (n / (n - 2) / w[1:].size) ** 0.5)
+  assert w[1:].var() == pytest.approx(n / (n - 2), rel=0.1)
+  of_seed = scaling.weights(points(np.ones(n), np.ones(n), seed=range(n)))
+  both = scaling.weights(points(np.arange(1, 1 + n), np.ones(n), seed=range(n)))
+  np.testing.assert_allclose(both, w * of_seed)
 
 
 def test_chinchilla():

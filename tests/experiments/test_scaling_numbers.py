@@ -78,7 +78,10 @@ def test_gaps_at_equal_cost():
     rows += [row("a", x, y + off, seed, "m", device_seconds=x / 10) for x, y in curve.items()]
     rows += [row("b", x, y - 0.5 + 2 * off, seed, "m", device_seconds=x / 5) for x, y in curve.items()]
   axis = axis_of(rows, curve=True)
-  by_items = analysis.equal_cost(rows, axis, "items")["b"]
+  axis["runs"] = {"a": axis["runs"]["a"], "not trained": [], "b": axis["runs"]["b"]}
+  by_items = analysis.equal_cost(rows, axis, "items")
+  assert list(by_items) == ["b"]
+  by_items = by_items["b"]
   assert [at for at, _ in by_items] == pytest.approx([4000, 8000, 16000])
   # 0.5 lower with seed 0, 0.25 lower with seed 1: the mean, and 12.706205 / 2 of the distance of two seeds
   assert [g.value for _, g in by_items] == pytest.approx([-0.375] * 3, abs=0.01)

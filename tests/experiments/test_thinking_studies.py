@@ -116,3 +116,28 @@ def test_results_carry_their_settings_and_have_one_owner(tmp_path, monkeypatch, 
   assert f"of other settings that were there are kept as {tmp_path}/s.old.json" in capsys.readouterr().out
   names = {f"s{old}{suffix}" for old in ("", ".old") for suffix in (".json", ".txt", ".png")}
   assert {p.name for p in tmp_path.iterdir()} == names
+
+
+def test_finished_runs_are_found_by_their_kind(tmp_path):
+  runs = tmp_path / "models" / "runs"
+  for name, finished in (("s2,seed=1", True), ("s2,seed=0", True), ("s2,seed=2", False), ("s1,seed=0", True)):
+    (runs / name).mkdir(parents=True)
+    if finished:
+      (runs / name / "final_result.json").write_text("{}")
+  assert common.find(tmp_path, "s2,seed") == [runs / "s2,seed=0", runs / "s2,seed=1"]
+  with pytest.raises(ConfigError, match=rf"{tmp_path}/left_out holds no finished run s2,seed\*.* --set=left_out --work"):
+    common.find(tmp_path, "s2,seed", "left_out")
+
+
+@pytest.mark.parametrize(
+  "flags, defaults, words",
+  [
+    (["--first=3"], {"first": 2, "last": 3}, "--last: expected more than --first=3, found 3"),
+    ([], {"steps": 3, "first": 2, "last": 4}, "--last: expected more than --first=2 and at most --steps=3, found 4"),
+  ],
+)
+def test_steps_to_compare_are_in_order(tmp_path, monkeypatch, flags, defaults, words):
+  monkeypatch.setattr(sys, "argv", ["s", f"--out={tmp_path}", *flags])
+  with pytest.raises(ConfigError) as e:
+    common.arguments("about", "s", **defaults)
+  assert str(e.value) == words

@@ -30,4 +30,10 @@ TABLE = {
     "tests/tasks/test_text.py::test_the_loss_of_text_is_that_of_a_plain_loop",
     "tests/tasks/test_text.py::test_candidates_that_an_option_needs_whole_are_announced_and_their_chunks_refused",
   ],
+  "experiments/scaling/analysis.py": ["tests/experiments/test_scaling_numbers.py"],
+  "experiments/thinking/verifier.py": ["tests/experiments/test_verifier.py"],
+  "experiments/thinking/common.py": [
+    "tests/experiments/test_thinking_studies.py",
+    "tests/experiments/test_thinking_numbers.py",
+  ],
 }
