@@ -1,5 +1,12 @@
 """Which quick tests speak for which module, the sharpest first: a mutant is dead as soon as one of them fails."""
 
+FLOPS = [
+  "tests/test_flops.py::test_training_costs_6n_for_a_transformer_and_30n_for_two_steps_of_ebt",
+  "tests/test_flops.py::test_the_paper_counts_20n_for_a_step_and_12n_for_one_that_is_not_learnt",
+  "tests/test_flops.py::test_what_a_model_says_is_what_a_trace_of_it_counts",
+  "tests/test_flops.py::test_a_written_token_is_counted_as_traced[{'kind': 'transformer'}]",
+  "tests/test_flops.py::test_a_written_token_is_counted_as_traced[{}]",
+]
 TABLE = {
   "ebt_jax/losses.py": ["tests/test_losses.py"],
   "ebt_jax/streams.py": ["tests/test_streams.py"],
@@ -21,17 +28,21 @@ TABLE = {
   ],
   "ebt_jax/tasks/direct.py": [
     "tests/tasks/test_ebt.py",
-    "tests/test_flops.py",
+    *FLOPS,
+    "tests/tasks/test_text.py::test_chunks_are_what_is_held[transformer]",
     "tests/tasks/test_text.py::test_chunks_of_positions_change_nothing[transformer]",
   ],
   "ebt_jax/tasks/ebt.py": [
     "tests/tasks/test_ebt.py",
-    "tests/test_flops.py",
+    *FLOPS,
     "tests/tasks/test_text.py::test_the_loss_of_text_is_that_of_a_plain_loop",
     "tests/tasks/test_text.py::test_candidates_that_an_option_needs_whole_are_announced_and_their_chunks_refused",
   ],
   "experiments/scaling/analysis.py": ["tests/experiments/test_scaling_numbers.py"],
-  "experiments/thinking/verifier.py": ["tests/experiments/test_verifier.py"],
+  "experiments/thinking/verifier.py": [
+    "tests/experiments/test_thinking_numbers.py::test_verifier",
+    "tests/experiments/test_verifier.py",
+  ],
   "experiments/thinking/common.py": [
     "tests/experiments/test_thinking_studies.py",
     "tests/experiments/test_thinking_numbers.py",
