@@ -4,9 +4,12 @@ import importlib
 import pathlib
 import re
 
+import jax
 import pytest
 
+from ebt_jax import runs
 from ebt_jax.config import SIZES, resolve
+from ebt_jax.tasks import registry
 from ebt_jax.training import inspect
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -21,9 +24,9 @@ TRACED = [
   ("text_ebt_s2", "xxs"),
   ("text_ebt_residual", "laptop"),
   ("text_ebt_residual", "xxs"),
-] + [  # fmt: skip
-  (name, size) for name in ("text_ebt_s1", "text_transformer") for size in ("4xs", "xxs", "small", "xl")
-]
+]  # fmt: skip
+TRACED += [(name, "xxs") for name in ("text_ebt_s1", "text_transformer")] + [("text_transformer", "xl")]
+LARGE = [("text_ebt_s1", "small"), ("text_ebt_s1", "xl")]
 
 
 def config_of(name: str, argument: str):
@@ -50,7 +53,15 @@ def parameters(c) -> tuple[int, int]:
   return inner + 2 * vocab * width, inner
 
 
-@pytest.mark.parametrize("name, argument", TRACED)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ["text_ebt_s1", "text_transformer"])
+def test_parameters(name, size):
+  task = registry.make(config_of(name, size))
+  found = jax.eval_shape(task.init, jax.random.key(0))
+  assert runs.count_parameters(task, found) == parameters(task.config)
+
+
+@pytest.mark.parametrize("name, argument", [*TRACED, *(pytest.param(*c, marks=pytest.mark.slow) for c in LARGE)])
 def test_shapes(name, argument):
   config = config_of(name, argument)
   total, inner = parameters(config)
