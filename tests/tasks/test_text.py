@@ -194,3 +194,9 @@ def test_the_space_of_training_does_not_depend_on_the_mesh_around_the_caller():
   assert [t.saves_activations for t in outside] == [t.saves_activations for t in inside] == [False, True]
   assert outside[0].training_space.chunk == inside[0].training_space.chunk < 256
   assert outside[1].training_space is None is inside[1].training_space  # two rows on each device
+
+
+@pytest.mark.parametrize("start, scale", [("noise", 0.5), ("zeros", 0.0), ("context", 0.0)])
+def test_a_start_has_the_scale_that_is_asked_for(start, scale):
+  task, *_ = problem({"residual": True}, {"start": start, "start_scale": 0.5}, vocab_chunk=2)
+  assert task.space.start_scale == task.training_space.start_scale == scale

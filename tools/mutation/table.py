@@ -27,6 +27,7 @@ TABLE = {
     )
   ],
   "ebt_jax/training/loop.py": [
+    "tests/training/test_loop.py",
     "tests/test_main.py::test_the_numbers_of_training_are_those_after_the_last_thinking_step",
     "tests/test_main.py::test_training_leaves_what_it_says",
     "tests/test_main.py::test_a_finished_run_says_so",
@@ -42,6 +43,7 @@ TABLE = {
   "ebt_jax/tasks/text.py": [
     "tests/evaluation/test_evaluator.py::test_the_mean_is_exact_whatever_the_batch",
     "tests/tasks/test_text.py::test_candidates_that_an_option_needs_whole_are_announced_and_their_chunks_refused",
+    "tests/tasks/test_text.py::test_a_start_has_the_scale_that_is_asked_for",
     "tests/tasks/test_text.py::test_the_space_of_training_does_not_depend_on_the_mesh_around_the_caller",
     "tests/tasks/test_text.py::test_the_loss_of_text_is_that_of_a_plain_loop",
     "tests/test_run_data.py",
@@ -55,8 +57,10 @@ TABLE = {
   "ebt_jax/tasks/ebt.py": [
     "tests/tasks/test_ebt.py",
     *FLOPS,
+    "tests/models/test_residual.py::test_the_first_candidate_starts_at_what_the_context_predicts_and_others_around_it",
     "tests/tasks/test_text.py::test_the_loss_of_text_is_that_of_a_plain_loop",
     "tests/tasks/test_text.py::test_candidates_that_an_option_needs_whole_are_announced_and_their_chunks_refused",
+    "tests/test_flops.py::test_the_count_is_that_of_the_traced_gradient",
   ],
   "experiments/scaling/analysis.py": ["tests/experiments/test_scaling_numbers.py"],
   "experiments/thinking/verifier.py": [
