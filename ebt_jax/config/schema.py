@@ -574,11 +574,13 @@ class Config(_Checks):
   def _check_image(self) -> None:
     """What pictures have to do with model and thinking."""
     m, t, i = self.model, self.thinking, self.image
-    if m.width % 4:
+    if m.width % 4:  # each head has an even width already
       raise ConfigError(f"config.model.width: {m.width} must divide by 4 for the positions of patches")
     for name, value in (("variant", "default"), ("norm", "rms"), ("activation", "silu"), ("embedder", "linear")):
       if getattr(m, name) != value:
         raise ConfigError(f"config.model.{name}: models of pictures have no choice of it; leave it out")
+    if t.authors.soften_targets:
+      raise ConfigError("config.thinking.authors.soften_targets: is for probabilities; leave it out for pictures")
     if m.kind != "ebt":
       samplers = {"dit": ("ddim", "ddpm"), "flow": ("euler", "heun")}[m.kind]
       if i.sampler and i.sampler not in samplers:

@@ -156,3 +156,26 @@ def png(pixels: np.ndarray) -> bytes:
   out = io.BytesIO()
   Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(out, "PNG")
   return out.getvalue()
+
+
+def sheet(columns: dict[str, np.ndarray], tile: int) -> bytes:
+  """A PNG with a column of pictures, uint8 `[rows, h, w, c]`, under each name.
+
+  Args:
+    tile: least pixels on a side; smaller pictures are shown larger, by whole pixels.
+  """
+  from PIL import Image, ImageDraw
+
+  rows, height, width = next(iter(columns.values())).shape[:3]
+  times = max(1, -(-tile // min(height, width)))
+  step_x, step_y, head = width * times + 4, height * times + 4, 16
+  whole = Image.new("RGB", (len(columns) * step_x, head + rows * step_y), "white")
+  draw = ImageDraw.Draw(whole)
+  for i, (name, pixels) in enumerate(columns.items()):
+    draw.text((i * step_x + 2, 2), name, fill="black")
+    for j, one in enumerate(np.broadcast_to(pixels, (*pixels.shape[:3], 3))):
+      picture = Image.fromarray(one.repeat(times, 0).repeat(times, 1))
+      whole.paste(picture, (i * step_x + 2, head + j * step_y))
+  out = io.BytesIO()
+  whole.save(out, "PNG")
+  return out.getvalue()

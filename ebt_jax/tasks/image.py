@@ -95,7 +95,7 @@ class ImageProblem(Problem):
     if "noised" in batch:
       return batch
     i, rows = self.config.image, batch["picture"].shape[:1]
-    clean = jnp.asarray(batch["picture"], jnp.float32) / 127.5 - 1
+    clean = jnp.asarray(batch["picture"], float) / 127.5 - 1
     step_key, noise_key = streams.split(key, 2)
     step = jnp.broadcast_to(self.schedule.step_of(i.noise_level), rows)
     if i.random_level:
