@@ -42,7 +42,7 @@ def write_sample(task: Task, params: Params, held_out: Examples, folder: pathlib
   if not count:
     return ""
   batch = held_out.rows(np.linspace(0, len(held_out) - 1, count).astype(int))
-  found = jax.device_get(_denoised(task, params, batch, 0))
+  found = jax.device_get(denoised(task, params, batch, 0))
   (folder / "sample.png").write_bytes(contact_sheet(found))
   files.write_json(folder / "sample.json", as_json(found, [f"held-out picture {i}" for i in range(count)]))
   return f"{count} held-out pictures, each step and what is left of the noise: {folder / 'sample.png'}"
@@ -55,7 +55,8 @@ def trace(task: Task, params: Params) -> None:
   jax.eval_shape(lambda params, batch, keys: denoise(task, params, batch, keys), params, rows, keys)
 
 
-def _denoised(task, params, batch, seed):
+def denoised(task: Task, params: Params, batch: Batch, seed: int) -> Denoised:
+  """`denoise`, compiled, with the keys of a seed."""
   keys = streams.each(streams.key_for(seed, streams.GENERATE), np.arange(len(batch["weights"])))
   return jax.jit(lambda params, batch, keys: denoise(task, params, batch, keys))(params, batch, keys)
 
@@ -88,6 +89,11 @@ def contact_sheet(found: Denoised) -> bytes:
   if "clean" in found.batch:
     left = 4 * (found.steps[-1] - found.batch["clean"])
     columns = {"clean": found.batch["clean"], **columns, "difference": left}
+  return sheet(columns)
+
+
+def sheet(columns: dict[str, Any]) -> bytes:
+  """A PNG with a column of pictures `[rows, h, w, c]`, values from -1 to 1, under each name."""
   return pictures.sheet({name: shown(x) for name, x in columns.items()}, TILE)
 
 
@@ -122,11 +128,11 @@ def generate(
   mesh = parallel.make_mesh(MeshConfig(data=1), jax.devices()[:1])
   with jax.set_mesh(mesh):
     run = runs.open_run(workdir, step, config, mesh)
-    denoised = jax.device_get(_denoised(run.task, run.params, _batch(run.task, np.stack(pixels)), seed))
-  results = as_json(denoised, names)
+    answers = jax.device_get(denoised(run.task, run.params, _batch(run.task, np.stack(pixels)), seed))
+  results = as_json(answers, names)
   files.write_json(path, results)
-  files.replace_bytes(path.with_suffix(".png"), contact_sheet(denoised))
-  _write_answers(path.with_suffix(""), names, shown(denoised.steps[-1]))
+  files.replace_bytes(path.with_suffix(".png"), contact_sheet(answers))
+  _write_answers(path.with_suffix(""), names, shown(answers.steps[-1]))
   _print(results, left_out)
   print(f"written to {path}, {path.with_suffix('.png').name} and {path.with_suffix('').name}/")
   return results
