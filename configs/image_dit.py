@@ -31,7 +31,7 @@ def get_config(arg=""):
   config.image.update(size=32, patch=4)
   config.data.held_out = 0.2
   if arg == "cifar":
-    config.data.source = "data/images/cifar10.npz"
+    config.data.source = "data/images/cifar10.jsonl.xz"
   config.train.update(steps=600, batch_size=16, learning_rate=1e-3, warmup=50, weight_decay=0.0, log_every=50)
   config.checkpoint.every = 200
   return config

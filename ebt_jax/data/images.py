@@ -4,10 +4,14 @@ A row is `picture` uint8 `[size, size, channels]`, `label` int32, `level` float3
 `weights` float32, 1.
 """
 
+import base64
 import dataclasses
 import hashlib
 import importlib.resources
+import itertools
+import json
 import logging
+import lzma
 import os
 from typing import Any, NamedTuple
 import zlib
@@ -20,6 +24,7 @@ from ebt_jax.data.find import KEY, LeftOut, describe
 from ebt_jax.data.progress import Progress
 from ebt_jax.data.sources import open_tfds
 from ebt_jax.data.text import is_held_out
+from ebt_jax.files import local
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +199,8 @@ def _all(data: DataConfig, image: ImageConfig) -> tuple[list[str], np.ndarray, n
     return _from_tfds(data, image)
   if data.source.endswith(".npz"):
     return _from_npz(data, image)
+  if data.source.endswith(".jsonl.xz"):
+    return _from_rows(data, image)
   files, left_out = pictures.find(data.source)
   files = files[: data.max_documents or None]
   folders = sorted({f.label for f in files})
@@ -229,6 +236,27 @@ def _from_npz(data, image):
     raise ConfigError(f"{KEY}: {data.source} has {len(found)} images and {len(labels)} labels")
   pixels = np.stack([pictures.fit_array(a, image, data.source) for a in found])
   return [f"{i}" for i in range(len(found))], pixels, labels.astype(np.int32), LeftOut()
+
+
+def _from_rows(data, image):
+  """JSON lines of `id`, `png` (base64) and `label`, as `tools/fetch_data.py` writes them."""
+  names, pixels, labels, left_out = [], [], [], LeftOut()
+  try:
+    with lzma.open(local(data.source, KEY), "rb") as lines:
+      for line in itertools.islice(lines, data.max_documents or None):
+        row = json.loads(line)
+        try:
+          pixels.append(pictures.decode(base64.b64decode(row["png"]), image))
+        except pictures.BadPicture as e:
+          left_out.add(str(e), row["id"])
+          continue
+        names.append(row["id"])
+        labels.append(row["label"])
+  except (OSError, EOFError, lzma.LZMAError, ValueError, KeyError) as e:
+    raise ConfigError(f"{KEY}: {data.source} cannot be read as rows of id, png and label ({e!r})") from e
+  bad = sum(left_out.counts.values())
+  pictures.refuse_bad(left_out, bad, bad + len(names), data.max_bad)
+  return names, np.stack(pixels), np.array(labels, np.int32), left_out
 
 
 def _from_tfds(data, image):

@@ -43,7 +43,7 @@ def write_sample(task: Task, params: Params, held_out: Examples, folder: pathlib
     return ""
   batch = held_out.rows(np.linspace(0, len(held_out) - 1, count).astype(int))
   found = jax.device_get(denoised(task, params, batch, 0))
-  (folder / "sample.png").write_bytes(contact_sheet(found))
+  files.replace_bytes(folder / "sample.png", contact_sheet(found))
   files.write_json(folder / "sample.json", as_json(found, [f"held-out picture {i}" for i in range(count)]))
   return f"{count} held-out pictures, each step and what is left of the noise: {folder / 'sample.png'}"
 

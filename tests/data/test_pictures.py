@@ -1,6 +1,9 @@
 """Picture files: what cannot be used is named, counted and refused beyond a share; splits do not overlap."""
 
+import base64
 import io
+import json
+import lzma
 import os
 import struct
 import zlib
@@ -142,6 +145,16 @@ def test_arrays(tmp_path):
     np.savez(tmp_path / f"{name}.npz", **arrays)
     with pytest.raises(ConfigError, match=words):
       images.build(DataConfig(source=str(tmp_path / f"{name}.npz")), IMAGE)
+  rows = [{"id": f"{i}", "png": base64.b64encode(saved(picture(i))).decode(), "label": i % 3} for i in range(20)]
+  rows[7]["png"] = base64.b64encode(png_of_16_bits()).decode()
+  with lzma.open(tmp_path / "rows.jsonl.xz", "wt") as f:
+    f.writelines(json.dumps(row) + "\n" for row in rows)
+  split = images.build(DataConfig(source=str(tmp_path / "rows.jsonl.xz"), held_out=0.3), IMAGE)
+  assert sorted([*split.train.labels, *split.held_out.labels]) == sorted(i % 3 for i in range(20) if i != 7)
+  assert "of 16 bits a value or more: 1 (7)" in images.lines(split.summary)[1]
+  (tmp_path / "broken.jsonl.xz").write_bytes(b"no xz")
+  with pytest.raises(ConfigError, match="cannot be read as rows of id, png and label"):
+    images.build(DataConfig(source=str(tmp_path / "broken.jsonl.xz")), IMAGE)
   (tmp_path / "broken.npz").write_bytes(b"no zip")
   with pytest.raises(ConfigError, match="cannot be read as .npz"):
     images.build(DataConfig(source=str(tmp_path / "broken.npz")), IMAGE)
