@@ -15,7 +15,9 @@ from ebt_jax.training import inspect
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 ARGUMENTS = {"quickstart": ["", "ebt", "paper", "transformer"], "text_transformer": ["", *SIZES],
              "text_ebt_s1": ["", *SIZES], "text_ebt_s2": ["", "laptop", *SIZES],
-             "text_ebt_residual": ["", "laptop", *SIZES]}  # fmt: skip
+             "text_ebt_residual": ["", "laptop", *SIZES],
+             "image_ebt": ["", "laptop", "residual", "cifar", "paper"],
+             "image_dit": ["", "laptop", "flow", "authors", "cifar", "paper"]}  # fmt: skip
 LEARNING_RATES = {"xxs": 1.2e-3, "xs": 9e-4, "small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}
 TRACED = [
   ("quickstart", "ebt"),
@@ -104,3 +106,19 @@ def test_system_2_of_the_paper():
 
 def test_sizes_of_the_paper():
   assert SIZES["xxs"] == (6, 6, 384) and SIZES["small"] == (12, 12, 768) and SIZES["xl"] == (24, 32, 2048)
+
+
+def test_pictures_of_the_paper():
+  ebt, dit = config_of("image_ebt", "paper"), config_of("image_dit", "paper")
+  assert ebt.data == dit.data and ebt.image == dit.image
+  assert (ebt.image.size, ebt.image.patch, ebt.image.noise_level, ebt.image.diffusion_steps) == (128, 16, 0.1, 1000)
+  assert (ebt.image.train_levels, ebt.image.more_levels, ebt.model.width) == ("authors", [0.2], SIZES["large"][2])
+  t = ebt.thinking
+  assert (t.steps, t.step_size, t.step_size_lr_multiplier, t.learn_step_size, t.start) == (1, 3000, 9000, True, "input")
+  for c, decay in ((ebt, 0.01), (dit, 0.0)):
+    assert (c.train.learning_rate, c.train.batch_size, c.train.steps) == (1e-4, 128, 100_000)
+    assert (c.train.weight_decay, c.train.warmup, c.train.schedule_steps) == (decay, 10_000, 1_000_000)
+  laptops = [
+    config_of(name, arg) for name, arg in (("image_ebt", ""), ("image_ebt", "residual"), ("image_dit", "flow"))
+  ]
+  assert all(c.train == config_of("image_dit", "").train and c.image == laptops[0].image for c in laptops)

@@ -21,12 +21,20 @@ from ebt_jax.training.step import make_train_step
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SMALL = ["model.layers=1", "model.heads=1", "model.width=8", "data.context_length=8", "train.batch_size=4",
          "train.warmup=0", "eval.max_windows=6", "data.max_documents=40", "data.held_out=0.1"]  # fmt: skip
+IMAGE = ["image.size=8", "image.patch=4", "image.passes=2", "data.held_out=0.2"]
+SYSTEM_2 = ["thinking.steps=3", "thinking.random_steps_min=2", "thinking.random_step_size=2", "thinking.gradient=last",
+            "thinking.noise=0.1", "thinking.replay_rows=4", "thinking.learn_step_size=False"]  # fmt: skip
 # (task, kind): a config file, and what more is set
 TASKS = {
   ("text", "ebt"): ("configs/quickstart.py:paper", []),
   ("text", "ebt residual"): ("configs/quickstart.py", []),
   ("text", "ebt replay"): ("configs/text_ebt_s2.py:laptop", ["thinking.replay_rows=4", "thinking.steps=3"]),
   ("text", "transformer"): ("configs/quickstart.py:transformer", []),
+  ("image", "ebt"): ("configs/image_ebt.py", IMAGE),
+  ("image", "ebt residual"): ("configs/image_ebt.py:residual", IMAGE),
+  ("image", "ebt system 2"): ("configs/image_ebt.py", [*IMAGE, *SYSTEM_2]),
+  ("image", "dit"): ("configs/image_dit.py", IMAGE),
+  ("image", "flow"): ("configs/image_dit.py:flow", IMAGE),
   ("sudoku", "ebt"): ("experiments/own_task/sudoku.py", []),
   ("sudoku", "direct"): ("experiments/own_task/sudoku.py:direct", []),
 }

@@ -61,6 +61,14 @@ class LeftOut:
     if name and len(names) < _SHOWN:
       names.append(name.encode("utf-8", "backslashreplace").decode())  # names that are not UTF-8 can be printed
 
+  @classmethod
+  def of(cls, found: dict[str, dict[str, Any]]) -> "LeftOut":
+    """What `as_dict` has written."""
+    out = cls()
+    out.counts = {reason: f["count"] for reason, f in found.items()}
+    out._names = {reason: list(f["names"]) for reason, f in found.items()}
+    return out
+
   def copy(self) -> "LeftOut":
     other = LeftOut()
     other.counts = dict(self.counts)
