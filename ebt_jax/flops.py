@@ -86,14 +86,15 @@ def training_by_thinking(
   path = t.step_size_path and (t.learn_step_size or t.learn_noise)
   started = {"each": 0, "last": int(path), "unrolled": learnt}[t.gradient]
   contrast = int(t.authors.contrastive > 0)  # energy of the truth: forward and backward
+  pair = 2 * int(t.contrast > 0)  # of the truth and of a wrong answer, once
   out = {
     "context": 3 * contexts * cost.context.forward,
     # forward, inner gradient, and the second order's reverse of both
-    "candidate": (6 * learnt + 2 * free + 3 * contrast) * candidate,
+    "candidate": (6 * learnt + 2 * free + 3 * (contrast + pair)) * candidate,
     # embedding and its transpose; reverse of both for the weights, and of the transpose for the slope
     "embedding": (5 * learnt + 2 * free + started) * cost.embedding,
   }
-  recomputation = contexts * cost.context.again + free * again
+  recomputation = contexts * cost.context.again + (free + pair) * again
   if saves_activations:
     recomputation += 5 * learnt * again
   else:  # the forward pass and its tangent again, each with its own backward pass
@@ -103,11 +104,11 @@ def training_by_thinking(
   recomputation += contrast * ((forwards + 2 * learnt - 3) * candidate + learnt * again)
   of_context, of_energy = cost.modulation
   if of_context:  # inner gradients do not reach it; each row has its share
-    out["modulation"] = share * (3 * contexts * of_context + (3 * learnt + free + 3 * contrast) * of_energy)
+    out["modulation"] = share * (3 * contexts * of_context + (3 * learnt + free + 3 * (contrast + pair)) * of_energy)
     if not saves_activations:
       recomputation += share * learnt * of_energy
     if remat:  # the derivative of a gate needs what the last product of its layer gave
-      recomputation += (contexts + (2 + contrast) * learnt) * (cost.candidate.last + share * of_context)
+      recomputation += (contexts + (2 + contrast) * learnt + pair) * (cost.candidate.last + share * of_context)
   out["total"] = sum(out.values())
   return {name: int(value) for name, value in {**out, "recomputation": recomputation}.items()}
 

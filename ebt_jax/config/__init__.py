@@ -13,6 +13,7 @@ from ebt_jax.config.schema import (
   MeshConfig,
   ModelConfig,
   SampleConfig,
+  SudokuConfig,
   ThinkingConfig,
   TrainConfig,
 )
@@ -29,6 +30,7 @@ __all__ = [
   "MeshConfig",
   "ModelConfig",
   "SampleConfig",
+  "SudokuConfig",
   "ThinkingConfig",
   "TrainConfig",
   "defaults",

@@ -18,7 +18,11 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> Task:
   """
   if ":" in config.task:
     return _own(config)
-  from ebt_jax.tasks import text  # the only known name so far; the config's checks refuse others
+  if config.task == "sudoku":
+    from ebt_jax.tasks import sudoku
+
+    return sudoku.make(config, shards, kept)
+  from ebt_jax.tasks import text  # the config's checks refuse other names
 
   return text.make(config, shards, kept)
 
