@@ -4,7 +4,7 @@
   python -m ebt_jax.main --config=configs/sudoku.py:4x4,looped --workdir=runs/sudoku_4x4_looped
   python -m ebt_jax.main --config=configs/sudoku.py:9x9 --workdir=runs/sudoku_9x9
   python -m ebt_jax.main --workdir=runs/sudoku_4x4 --mode=eval --set eval.candidates=8
-  python -m ebt_jax.main --workdir=runs/sudoku_4x4 --mode=generate --prompt=1000003002000040
+  python -m ebt_jax.main --workdir=runs/sudoku_4x4 --mode=generate --prompt=0010400003001030
 
 Training sees puzzles with many givens; the held-out set `out_of_distribution` has few. `4x4` takes minutes on a laptop.
 """
@@ -29,7 +29,9 @@ def get_config(arg=""):
   size, _, kind = (arg or "4x4").partition(",")
   kind = kind or "ebt"
   if size not in SIZES or kind not in KINDS:
-    raise ValueError(f"no Sudoku {arg!r}; known: {', '.join(SIZES)}, each alone or with {', '.join(KINDS)} after a comma")
+    raise ValueError(
+      f"no Sudoku {arg!r}; known: {', '.join(SIZES)}, each alone or with {', '.join(KINDS)} after a comma"
+    )
   config = defaults()
   config.task = "sudoku"
   config.sudoku.update(SIZES[size])

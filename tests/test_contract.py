@@ -21,15 +21,28 @@ from ebt_jax.training.step import make_train_step
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SMALL = ["model.layers=1", "model.heads=1", "model.width=8", "data.context_length=8", "train.batch_size=4",
          "train.warmup=0", "eval.max_windows=6", "data.max_documents=40", "data.held_out=0.1"]  # fmt: skip
+FEW = ["sudoku.boards=20", "sudoku.held_out=8", "eval.steps=2"]
 # (task, kind): a config file, and what more is set
 TASKS = {
   ("text", "ebt"): ("configs/quickstart.py:paper", []),
   ("text", "ebt residual"): ("configs/quickstart.py", []),
   ("text", "ebt replay"): ("configs/text_ebt_s2.py:laptop", ["thinking.replay_rows=4", "thinking.steps=3"]),
   ("text", "transformer"): ("configs/quickstart.py:transformer", []),
-  ("sudoku", "ebt"): ("experiments/own_task/sudoku.py", []),
-  ("sudoku", "direct"): ("experiments/own_task/sudoku.py:direct", []),
+  ("sudoku", "ebt"): ("configs/sudoku.py:4x4", FEW),
+  ("sudoku", "ebt ired"): ("configs/sudoku.py:4x4,ired", [*FEW, "eval.steps=4"]),
+  ("sudoku", "transformer"): ("configs/sudoku.py:6x6,feedforward", FEW),
+  ("sudoku", "looped"): ("configs/sudoku.py:4x4,looped", FEW),
+  ("own", "ebt"): ("experiments/own_task/sudoku.py", []),
+  ("own", "direct"): ("experiments/own_task/sudoku.py:direct", []),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory):
+  """What tasks make for themselves is not left in the user's folders."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield
 
 
 def task_of(name) -> Task:

@@ -343,8 +343,8 @@ class DataConfig(_Checks):
 class SudokuConfig(_Checks):
   """Puzzles of `task=sudoku` (data/sudoku.py).
 
-  With `data.source=embedded` they are made, and kept in `folder`; `data.held_out` is the share of all grids that are never
-  trained on. Otherwise `data.source` and `data.held_out_sources` are text files with a puzzle on each line.
+  With `data.source=embedded` they are made, and kept in `folder`; `data.held_out` is the share of all grids that are
+  never trained on. Else `data.source` and `data.held_out_sources` are text files with a puzzle on each line.
   """
 
   group = "sudoku"

@@ -1,8 +1,9 @@
 """Sudoku puzzles that are made here: minimal ones, kept in a folder, of which training draws ever new variants.
 
 A minimal puzzle has one solution, and none of its givens can be left out. Any further givens leave the solution alone,
-so that one minimal puzzle makes puzzles of any larger number of givens. Relabelled digits and the symmetries of the board
-(rows within a band, bands, the same of columns, and transposition where blocks are square) make it a new one each time.
+so that one minimal puzzle makes puzzles of any larger number of givens. Relabelled digits and the symmetries of the
+board (rows within a band, bands, the same of columns, and transposition where blocks are square) make it a new one each
+time.
 
 Which grids are held out is a function of the grid (`is_held_out`): no variant that training sees has such a grid.
 """
@@ -14,6 +15,7 @@ import logging
 import os
 import pathlib
 import time
+import zipfile
 import zlib
 
 import numpy as np
@@ -110,7 +112,7 @@ def made(folder: str, size: int, train: int, held_out: int, share: float) -> tup
     try:
       with np.load(path) as there:
         puzzles = Puzzles(there["grids"], there["given"])
-    except (OSError, ValueError, KeyError, EOFError):  # not there, or damaged: made again, to the same bits
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or damaged: made again, to the same bits
       puzzles = make(size, count, seed, lambda grid, held=name != "train": is_held_out(grid, share) == held)
       content = io.BytesIO()
       np.savez_compressed(content, grids=puzzles.grids, given=puzzles.given)
@@ -159,7 +161,7 @@ class Variants:
     i = rng.integers(len(self._puzzles.grids))
     grid, given = self._puzzles.grids[i], self._puzzles.given[i]
     if self._givens:
-      given = with_givens(given, rng.integers(self._givens[0], self._givens[1] + 1), rng)
+      given = with_givens(given, int(rng.integers(self._givens[0], self._givens[1] + 1)), rng)
     while True:
       order, digits = symmetry(self._size, rng)
       varied = digits[grid[order]]
@@ -174,7 +176,7 @@ def puzzles_with(puzzles: Puzzles, givens: tuple[int, int], seed: int) -> Puzzle
   for grid, least in zip(*puzzles):
     if least.sum() <= high:
       grids.append(grid)
-      given.append(with_givens(least, rng.integers(max(low, least.sum()), high + 1), rng))
+      given.append(with_givens(least, int(rng.integers(max(low, least.sum()), high + 1)), rng))
   if not grids:
     fewest = int(puzzles.given.sum(1).min())
     raise ConfigError(

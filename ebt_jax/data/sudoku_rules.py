@@ -1,6 +1,6 @@
 """The rules of Sudoku: boards of 4, 6 or 9 digits, reading them from text, and solving them.
 
-A board is a sequence of `size * size` integers, row by row, 0 for a blank. No package of the registries solves boards
+A board is `size * size` integers, row by row, 0 for a blank. No package of the registries solves boards
 of all sizes, has a seed and installs everywhere, and users' puzzles have to be checked: so the solver is here. It fills
 the blank with the fewest digits left, and goes back where none is left.
 """
@@ -16,6 +16,7 @@ from ebt_jax.config import ConfigError
 
 BLOCKS = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # size -> rows and columns of a block
 BLANKS = "0.-_"
+Board = Sequence[int] | np.ndarray
 
 
 class Place(NamedTuple):
@@ -34,7 +35,7 @@ def places(size: int) -> tuple[Place, ...]:
   return tuple(Place(r, c, r // high * (size // wide) + c // wide) for r, c in at)
 
 
-def broken_rule(board: Sequence[int], size: int) -> str:
+def broken_rule(board: Board, size: int) -> str:
   """`row 3 holds 5 twice`, of the first rule that the digits of a board break; empty where they break none."""
   for unit in Place._fields:
     seen = set()
@@ -46,58 +47,52 @@ def broken_rule(board: Sequence[int], size: int) -> str:
   return ""
 
 
-def solutions(board: Sequence[int], size: int, limit: int = 2) -> list[tuple[int, ...]]:
+def solutions(board: Board, size: int, limit: int = 2) -> list[tuple[int, ...]]:
   """The first `limit` solutions of a board, fewer where there are fewer."""
   board, at, found = [int(d) for d in board], places(size), []
-  left = [[(1 << size) - 1] * size for _ in Place._fields]  # bits of the digits that a row, column, block lacks
-  rows, columns, blocks = left
+  rows, columns, blocks = ([(1 << size) - 1] * size for _ in Place._fields)  # bits of the digits that each lacks
   blanks = [cell for cell, digit in enumerate(board) if not digit]
-
-  def put(cell, bit):
-    r, c, b = at[cell]
-    rows[r] ^= bit
-    columns[c] ^= bit
-    blocks[b] ^= bit
-
-  for cell, digit in enumerate(board):
+  for (r, c, b), digit in zip(at, board):
     if digit:
-      r, c, b = at[cell]
-      if not rows[r] & columns[c] & blocks[b] & 1 << digit - 1:
+      bit = 1 << digit - 1
+      if not rows[r] & columns[c] & blocks[b] & bit:
         return []
-      put(cell, 1 << digit - 1)
-
-  def search() -> bool:
-    """Whether enough solutions have been found."""
-    if not blanks:
+      rows[r], columns[c], blocks[b] = rows[r] ^ bit, columns[c] ^ bit, blocks[b] ^ bit
+  tried: list[tuple[int, int, int]] = []  # cells filled in so far: where it stood in `blanks`, digits not tried yet
+  while True:
+    if blanks:  # the one with the fewest digits
+      fewest = size + 1
+      for i, cell in enumerate(blanks):
+        r, c, b = at[cell]
+        fit = rows[r] & columns[c] & blocks[b]
+        if fit.bit_count() < fewest:
+          fewest, best, digits = fit.bit_count(), i, fit
+          if fewest <= 1:
+            break
+      tried.append((blanks[best], best, digits))
+      blanks[best] = blanks[-1]
+      blanks.pop()
+    else:
       found.append(tuple(board))
-      return len(found) >= limit
-    fewest = size + 1
-    for i, cell in enumerate(blanks):
+      if len(found) >= limit:
+        return found
+    while tried:  # the next digit of the last cell that has one
+      cell, best, digits = tried.pop()
       r, c, b = at[cell]
-      fit = rows[r] & columns[c] & blocks[b]
-      if fit.bit_count() < fewest:
-        fewest, best, digits = fit.bit_count(), i, fit
-        if fewest <= 1:
-          break
-    if not fewest:
-      return False
-    cell, blanks[best] = blanks[best], blanks[-1]
-    blanks.pop()
-    while digits:
-      bit = digits & -digits
-      digits ^= bit
-      put(cell, bit)
-      board[cell] = bit.bit_length()
-      if search():
-        return True
-      put(cell, bit)
-    board[cell] = 0
-    blanks.append(cell)
-    blanks[best], blanks[-1] = blanks[-1], blanks[best]
-    return False
-
-  search()
-  return found
+      if board[cell]:
+        bit = 1 << board[cell] - 1
+        rows[r], columns[c], blocks[b] = rows[r] ^ bit, columns[c] ^ bit, blocks[b] ^ bit
+      if digits:
+        bit = digits & -digits
+        rows[r], columns[c], blocks[b] = rows[r] ^ bit, columns[c] ^ bit, blocks[b] ^ bit
+        board[cell] = bit.bit_length()
+        tried.append((cell, best, digits ^ bit))
+        break
+      board[cell] = 0
+      blanks.append(cell)
+      blanks[best], blanks[-1] = blanks[-1], blanks[best]
+    else:
+      return found
 
 
 def parse(text: str, size: int, where: str) -> list[int]:
@@ -115,7 +110,7 @@ def parse(text: str, size: int, where: str) -> list[int]:
   return [0 if mark in BLANKS else int(mark) for mark in marks]
 
 
-def solved(board: Sequence[int], size: int, where: str) -> tuple[int, ...]:
+def solved(board: Board, size: int, where: str) -> tuple[int, ...]:
   """The one solution of a board.
 
   Raises:

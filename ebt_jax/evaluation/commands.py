@@ -1,4 +1,4 @@
-"""The modes that use a trained run: evaluation on held-out or other data, and generation of text."""
+"""The modes that use a trained run: evaluation on held-out or other data, and answers to prompts."""
 
 import pathlib
 import sys
@@ -6,14 +6,11 @@ from typing import Any
 
 import jax
 
-from ebt_jax import files, parallel, record, runs, terminal
+from ebt_jax import files, parallel, record, runs
 from ebt_jax.config import Config, ConfigError, MeshConfig
-from ebt_jax.data.tokenizers import StreamDecoder
-from ebt_jax.evaluation import evaluator, text_report
+from ebt_jax.evaluation import evaluator, samples
 from ebt_jax.evaluation.evaluator import Evaluator
-from ebt_jax.evaluation.generate import Generator
 from ebt_jax.evaluation.sampling import Sampling
-from ebt_jax.tasks import decoding
 
 
 def evaluate(workdir: str, config: Config, step: int | None = None, source: str = "") -> dict[str, dict[str, Any]]:
@@ -78,9 +75,8 @@ def generate(
   seed: int = 0,
   out: str = "",
 ) -> list[dict[str, Any]]:
-  """Continues prompts on one device; one prompt is streamed to the terminal."""
-  if config.task != "text":
-    raise ConfigError(f"--mode=generate: task {config.task!r} generates no text; only task 'text' does")
+  """Answers prompts on one device: continues texts, solves puzzles."""
+  samples.check_prompts(config.task)
   if max_tokens < 1:
     raise ConfigError(f"--max_tokens: expected 1 or more, found {max_tokens}")
   if out and not pathlib.Path(out).absolute().parent.is_dir():
@@ -89,27 +85,7 @@ def generate(
     raise ConfigError("--mode=generate: runs on one process; start it without --distributed")
   mesh = parallel.make_mesh(MeshConfig(data=1), jax.devices()[:1])
   with jax.set_mesh(mesh):
-    run = runs.open_run(workdir, step, config, mesh)
-    writer, tokenizer = decoding.writer(run.task), run.task.problem.tokenizer
-    generator = Generator(writer, run.params, tokenizer.end_of_text, run.config.data.context_length)
-    run = run._replace(params=None)  # the generator has its own
-    ids = [tokenizer.encode(p).tolist() for p in prompts]
-    decoder = StreamDecoder(tokenizer)
-    encoding = terminal.encoding()
-    unread = list(ids[0])  # the prompt is decoded with its continuation, before the first token
-
-    def stream(row, token, energy):
-      text = "".join(map(decoder.push, [*unread, token]))
-      unread.clear()
-      print(terminal.visible(text, encoding), end="", flush=True)
-
-    written = generator(ids, max_tokens, sampling, seed, stream if len(ids) == 1 else None)
-    if len(ids) == 1:
-      print(terminal.visible(decoder.flush(), encoding), end="\n\n")
-  for w in written:
-    drawn = text_report.draw(w, tokenizer, writer.quantity, terminal.columns(text_report.WIDTH), encoding)
-    print(drawn, end="\n\n")
-  results = [text_report.as_json(w, tokenizer) for w in written]
+    results = samples.answer(runs.open_run(workdir, step, config, mesh), prompts, max_tokens, sampling, seed)
   if out:
     files.write_json(out, results)
   return results

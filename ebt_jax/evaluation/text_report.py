@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ebt_jax import files, terminal
-from ebt_jax.data.tokenizers import Tokenizer, split_text
+from ebt_jax.data.tokenizers import StreamDecoder, Tokenizer, split_text
 from ebt_jax.data.windows import Windows
 from ebt_jax.evaluation.generate import Generator, Written
 from ebt_jax.evaluation.sampling import Sampling
+from ebt_jax.runs import Run
 from ebt_jax.tasks import decoding
 from ebt_jax.tasks.base import Task
 
@@ -33,6 +34,29 @@ def write_sample(task: Task, params: Any, held_out: Windows, folder: pathlib.Pat
   (written,) = generate([prompt], s.tokens, Sampling(s.temperature))
   files.write_json(folder / "sample.json", as_json(written, tokenizer))
   return draw(written, tokenizer, writer.quantity, terminal.columns(WIDTH), terminal.encoding())
+
+
+def answer(run: Run, prompts: list[str], max_tokens: int, sampling: Sampling, seed: int) -> list[dict[str, Any]]:
+  """Continues prompts and prints them; one prompt is streamed to the terminal."""
+  writer, tokenizer = decoding.writer(run.task), run.task.problem.tokenizer
+  generator = Generator(writer, run.params, tokenizer.end_of_text, run.config.data.context_length)
+  run = run._replace(params=None)  # the generator has its own
+  ids = [tokenizer.encode(p).tolist() for p in prompts]
+  decoder = StreamDecoder(tokenizer)
+  encoding = terminal.encoding()
+  unread = list(ids[0])  # the prompt is decoded with its continuation, before the first token
+
+  def stream(row, token, energy):
+    text = "".join(map(decoder.push, [*unread, token]))
+    unread.clear()
+    print(terminal.visible(text, encoding), end="", flush=True)
+
+  written = generator(ids, max_tokens, sampling, seed, stream if len(ids) == 1 else None)
+  if len(ids) == 1:
+    print(terminal.visible(decoder.flush(), encoding), end="\n\n")
+  for w in written:
+    print(draw(w, tokenizer, writer.quantity, terminal.columns(WIDTH), encoding), end="\n\n")
+  return [as_json(w, tokenizer) for w in written]
 
 
 def example_prompt(task: Task) -> str:
