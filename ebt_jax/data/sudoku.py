@@ -112,7 +112,13 @@ def made(folder: str, size: int, train: int, held_out: int, share: float) -> tup
     try:
       with np.load(path) as there:
         puzzles = Puzzles(there["grids"], there["given"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or damaged: made again, to the same bits
+    except (
+      OSError,
+      ValueError,
+      KeyError,
+      EOFError,
+      zipfile.BadZipFile,
+    ):  # not there, or damaged: made again, to the same bits
       puzzles = make(size, count, seed, lambda grid, held=name != "train": is_held_out(grid, share) == held)
       content = io.BytesIO()
       np.savez_compressed(content, grids=puzzles.grids, given=puzzles.given)
