@@ -82,9 +82,10 @@ def arguments(about: str, name: str, **defaults) -> argparse.Namespace:
     ConfigError: a flag is wrong, or the steps --first and --last to compare are not in order.
   """
   parser = cli.Parser(description=about.split("\n")[0])
-  parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/thinking"), help="of train.py")
-  parser.add_argument("--windows", type=cli.at_least(1), default=256, help="held-out windows to evaluate on")
-  parser.add_argument("--out", type=cli.path, default=RESULTS)
+  place, out, windows = pathlib.Path("runs/thinking"), defaults.pop("out", RESULTS), defaults.pop("windows", 256)
+  parser.add_argument("--workdir", type=cli.path, default=defaults.pop("workdir", place), help="of train.py")
+  parser.add_argument("--windows", type=cli.at_least(1), default=windows, help="held-out examples to evaluate on")
+  parser.add_argument("--out", type=cli.path, default=out)
   types = {int: cli.at_least(1), str: str}
   for flag, default in defaults.items():
     parser.add_argument(f"--{flag}", type=types.get(type(default), cli.path), default=default)
