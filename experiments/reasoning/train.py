@@ -25,9 +25,10 @@ def sudoku(size: str, steps: int, seeds: list[int], equal_flops: bool) -> list[s
   if equal_flops:
     plan += [("feedforward_flops", "feedforward", 2 * k), ("looped_flops", "looped", 2)]
   out = []
-  for series, kind, times in plan:
-    base = {"train.steps": steps * times, "train.log_every": 100, "eval.max_windows": 128}
-    out += sweep.runs(f"{file},{kind}", [sweep.Variant({}, "")], base, series, seeds)
+  for seed in seeds:  # all models of one seed first
+    for series, kind, times in plan:
+      base = {"train.steps": steps * times, "train.log_every": 100, "eval.max_windows": 128}
+      out += sweep.runs(f"{file},{kind}", [sweep.Variant({}, "")], base, series, [seed])
   return out
 
 
