@@ -195,7 +195,9 @@ class MaskedEBT(_Tokens, Energy):
   def flops(self, inputs: Masked, single: bool = False) -> EnergyCost:
     c, places = self.config, inputs.tokens.shape[1]
     candidate, of_energy = self._stack.cost(places)
-    return EnergyCost(Pass(0), candidate, 2 * places * c.width * c.vocab_size, (0, of_energy))
+    positions = places + self._stack.prefix
+    attention = 4 * c.layers * c.width * positions**2  # queries, keys and values all depend on the candidates
+    return EnergyCost(Pass(0), candidate, 2 * places * c.width * c.vocab_size, (0, of_energy), attention)
 
 
 @dataclasses.dataclass(frozen=True)
