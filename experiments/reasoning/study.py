@@ -48,16 +48,18 @@ def evaluate(folder, args) -> dict:
     }
     last = min(args.verify, steps[-1])
     mine["givens"] = {k: boards.by_givens(found.solved[k - 1, 0], found.givens) for k in (1, last) if k in steps}
-    if found.energy is not None:
-      mine["auroc"] = {k: boards.auroc(found.solved[k - 1, 0], found.energy[k - 1, 0]) for k in steps}
+    if found.energy is None:
+      continue
+    mine["auroc"] = {k: boards.auroc(found.solved[k - 1, 0], found.energy[k - 1, 0]) for k in steps}
+    stopped = boards.answer(model, held_out[name], args.windows, steps=steps[-1], tolerance=TOLERANCE)
+    mine["used"] = boards.by_givens(stopped.used[0], stopped.givens)
+    mine["stopped"] = [float(stopped.used.mean()), float(stopped.solved[-1].mean())]
+    if short == "out":
       several = boards.answer(model, held_out[name], args.few, steps=last, candidates=args.candidates)
       counts = [n for n in DOUBLINGS if n <= args.candidates]
       mine["candidates"] = {
         k: {n: float(several.best_of(n, k - 1)[0].mean()) for n in counts} for k in steps if k <= last
       }
-      stopped = boards.answer(model, held_out[name], args.windows, steps=steps[-1], tolerance=TOLERANCE)
-      mine["used"] = boards.by_givens(stopped.used[0], stopped.givens)
-      mine["stopped"] = [float(stopped.used.mean()), float(stopped.solved[-1].mean())]
   return out
 
 
