@@ -1,5 +1,7 @@
 """Which task a config names: one of this package, or a function of the user's own."""
 
+import importlib
+
 from ebt_jax import modules
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.tasks.base import Kept, Task
@@ -18,13 +20,8 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> Task:
   """
   if ":" in config.task:
     return _own(config)
-  if config.task == "sudoku":
-    from ebt_jax.tasks import sudoku
-
-    return sudoku.make(config, shards, kept)
-  from ebt_jax.tasks import text  # the config's checks refuse other names
-
-  return text.make(config, shards, kept)
+  module = importlib.import_module(f"ebt_jax.tasks.{config.task}")  # the config's checks refuse other names
+  return module.make(config, shards, kept)
 
 
 def _own(config: Config) -> Task:

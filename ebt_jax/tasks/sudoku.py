@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from ebt_jax import losses, thinking
+from ebt_jax import losses
 from ebt_jax.config import Config, ConfigError, DataConfig
 from ebt_jax.data import find, sudoku, sudoku_rules
 from ebt_jax.data.examples import ArrayExamples
 from ebt_jax.models.bidirectional import LoopedTransformer, Masked, MaskedEBT, MaskedTransformer
+from ebt_jax.tasks import text
 from ebt_jax.tasks.base import Batch, Data, Kept, Problem
 from ebt_jax.tasks.direct import DirectTask
 from ebt_jax.tasks.ebt import EBTTask
@@ -37,18 +38,15 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
     raise ConfigError(f"config.model.vocab_size: {m.vocab_size}, but sudoku.size={size} has {size} digits; set it to 0")
   if m.residual or t.start == "context":
     raise ConfigError("config.model.residual: Sudoku has no residual energy; set it to False, and thinking.start=noise")
+  if m.passes != 1:
+    raise ConfigError(
+      f"config.model.passes: {m.passes}, but here a loop is model.kind=looped, with thinking.steps passes"
+    )
   config = dataclasses.replace(config, model=dataclasses.replace(m, vocab_size=size))
   problem, cells = SudokuProblem(config, kept), size * size
   if m.kind == "ebt":
     model = MaskedEBT(config.model, cells, t.landscapes)
-    space = thinking.Simplex(
-      table=model.table,
-      start_scale=t.start_scale if t.start == "noise" else 0.0,
-      normalize=t.authors.normalize,
-      clip=t.authors.clip_candidate,
-      sharpen=t.authors.sharpen,
-    )
-    return EBTTask(config, problem, model, space, shards=shards)
+    return EBTTask(config, problem, model, text.whole_space(config, model), shards=shards)
   direct = LoopedTransformer if m.kind == "looped" else MaskedTransformer
   return DirectTask(config, problem, direct(config.model, cells))
 

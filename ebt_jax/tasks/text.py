@@ -23,6 +23,7 @@ from ebt_jax.data import text as text_data
 from ebt_jax.data.examples import WindowExamples
 from ebt_jax.data.windows import Windows
 from ebt_jax.models.autoregressive import AutoregressiveEBT
+from ebt_jax.models.bidirectional import MaskedEBT
 from ebt_jax.models.transformer import Transformer
 from ebt_jax.tasks.base import Batch, Data, Kept, Mean, Problem
 from ebt_jax.tasks.direct import DirectTask
@@ -55,7 +56,7 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
   return EBTTask(config, problem, model, space, chunked_space(config, space, chunk), shards)
 
 
-def whole_space(config: Config, model: AutoregressiveEBT) -> thinking.Simplex:
+def whole_space(config: Config, model: AutoregressiveEBT | MaskedEBT) -> thinking.Simplex:
   """Candidates held whole, `[b, s, v]`."""
   t = config.thinking
   return thinking.Simplex(

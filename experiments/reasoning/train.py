@@ -8,7 +8,7 @@ Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it i
 import sys
 
 from ebt_jax import cli, sweep
-from experiments.runner import run_sets
+from experiments.runner.sets import train_sets
 
 SEEDS = [0, 1, 2]
 
@@ -46,7 +46,8 @@ SETS = {"4x4": four, "9x9": nine}
 
 
 def main(argv: list[str]) -> int:
-  return run_sets.train(argv, SETS, "experiments.reasoning.train", __doc__, "runs/reasoning")
+  """Exit code: 0 all runs are done, 1 runs have failed, 128 + signal asked to end."""
+  return train_sets(argv, "reasoning", SETS, __doc__)
 
 
 if __name__ == "__main__":

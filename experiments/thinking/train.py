@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from ebt_jax import cli, sweep
-from experiments.runner import run_sets
+from experiments.runner.sets import train_sets
 
 S2 = "configs/text_ebt_s2.py:laptop"
 SEEDS = sweep.grid({"seed": [0, 1, 2]})
@@ -135,7 +135,8 @@ SETS = {make.__name__: make for make in (recipes, models, ablation, residual, co
 
 
 def main(argv: list[str]) -> int:
-  return run_sets.train(argv, SETS, "experiments.thinking.train", __doc__, "runs/thinking")
+  """Exit code: 0 all runs are done, 1 runs have failed, 128 + signal asked to end."""
+  return train_sets(argv, "thinking", SETS, __doc__)
 
 
 if __name__ == "__main__":
