@@ -40,7 +40,7 @@ def evaluate(folder, args) -> dict:
   out |= {name: result[name] for name in ("flops", "params_non_embedding", "steps", "train_seconds")}
   steps = [k for k in DOUBLINGS if k <= args.steps] if loops else [1]
   for short, name in SETS.items():
-    found = boards.answer(model, held_out[name], args.boards, steps=steps[-1])
+    found = boards.answer(model, held_out[name], args.windows, steps=steps[-1])
     mine = out[short] = {
       "boards": {k: float(found.solved[k - 1].mean()) for k in steps},
       "cells": {k: float(found.cells[k - 1].mean()) for k in steps},
@@ -50,7 +50,7 @@ def evaluate(folder, args) -> dict:
     if found.energy is None:
       continue
     mine["auroc"] = {k: boards.auroc(found.solved[k - 1, 0], found.energy[k - 1, 0]) for k in steps}
-    stopped = boards.answer(model, held_out[name], args.boards, steps=steps[-1], tolerance=TOLERANCE)
+    stopped = boards.answer(model, held_out[name], args.windows, steps=steps[-1], tolerance=TOLERANCE)
     mine["used"] = boards.by_givens(stopped.used[0], stopped.givens)
     mine["stopped"] = [float(stopped.used.mean()), float(stopped.solved[-1].mean())]
     if short == "out":
@@ -162,7 +162,8 @@ def draw(results, args):
 
 def main():
   args = common.arguments(
-    __doc__, "reasoning", "reasoning", boards=512, among="4x4", steps=64, verify=16, candidates=32, few=256, first=4, last=16,
+    __doc__, "reasoning", "reasoning",
+    among="4x4", steps=64, verify=16, candidates=32, few=128, first=4, last=16,
   )  # fmt: skip
   args.study = args.among
   results = {}
