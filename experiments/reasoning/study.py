@@ -26,7 +26,9 @@ LABELS = {
   "looped_flops": "looped, equal FLOPs",
 }
 SETS = {"in": "held_out", "out": HARDER}
-DOUBLINGS = (1, 2, 4, 8, 16, 32, 64)
+DOUBLINGS = (1, 2, 4, 8, 16, 32, 64)  # thinking steps or passes
+FIRST, LAST = 4, 16  # steps that are compared; candidates think for the latter
+CANDIDATES = DOUBLINGS[:6]
 TOLERANCE = 0.01
 
 
@@ -38,15 +40,14 @@ def evaluate(folder, args) -> dict:
   result = files.read_json(folder / runs.RESULT, "a final result", "train this run again")
   out = {"trained_steps": model.config.thinking.steps if loops else 1}
   out |= {name: result[name] for name in ("flops", "params_non_embedding", "steps", "train_seconds")}
-  steps = [k for k in DOUBLINGS if k <= args.steps] if loops else [1]
+  steps = DOUBLINGS if loops else (1,)
   for short, name in SETS.items():
     found = boards.answer(model, held_out[name], args.windows, steps=steps[-1])
     mine = out[short] = {
       "boards": {k: float(found.solved[k - 1].mean()) for k in steps},
       "cells": {k: float(found.cells[k - 1].mean()) for k in steps},
     }
-    last = min(args.verify, steps[-1])
-    mine["givens"] = {k: boards.by_givens(found.solved[k - 1, 0], found.givens) for k in (1, last) if k in steps}
+    mine["givens"] = {k: boards.by_givens(found.solved[k - 1, 0], found.givens) for k in (1, LAST) if k in steps}
     if found.energy is None:
       continue
     mine["auroc"] = {k: boards.auroc(found.solved[k - 1, 0], found.energy[k - 1, 0]) for k in steps}
@@ -54,10 +55,9 @@ def evaluate(folder, args) -> dict:
     mine["used"] = boards.by_givens(stopped.used[0], stopped.givens)
     mine["stopped"] = [float(stopped.used.mean()), float(stopped.solved[-1].mean())]
     if short == "out":
-      several = boards.answer(model, held_out[name], args.few, steps=last, candidates=args.candidates)
-      counts = [n for n in DOUBLINGS if n <= args.candidates]
+      several = boards.answer(model, held_out[name], args.few, steps=LAST, candidates=CANDIDATES[-1])
       mine["candidates"] = {
-        k: {n: float(several.best_of(n, k - 1)[0].mean()) for n in counts} for k in steps if k <= last
+        k: {n: float(several.best_of(n, k - 1)[0].mean()) for n in CANDIDATES} for k in steps if k <= LAST
       }
   return out
 
@@ -106,19 +106,18 @@ def table(results: dict[str, list[dict]]) -> list[str]:
   return rows
 
 
-def gains(results, first: int, last: int) -> list[str]:
+def gains(results) -> list[str]:
   """What is claimed, paired by seed: later steps, and EBT against each rival at its best number of passes."""
   rows = []
   ebt = [f["out"]["boards"] for f in results["ebt"]]
-  rows.append(
-    f"EBT, out: {first} -> {last} steps {common.over_seeds([100 * (b[last] - b[first]) for b in ebt], '+.1f')} points"
-  )
+  more = common.over_seeds([100 * (b[LAST] - b[FIRST]) for b in ebt], "+.1f")
+  rows.append(f"EBT, out: {FIRST} -> {LAST} steps {more} points")
   for kind, found in results.items():
     if kind != "ebt":
       most = [max(f["out"]["boards"].values()) for f in found]  # at the number of passes that is best for the rival
-      difference = [100 * (b[last] - m) for b, m in zip(ebt, most)]
+      difference = [100 * (b[LAST] - m) for b, m in zip(ebt, most)]
       ahead = common.over_seeds(difference, "+.1f")
-      rows.append(f"EBT after {last} steps against {LABELS[kind]} at its best, out: {ahead} points")
+      rows.append(f"EBT after {LAST} steps against {LABELS[kind]} at its best, out: {ahead} points")
   return rows
 
 
@@ -130,7 +129,7 @@ def curve(axes, x, values, **style):
   axes.fill_between(x, mean - half, mean + half, color=style["color"], alpha=0.15, lw=0)
 
 
-def draw(results, args):
+def draw(results):
   fig, (left, middle, right) = common.figure(10.2, 3.2, nrows=1, ncols=3)
   for kind, found in results.items():
     color, dashed = COLORS[kind.split("_")[0]], "--" if kind.endswith("_flops") else "-"
@@ -152,7 +151,7 @@ def draw(results, args):
   left.set(xlabel="thinking steps or passes", ylabel="boards solved, out of distribution, %", xscale="log")
   middle.set(xlabel="candidates, least energy is kept", xscale="log")
   right.set(xlabel="givens", ylabel="boards solved, %")
-  for axes, ticks in ((left, DOUBLINGS), (middle, DOUBLINGS[:6])):
+  for axes, ticks in ((left, DOUBLINGS), (middle, CANDIDATES)):
     axes.set_xticks(ticks, ticks)
     axes.minorticks_off()
   left.legend(frameon=False, fontsize=7)
@@ -161,10 +160,7 @@ def draw(results, args):
 
 
 def main():
-  args = common.arguments(
-    __doc__, "reasoning", "reasoning",
-    among="4x4", steps=64, verify=16, candidates=32, few=128, first=4, last=16,
-  )  # fmt: skip
+  args = common.arguments(__doc__, "reasoning", "reasoning", among="4x4", few=128)  # few: for many candidates
   args.study = args.among
   results = {}
   for kind in LABELS:
@@ -176,8 +172,8 @@ def main():
       f"--workdir: {args.workdir / args.among} holds no finished run of EBT; train first: "
       f"python -m experiments.reasoning.train --set={args.among} --workdir={args.workdir}"
     )
-  rows = [*table(results), *gains(results, args.first, args.last)]
-  common.write_study(args, results, "\n".join(rows), draw(results, args))
+  rows = [*table(results), *gains(results)]
+  common.write_study(args, results, "\n".join(rows), draw(results))
 
 
 if __name__ == "__main__":
