@@ -67,6 +67,15 @@ def auroc(solved: np.ndarray, energy: np.ndarray) -> float:
   return 1 - stats.mannwhitneyu(good, bad).statistic / (len(good) * len(bad))
 
 
+def ordered(found: Boards, step: int) -> float:
+  """As `auroc`, among the candidates of each puzzle alone: over all pairs of a right and a wrong one; NaN without any."""
+  right = pairs = 0.0
+  for solved, energy in zip(found.solved[step].T, found.energy[step].T):
+    differences = energy[~solved][:, None] - energy[solved]
+    right, pairs = right + np.sum((np.sign(differences) + 1) / 2), pairs + differences.size
+  return right / pairs if pairs else float("nan")
+
+
 def by_givens(solved: np.ndarray, givens: np.ndarray) -> dict[int, float]:
   """Number of givens -> mean of `solved` `[b]`."""
   return {int(k): float(solved[givens == k].mean()) for k in np.unique(givens)}

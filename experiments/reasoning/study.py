@@ -6,6 +6,7 @@ All puzzles have one solution, so that the rules themselves say which boards are
 as many givens as those of training, `out` have fewer.
 """
 
+import functools
 import sys
 
 import numpy as np
@@ -59,17 +60,19 @@ def evaluate(folder, args) -> dict:
       mine["candidates"] = {
         k: {n: float(several.best_of(n, k - 1)[0].mean()) for n in CANDIDATES} for k in steps if k <= LAST
       }
+      mine["within"] = {k: boards.ordered(several, k - 1) for k in steps if k <= LAST}
   return out
 
 
-def over(found: list[dict], *path, scale: float = 100.0) -> str:
-  """Mean over seeds and interval of one number, in percent."""
-  values = []
-  for one in found:
-    for key in path:
-      one = one[key]
-    values.append(scale * one)
-  return common.over_seeds(values, ".1f" if scale == 100 else ".3f")
+def said(values, form: str) -> str:
+  """Mean over seeds and interval, without the interval for one seed; `-` where nothing is known."""
+  known = [v for v in values if np.isfinite(v)]
+  return "-" if not known else common.over_seeds(known, form) if len(known) > 1 else f"{known[0]:{form}}"
+
+
+def over(found: list[dict], *path, scale: float = 100.0, form: str = ".1f") -> str:
+  """`said` of one number of each seed, in percent."""
+  return said([scale * functools.reduce(lambda tree, key: tree[key], path, one) for one in found], form)
 
 
 def table(results: dict[str, list[dict]]) -> list[str]:
@@ -86,23 +89,23 @@ def table(results: dict[str, list[dict]]) -> list[str]:
         right = [over(found, short, name, k) for name in ("boards", "cells")]
         line = f"  {short:<3} after {k:>2}: boards {right[0]} %, cells {right[1]} %"
         if "auroc" in here:
-          line += f", AUROC of energy {over(found, short, 'auroc', k, scale=1)}"
+          line += f", AUROC of energy {over(found, short, 'auroc', k, scale=1, form='.3f')}"
         rows.append(line)
       for k, by_count in here.get("candidates", {}).items():
         best = ", ".join(f"{n}: {over(found, short, 'candidates', k, n)}" for n in by_count)
         rows.append(f"  {short:<3} after {k:>2}, least energy of n candidates, boards %: {best}")
-      if "stopped" in here:
-        used, right = (
-          common.over_seeds([f[short]["stopped"][i] for f in found], form) for i, form in ((0, ".2f"), (1, ".3f"))
+      if "within" in here:
+        pairs = ", ".join(f"{k}: {over(found, short, 'within', k, scale=1, form='.3f')}" for k in here["within"])
+        rows.append(
+          f"  {short:<3} right and wrong candidates of one puzzle in the right order of energy, by steps: {pairs}"
         )
+      if "stopped" in here:
+        used, right = (said([f[short]["stopped"][i] for f in found], form) for i, form in ((0, ".2f"), (1, ".3f")))
+        givens = ", ".join(f"{k}: {over(found, short, 'used', k, scale=1, form='.2f')}" for k in here["used"])
         rows.append(
           f"  {short:<3} stopping where the energy changes by less than {TOLERANCE}: {used} steps, {right} solved"
         )
-        rows.append(
-          f"  {short:<3} steps used by givens: "
-          + ", ".join(f"{k}: {v:.2f}" for k, v in here["used"].items())
-          + " (first seed)"
-        )
+        rows.append(f"  {short:<3} steps used, by givens: {givens}")
   return rows
 
 
@@ -110,13 +113,13 @@ def gains(results) -> list[str]:
   """What is claimed, paired by seed: later steps, and EBT against each rival at its best number of passes."""
   rows = []
   ebt = [f["out"]["boards"] for f in results["ebt"]]
-  more = common.over_seeds([100 * (b[LAST] - b[FIRST]) for b in ebt], "+.1f")
+  more = said([100 * (b[LAST] - b[FIRST]) for b in ebt], "+.1f")
   rows.append(f"EBT, out: {FIRST} -> {LAST} steps {more} points")
   for kind, found in results.items():
     if kind != "ebt":
       most = [max(f["out"]["boards"].values()) for f in found]  # at the number of passes that is best for the rival
       difference = [100 * (b[LAST] - m) for b, m in zip(ebt, most)]
-      ahead = common.over_seeds(difference, "+.1f")
+      ahead = said(difference, "+.1f")
       rows.append(f"EBT after {LAST} steps against {LABELS[kind]} at its best, out: {ahead} points")
   return rows
 
@@ -125,7 +128,7 @@ def curve(axes, x, values, **style):
   """Mean over seeds, and its interval as a band."""
   stats = [common.mean_interval(v) for v in values]
   mean, half = np.array([m for m, _ in stats]), np.array([h for _, h in stats])
-  axes.plot(x, mean, "o-", ms=3, **style)
+  axes.plot(x, mean, marker="o", ms=3, **style)
   axes.fill_between(x, mean - half, mean + half, color=style["color"], alpha=0.15, lw=0)
 
 

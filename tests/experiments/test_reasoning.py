@@ -27,6 +27,9 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order():
   pairs = [(a < b) + 0.5 * (a == b) for a in energy[solved] for b in energy[~solved]]
   assert boards.auroc(solved, energy) == pytest.approx(np.mean(pairs))
   assert np.isnan(boards.auroc(np.ones(3, bool), energy[:3]))
+  # pairs of a right and a wrong candidate, by puzzle: 2 < 3, 9 > 3; 1 < 2, 0 < 2; none; 5 > 4, 6 > 4
+  assert boards.ordered(FOUND, 0) == pytest.approx(3 / 6)
+  assert np.isnan(boards.ordered(FOUND._replace(solved=np.ones_like(SOLVED)), 0))
   assert boards.by_givens(SOLVED[0, 0], FOUND.givens) == {5: 0.5, 6: 0.5}
 
 
