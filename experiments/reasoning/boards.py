@@ -68,7 +68,7 @@ def auroc(solved: np.ndarray, energy: np.ndarray) -> float:
 
 
 def ordered(found: Boards, step: int) -> float:
-  """As `auroc`, among the candidates of each puzzle alone: over all pairs of a right and a wrong one; NaN without any."""
+  """As `auroc`, but over pairs of a right and a wrong candidate of the same puzzle; NaN without any."""
   right = pairs = 0.0
   for solved, energy in zip(found.solved[step].T, found.energy[step].T):
     differences = energy[~solved][:, None] - energy[solved]

@@ -8,27 +8,25 @@ Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it i
 import sys
 
 from ebt_jax import cli, sweep
+from ebt_jax.config import resolve
+from ebt_jax.tasks import registry
 from experiments.runner.sets import train_sets
 
 SEEDS = [0, 1, 2]
 
 
 def sudoku(size: str, steps: int, seeds: list[int], equal_flops: bool) -> list[sweep.Run]:
-  """EBT, one pass and several passes with the same number of steps, and the rivals also with the FLOPs of EBT.
-
-  Of a forward pass, EBT with k thinking steps takes 6 k for each row, one pass 3, and k passes of a loop 3 k: so a
-  rival in one pass is given 2 k times as many steps for the same FLOPs, and one that loops twice as many.
-  """
-  file = f"configs/sudoku.py:{size}"
-  k = sweep.read_config(file).thinking.steps
-  plan = [("ebt", "ebt", 1), ("feedforward", "feedforward", 1), ("looped", "looped", 1)]
+  """EBT, one pass and several passes with the same number of steps, and the rivals also with the FLOPs of EBT."""
+  files = {kind: f"configs/sudoku.py:{size},{kind}" for kind in ("ebt", "feedforward", "looped")}
+  plan = [(kind, kind, steps) for kind in files]
   if equal_flops:
-    plan += [("feedforward_flops", "feedforward", 2 * k), ("looped_flops", "looped", 2)]
+    cost = {k: registry.make(resolve(sweep.read_config(file))).flops().row["total"] for k, file in files.items()}
+    plan += [(f"{k}_flops", k, round(steps * cost["ebt"] / cost[k])) for k in ("feedforward", "looped")]
   out = []
   for seed in seeds:  # all models of one seed first
-    for series, kind, times in plan:
-      base = {"train.steps": steps * times, "train.log_every": 100, "eval.max_windows": 128}
-      out += sweep.runs(f"{file},{kind}", [sweep.Variant({}, "")], base, series, [seed])
+    for series, kind, count in plan:
+      base = {"train.steps": count, "train.log_every": 100, "eval.max_windows": 128}
+      out += sweep.runs(files[kind], [sweep.Variant({}, "")], base, series, [seed])
   return out
 
 
