@@ -69,7 +69,8 @@ def _config_file_error(path: str, error: ConfigError) -> str:
 def start(config: Config, flags: argparse.Namespace) -> None:
   """Does what --mode asks for."""
   from ebt_jax import parallel
-  from ebt_jax.evaluation import commands, image_report
+  from ebt_jax.evaluation import commands
+  from ebt_jax.evaluation.asked import Asked
   from ebt_jax.evaluation.sampling import Sampling
   from ebt_jax.training import inspect, loop
 
@@ -83,14 +84,10 @@ def start(config: Config, flags: argparse.Namespace) -> None:
       loop.train(config, flags.workdir)
     case "eval":
       commands.evaluate(flags.workdir, config, step, flags.source)
-    case "generate" if config.task == "image":
-      if flags.prompt:
-        raise ConfigError("--prompt: is text, and this run denoises pictures; give their folder as --prompts_file")
-      image_report.generate(flags.workdir, config, step, flags.prompts_file, flags.seed, flags.out)
     case "generate":
       sampling = Sampling(flags.temperature, flags.top_k, flags.top_p)
-      prompts = commands.read_prompts(flags.prompt, flags.prompts_file)
-      commands.generate(flags.workdir, config, step, prompts, flags.max_tokens, sampling, flags.seed, flags.out)
+      asked = Asked(flags.prompt, flags.prompts_file, flags.max_tokens, sampling, flags.seed, flags.out)
+      commands.generate(flags.workdir, config, step, asked)
     case "shapes":
       parallel.print_once(inspect.shapes(config))
     case "compile":

@@ -17,7 +17,9 @@ ARGUMENTS = {"quickstart": ["", "ebt", "paper", "transformer"], "text_transforme
              "text_ebt_s1": ["", *SIZES], "text_ebt_s2": ["", "laptop", *SIZES],
              "text_ebt_residual": ["", "laptop", *SIZES],
              "image_ebt": ["", "laptop", "residual", "cifar", "paper"],
-             "image_dit": ["", "laptop", "flow", "authors", "cifar", "paper"]}  # fmt: skip
+             "image_dit": ["", "laptop", "flow", "authors", "cifar", "paper"],
+             "sudoku": ["", *(f"{size}{kind}" for size in ("4x4", "6x6", "9x9")
+                              for kind in ("", ",ebt", ",feedforward", ",looped", ",ired"))]}  # fmt: skip
 LEARNING_RATES = {"xxs": 1.2e-3, "xs": 9e-4, "small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}
 TRACED = [
   ("quickstart", "ebt"),
@@ -42,6 +44,8 @@ def test_every_file_and_argument_is_a_config():
     assert configs[""] in [configs[a] for a in arguments[1:]]  # the default is one of those with a name
   with pytest.raises(ValueError, match="no recipe for size 'big'; known: 4xs, 3xs, xxs"):
     config_of("text_ebt_s1", "big")
+  with pytest.raises(ValueError, match="no Sudoku '4x4,mlp'; known: 4x4, 6x6, 9x9"):
+    config_of("sudoku", "4x4,mlp")
 
 
 def parameters(c) -> tuple[int, int]:

@@ -24,6 +24,7 @@ SMALL = ["model.layers=1", "model.heads=1", "model.width=8", "data.context_lengt
 IMAGE = ["image.size=8", "image.patch=4", "image.passes=2", "data.held_out=0.2"]
 SYSTEM_2 = ["thinking.steps=3", "thinking.random_steps_min=2", "thinking.random_step_size=2", "thinking.gradient=last",
             "thinking.noise=0.1", "thinking.replay_rows=4", "thinking.learn_step_size=False"]  # fmt: skip
+FEW = ["sudoku.boards=20", "sudoku.held_out=8", "eval.steps=2"]
 # (task, kind): a config file, and what more is set
 TASKS = {
   ("text", "ebt"): ("configs/quickstart.py:paper", []),
@@ -35,9 +36,21 @@ TASKS = {
   ("image", "ebt system 2"): ("configs/image_ebt.py", [*IMAGE, *SYSTEM_2]),
   ("image", "dit"): ("configs/image_dit.py", IMAGE),
   ("image", "flow"): ("configs/image_dit.py:flow", IMAGE),
-  ("sudoku", "ebt"): ("experiments/own_task/sudoku.py", []),
-  ("sudoku", "direct"): ("experiments/own_task/sudoku.py:direct", []),
+  ("sudoku", "ebt"): ("configs/sudoku.py:4x4", FEW),
+  ("sudoku", "ebt ired"): ("configs/sudoku.py:4x4,ired", [*FEW, "eval.steps=4"]),
+  ("sudoku", "transformer"): ("configs/sudoku.py:6x6,feedforward", FEW),
+  ("sudoku", "looped"): ("configs/sudoku.py:4x4,looped", FEW),
+  ("own", "ebt"): ("experiments/own_task/sudoku.py", []),
+  ("own", "direct"): ("experiments/own_task/sudoku.py:direct", []),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory):
+  """What tasks make for themselves is not left in the user's folders."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield
 
 
 def task_of(name) -> Task:

@@ -14,6 +14,7 @@ from ebt_jax.config.schema import (
   MeshConfig,
   ModelConfig,
   SampleConfig,
+  SudokuConfig,
   ThinkingConfig,
   TrainConfig,
 )
@@ -31,6 +32,7 @@ __all__ = [
   "MeshConfig",
   "ModelConfig",
   "SampleConfig",
+  "SudokuConfig",
   "ThinkingConfig",
   "TrainConfig",
   "defaults",

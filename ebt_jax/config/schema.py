@@ -26,7 +26,12 @@ SIZES = {
 }
 
 # task of this package -> its kinds of model
-KINDS = {"text": ("ebt", "transformer"), "image": ("ebt", "dit", "flow")}
+KINDS = {
+  "text": ("ebt", "transformer"),
+  "sudoku": ("ebt", "transformer", "looped"),
+  "image": ("ebt", "dit", "flow"),
+}
+DIRECT = ("transformer", "looped", "dit", "flow")  # kinds of model that have no energy
 
 _MOST_ROWS = 2**24  # of a batch: with many more, a host only makes lists until its memory is full
 
@@ -74,7 +79,7 @@ class ModelConfig(_Checks):
 
   group = "model"
 
-  kind: str = "ebt"  # text: ebt | transformer; image: ebt | dit | flow; other tasks may have kinds of their own
+  kind: str = "ebt"  # as in KINDS; tasks of your own may have kinds of their own
   size: str = "4xs"
   layers: int = 0
   heads: int = 0
@@ -201,6 +206,8 @@ class ThinkingConfig(_Checks):
   random_steps_of: str = "every"  # every | final: which landscapes are repeated at random
   noise: float = 0.0  # Langevin noise: standard deviation, added to the candidate before each step
   learn_noise: bool = False
+  noise_falls: bool = False  # from landscape to landscape: of k, landscape i has 1 - i / k of the noise
+  contrast: float = 0.0  # weight of the energy contrast between the truth and a wrong answer that the problem makes
   gradient: str = "each"  # each | last | unrolled
   step_size_path: bool = True  # `last`: the step size's gradient sees the earlier steps too
   loss_rise: float = 0.0  # r: the loss of step i has a weight in proportion to (i + 1)^r; 0: all the same
@@ -228,7 +235,7 @@ class ThinkingConfig(_Checks):
     self._positive("replay_fraction", "replay_gb")
     self._at_least(1.0, "random_step_size", why=" (1 is off)")
     self._at_least(0, "random_steps_min", "replay_rows", why=" (0 is off)")
-    self._at_least(0.0, "noise", "start_scale", "loss_rise")
+    self._at_least(0.0, "noise", "start_scale", "loss_rise", "contrast")
     if self.landscapes > self.steps:
       raise ConfigError(
         f"config.thinking.landscapes: {self.landscapes} landscapes need at least as many steps, found "
@@ -409,6 +416,37 @@ class ImageConfig(_Checks):
 
 
 @dataclasses.dataclass(frozen=True)
+class SudokuConfig(_Checks):
+  """Puzzles of `task=sudoku` (data/sudoku.py).
+
+  With `data.source=embedded` they are made, and kept in `folder`; `data.held_out` is the share of all grids that are
+  never trained on. Else `data.source` and `data.held_out_sources` are text files with a puzzle on each line.
+  """
+
+  group = "sudoku"
+
+  size: int = 9  # of a row: 4 | 6 | 9
+  givens_min: int = 31  # fewest and most givens of puzzles to train on, and of held-out ones like them
+  givens_max: int = 42
+  harder_min: int = 17  # of held-out puzzles with fewer givens; none that is made has fewer than a minimal one
+  harder_max: int = 30
+  boards: int = 2000  # minimal puzzles, whose variants are trained on
+  held_out: int = 512  # puzzles of each held-out set that is made
+  folder: str = ""  # where puzzles that are made are kept; empty: ~/.cache/ebt_jax/sudoku
+
+  def check(self) -> None:
+    if self.size not in (4, 6, 9):
+      raise ConfigError(f"{self._key('size')}: expected 4, 6 or 9, found {self.size}")
+    self._positive("givens_min", "harder_min", "boards", "held_out")
+    for low, high in (("givens_min", "givens_max"), ("harder_min", "harder_max")):
+      if not getattr(self, low) <= getattr(self, high) < self.size**2:
+        raise ConfigError(
+          f"{self._key(high)}: expected at least {low}={getattr(self, low)} and less than the {self.size**2} cells of "
+          f"sudoku.size={self.size}, found {getattr(self, high)}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class InferenceConfig(_Checks):
   """How a trained model thinks (paper section 4.3 and appendix C)."""
 
@@ -519,6 +557,7 @@ class Config(_Checks):
   train: TrainConfig = TrainConfig()
   data: DataConfig = DataConfig()
   image: ImageConfig = ImageConfig()
+  sudoku: SudokuConfig = SudokuConfig()
   eval: EvalConfig = EvalConfig()
   mesh: MeshConfig = MeshConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
@@ -534,10 +573,8 @@ class Config(_Checks):
 
   def check(self) -> None:
     """Raises ConfigError, naming key and fix."""
-    groups = (
-      *(self.model, self.thinking, self.train, self.data, self.image, self.eval),
-      *(self.mesh, self.checkpoint, self.sample),
-    )
+    groups = [self.model, self.thinking, self.train, self.data, self.eval, self.mesh, self.checkpoint, self.sample]
+    groups += [getattr(self, self.task)] if self.task in ("image", "sudoku") else []
     together(ConfigError, operator.methodcaller("check"), groups)
     m, t, r = self.model, self.thinking, self.train
     if ":" not in self.task:
@@ -566,7 +603,7 @@ class Config(_Checks):
       )
     if self.eval.candidates > 1:
       many = f"config.eval.candidates: {self.eval.candidates} candidates"
-      if m.kind in ("transformer", "dit", "flow"):
+      if m.kind in DIRECT:
         raise ConfigError(f"{many} need energies to choose by, which model.kind={m.kind} has not; set it to 1")
       if self.task == "text" and not t.start_is_random and not (t.noise and t.authors.eval_noise or self.eval.noise):
         raise ConfigError(f"{many} that start alike end alike; set thinking.start='noise', or candidates to 1")

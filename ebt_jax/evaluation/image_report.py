@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import files, parallel, runs, streams
-from ebt_jax.config import Config, ConfigError, MeshConfig
+from ebt_jax import files, runs, streams
+from ebt_jax.config import Config, ConfigError
 from ebt_jax.data import pictures
 from ebt_jax.data.find import LeftOut
+from ebt_jax.evaluation.asked import Asked
 from ebt_jax.tasks import image_quality
-from ebt_jax.tasks.base import Batch, Examples, Params, Task, Thinks, corrupted
+from ebt_jax.tasks.base import Batch, Data, Params, Task, Thinks, corrupted
 
 SHOWN = 8  # most steps on a contact sheet
 TILE = 96  # least pixels of a picture on it
@@ -36,8 +37,9 @@ def denoise(task: Task, params: Params, batch: Batch, keys: jax.Array) -> Denois
   return Denoised(batch, found.best(found.observed, 1), energies)
 
 
-def write_sample(task: Task, params: Params, held_out: Examples, folder: pathlib.Path) -> str:
+def write_sample(task: Task, params: Params, data: Data, folder: pathlib.Path) -> str:
   """Denoises some held-out pictures, spread over all; saves `sample.png` and `sample.json`; returns a line on them."""
+  held_out = data.held_out["held_out"]
   count = min(task.config.sample.pictures, len(held_out))
   if not count:
     return ""
@@ -97,25 +99,25 @@ def sheet(columns: dict[str, Any]) -> bytes:
   return pictures.sheet({name: shown(x) for name, x in columns.items()}, TILE)
 
 
-def generate(
-  workdir: str, config: Config, step: int | None, source: str, seed: int = 0, out: str = ""
-) -> list[dict[str, Any]]:
-  """Denoises the pictures of a folder on one device.
+class Pictures(NamedTuple):
+  """Pictures to denoise, `[n, h, w, c]`, their names, and what was left out."""
 
-  Clean ones are given noise of `image.noise_level` first, unless `sample.noised`. Writes a JSON with energies, and
-  beside it a contact sheet and a folder of the answers.
+  pixels: np.ndarray
+  names: list[str]
+  left_out: LeftOut
+
+
+def read(asked: Asked, config: Config) -> Pictures:
+  """The pictures of a folder.
 
   Raises:
-    ConfigError: there is no picture that can be used, or no folder for `out`.
+    ConfigError: there is no picture that can be used.
   """
-  if not source:
+  if asked.prompts:
+    raise ConfigError("--prompt: is text, and this run denoises pictures; give their folder as --prompts_file")
+  if not asked.prompts_file:
     raise ConfigError("--prompts_file: give a folder of pictures to denoise, or a picture")
-  path = pathlib.Path(out) if out else pathlib.Path(workdir) / "generated.json"
-  if not path.absolute().parent.is_dir():
-    raise ConfigError(f"--out: there is no folder {path.parent}; make it, or choose another file")
-  if jax.process_count() > 1:
-    raise ConfigError("--mode=generate: runs on one process; start it without --distributed")
-  found, left_out = pictures.find(source)
+  found, left_out = pictures.find(asked.prompts_file)
   names, pixels = [], []
   for file in found:
     try:
@@ -124,18 +126,29 @@ def generate(
     except pictures.BadPicture as e:
       left_out.add(str(e), file.id)
   if not names:
-    raise ConfigError(f"--prompts_file: {source} holds no picture that can be used; found {left_out}")
-  mesh = parallel.make_mesh(MeshConfig(data=1), jax.devices()[:1])
-  with jax.set_mesh(mesh):
-    run = runs.open_run(workdir, step, config, mesh)
-    answers = jax.device_get(denoised(run.task, run.params, _batch(run.task, np.stack(pixels)), seed))
-  results = as_json(answers, names)
+    raise ConfigError(f"--prompts_file: {asked.prompts_file} holds no picture that can be used; found {left_out}")
+  return Pictures(np.stack(pixels), names, left_out)
+
+
+def answer(run: runs.Run, found: Pictures, asked: Asked) -> list[dict[str, Any]]:
+  """Denoises pictures; clean ones are given noise of `image.noise_level` first, unless `sample.noised`.
+
+  Writes a JSON with energies, and beside it a contact sheet and a folder of the answers.
+  """
+  path = pathlib.Path(asked.out) if asked.out else run.folder / "generated.json"
+  answers = jax.device_get(denoised(run.task, run.params, _batch(run.task, found.pixels), asked.seed))
+  results = as_json(answers, found.names)
   files.write_json(path, results)
   files.replace_bytes(path.with_suffix(".png"), contact_sheet(answers))
-  _write_answers(path.with_suffix(""), names, shown(answers.steps[-1]))
-  _print(results, left_out)
+  _write_answers(path.with_suffix(""), found.names, shown(answers.steps[-1]))
+  _print(results, found.left_out)
   print(f"written to {path}, {path.with_suffix('.png').name} and {path.with_suffix('').name}/")
   return results
+
+
+def example(task: Task) -> str:
+  """Pictures of the user's own."""
+  return "--prompts_file=FOLDER_OF_PICTURES"
 
 
 def _batch(task: Task, pixels: np.ndarray) -> Batch:

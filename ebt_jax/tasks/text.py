@@ -23,6 +23,7 @@ from ebt_jax.data import text as text_data
 from ebt_jax.data.examples import WindowExamples
 from ebt_jax.data.windows import Windows
 from ebt_jax.models.autoregressive import AutoregressiveEBT
+from ebt_jax.models.bidirectional import MaskedEBT
 from ebt_jax.models.transformer import Transformer
 from ebt_jax.tasks.base import Batch, Data, Kept, Mean, Problem
 from ebt_jax.tasks.direct import DirectTask
@@ -55,7 +56,7 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
   return EBTTask(config, problem, model, space, chunked_space(config, space, chunk), shards)
 
 
-def whole_space(config: Config, model: AutoregressiveEBT) -> thinking.Simplex:
+def whole_space(config: Config, model: AutoregressiveEBT | MaskedEBT) -> thinking.Simplex:
   """Candidates held whole, `[b, s, v]`."""
   t = config.thinking
   return thinking.Simplex(
@@ -175,14 +176,7 @@ class TextProblem(Problem):
   def data_config(self) -> DataConfig:
     """With the paths of sources as the run meant them, wherever it is used from."""
     data, kept = self.config.data, self.kept
-    if kept is None:
-      return data
-    if data.source == kept.config.data.source:
-      data = dataclasses.replace(data, source=find.located(data.source, kept.places))
-    if data.held_out_sources == kept.config.data.held_out_sources:
-      found = {name: find.located(source, kept.places) for name, source in data.more_held_out.items()}
-      data = dataclasses.replace(data, held_out_sources=";".join(f"{k}={v}" for k, v in found.items()))
-    return data
+    return find.as_meant(data, kept.config.data, kept.places) if kept else data
 
   def data(self) -> Data:
     try:
