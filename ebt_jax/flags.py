@@ -22,7 +22,7 @@ Train and use Energy-Based Transformers and the baselines they are compared with
 modes:
   train     train the run in --workdir, or continue it (the default)
   eval      evaluate a trained run on its held-out data, or on --source
-  generate  continue prompts with a trained run
+  generate  continue prompts with a trained run, or fill their blanks
   shapes    trace a run without computing, and print its parameters
   compile   compile a training step without running it, and print its memory, FLOPs and communication
 
@@ -93,7 +93,13 @@ def _parser() -> _Parser:
   flag = parser.add_argument_group("eval").add_argument
   flag("--source", default="", help="evaluate on other data, written like config.data.source")
   flag = parser.add_argument_group("generate").add_argument
-  flag("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; may be repeated")
+  flag(
+    "--prompt",
+    action="append",
+    default=[],
+    metavar="TEXT",
+    help="text to continue, or text with a _ for each blank token; repeatable",
+  )
   flag("--prompts_file", type=cli.local, default="", metavar="FILE", help="text file with one prompt a line")
   flag("--max_tokens", type=int, default=200, metavar="N", help="most tokens for each prompt (default: 200)")
   flag("--temperature", type=float, default=0.8, metavar="T", help="more than 0; greedy is --top_k=1 (default: 0.8)")

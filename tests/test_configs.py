@@ -10,7 +10,8 @@ from ebt_jax.config import SIZES, resolve
 from ebt_jax.training import inspect
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-ARGUMENTS = {"quickstart": ["", "ebt", "paper", "transformer"], "text_transformer": ["", *SIZES],
+ARGUMENTS = {"infill": ["", "ebt", "transformer", "diffusion"],
+             "quickstart": ["", "ebt", "paper", "transformer"], "text_transformer": ["", *SIZES],
              "text_ebt_s1": ["", *SIZES], "text_ebt_s2": ["", "laptop", *SIZES],
              "text_ebt_residual": ["", "laptop", *SIZES]}  # fmt: skip
 LEARNING_RATES = {"xxs": 1.2e-3, "xs": 9e-4, "small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}

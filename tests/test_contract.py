@@ -13,7 +13,7 @@ from ebt_jax.config import ConfigError, MeshConfig, resolve, set_keys
 from ebt_jax.data.loader import Loader
 from ebt_jax.evaluation.evaluator import Evaluator
 from ebt_jax.tasks import registry
-from ebt_jax.tasks.base import Data, Mean, Task, Thinks, first_axes
+from ebt_jax.tasks.base import Data, Mean, Task, Thinks, corrupted, first_axes
 from ebt_jax.training import inspect
 from ebt_jax.training import state as state_lib
 from ebt_jax.training.step import make_train_step
@@ -27,6 +27,9 @@ TASKS = {
   ("text", "ebt residual"): ("configs/quickstart.py", []),
   ("text", "ebt replay"): ("configs/text_ebt_s2.py:laptop", ["thinking.replay_rows=4", "thinking.steps=3"]),
   ("text", "transformer"): ("configs/quickstart.py:transformer", []),
+  ("infill", "ebt"): ("configs/infill.py:ebt", ["thinking.replay_rows=4", "thinking.steps=2"]),
+  ("infill", "transformer"): ("configs/infill.py:transformer", ["eval.steps=2", "mask.layout=word"]),
+  ("infill", "diffusion"): ("configs/infill.py:diffusion", ["eval.steps=2"]),
   ("sudoku", "ebt"): ("experiments/own_task/sudoku.py", []),
   ("sudoku", "direct"): ("experiments/own_task/sudoku.py:direct", []),
 }
@@ -59,6 +62,7 @@ def test_one_step_one_evaluation_and_an_inspection_of_every_task(name):
   assert result["examples"] == min(6, len(data.held_out["held_out"])) and result["items"] > 0
   assert ("energy_by_step" in result) == isinstance(task, Thinks)
   numbers = jax.vmap(jax.random.key)(jnp.arange(4))
+  batch = corrupted(problem, batch, numbers)
   scores, means = task.scores(state.params, batch, numbers), task.evaluate(state.params, batch, numbers)
   by_hand = Mean.of(scores.error[-1], problem.weights(batch)).value()
   assert float(means["loss"].value()[-1]) == pytest.approx(float(by_hand), rel=1e-5)

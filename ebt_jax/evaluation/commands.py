@@ -1,4 +1,4 @@
-"""The modes that use a trained run: evaluation on held-out or other data, and generation of text."""
+"""The modes that use a trained run: evaluation on held-out or other data, and generation of text and of its blanks."""
 
 import pathlib
 import sys
@@ -9,7 +9,7 @@ import jax
 from ebt_jax import files, parallel, record, runs, terminal
 from ebt_jax.config import Config, ConfigError, MeshConfig
 from ebt_jax.data.tokenizers import StreamDecoder
-from ebt_jax.evaluation import evaluator, text_report
+from ebt_jax.evaluation import evaluator, filling, text_report
 from ebt_jax.evaluation.evaluator import Evaluator
 from ebt_jax.evaluation.generate import Generator
 from ebt_jax.evaluation.sampling import Sampling
@@ -43,7 +43,7 @@ def _report(run: runs.Run, result: dict[str, Any]) -> None:
   name = "".join(c if c.isalnum() else "_" for c in result["source"]).strip("_")[-60:]
   path = run.folder / f"eval_{name}_step{run.step}_think{run.task.eval_steps}.json"
   config = run.config.to_dict()
-  settings = {"source": result["source"], **{group: config[group] for group in ("seed", "eval", "data")}}
+  settings = {"source": result["source"], **{group: config[group] for group in ("seed", "eval", "data", "mask")}}
   if kept := files.keep_others(path, settings):
     print(f"a result of other settings that was there is kept as {kept}")
   files.write_json(path, {**result, "settings": settings})
@@ -78,9 +78,9 @@ def generate(
   seed: int = 0,
   out: str = "",
 ) -> list[dict[str, Any]]:
-  """Continues prompts on one device; one prompt is streamed to the terminal."""
-  if config.task != "text":
-    raise ConfigError(f"--mode=generate: task {config.task!r} generates no text; only task 'text' does")
+  """Continues prompts, or fills their blanks, on one device."""
+  if config.task not in ("text", "infill"):
+    raise ConfigError(f"--mode=generate: task {config.task!r} generates no text; only 'text' and 'infill' do")
   if max_tokens < 1:
     raise ConfigError(f"--max_tokens: expected 1 or more, found {max_tokens}")
   if out and not pathlib.Path(out).absolute().parent.is_dir():
@@ -90,29 +90,49 @@ def generate(
   mesh = parallel.make_mesh(MeshConfig(data=1), jax.devices()[:1])
   with jax.set_mesh(mesh):
     run = runs.open_run(workdir, step, config, mesh)
-    writer, tokenizer = decoding.writer(run.task), run.task.problem.tokenizer
-    generator = Generator(writer, run.params, tokenizer.end_of_text, run.config.data.context_length)
-    run = run._replace(params=None)  # the generator has its own
-    ids = [tokenizer.encode(p).tolist() for p in prompts]
-    decoder = StreamDecoder(tokenizer)
-    encoding = terminal.encoding()
-    unread = list(ids[0])  # the prompt is decoded with its continuation, before the first token
-
-    def stream(row, token, energy):
-      text = "".join(map(decoder.push, [*unread, token]))
-      unread.clear()
-      print(terminal.visible(text, encoding), end="", flush=True)
-
-    written = generator(ids, max_tokens, sampling, seed, stream if len(ids) == 1 else None)
-    if len(ids) == 1:
-      print(terminal.visible(decoder.flush(), encoding), end="\n\n")
-  for w in written:
-    drawn = text_report.draw(w, tokenizer, writer.quantity, terminal.columns(text_report.WIDTH), encoding)
-    print(drawn, end="\n\n")
-  results = [text_report.as_json(w, tokenizer) for w in written]
+    if config.task == "infill":
+      results = _fill(run, prompts, seed)
+    else:
+      results = _continue(run, prompts, max_tokens, sampling, seed)
   if out:
     files.write_json(out, results)
   return results
+
+
+def _continue(run: runs.Run, prompts: list[str], max_tokens: int, sampling: Sampling, seed: int):
+  """Continues prompts; one prompt is streamed to the terminal."""
+  writer, tokenizer = decoding.writer(run.task), run.task.problem.tokenizer
+  generator = Generator(writer, run.params, tokenizer.end_of_text, run.config.data.context_length)
+  run = run._replace(params=None)  # the generator has its own
+  ids = [tokenizer.encode(p).tolist() for p in prompts]
+  decoder = StreamDecoder(tokenizer)
+  encoding = terminal.encoding()
+  unread = list(ids[0])  # the prompt is decoded with its continuation, before the first token
+
+  def stream(row, token, energy):
+    text = "".join(map(decoder.push, [*unread, token]))
+    unread.clear()
+    print(terminal.visible(text, encoding), end="", flush=True)
+
+  written = generator(ids, max_tokens, sampling, seed, stream if len(ids) == 1 else None)
+  if len(ids) == 1:
+    print(terminal.visible(decoder.flush(), encoding), end="\n\n")
+  for w in written:
+    drawn = text_report.draw(w, tokenizer, writer.quantity, terminal.columns(text_report.WIDTH), encoding)
+    print(drawn, end="\n\n")
+  return [text_report.as_json(w, tokenizer) for w in written]
+
+
+def _fill(run: runs.Run, prompts: list[str], seed: int):
+  """Fills the blanks of prompts, and prints each of them after every step."""
+  task, out = run.task, []
+  rows = [filling.parse(prompt, i, task) for i, prompt in enumerate(prompts, 1)]
+  fill = filling.Filler(task, run.params)
+  for prompt, row in zip(prompts, rows):
+    steps = fill(row, seed)
+    print(filling.draw(prompt, steps, terminal.encoding()), end="\n\n", flush=True)
+    out.append(filling.as_json(prompt, steps))
+  return out
 
 
 def _progress(done: int, total: int) -> None:

@@ -142,10 +142,11 @@ class EBTTask:
       model.energy, space, measure, params, context, start, think_key, t,
       training=training, randomness=randomness, rule=rule,
     )  # fmt: skip
-    finished = ()
+    finished, metrics = (), self._metrics(params, batch, weights, aux)
     if replayed:
       finished = {**fresh, "start": jax.tree.map(lambda a: a[:rows], aux.candidate)}
-    return Mean(total, jnp.sum(weights)), Output(self._metrics(params, batch, weights, aux), finished)
+      metrics["replayed"] = Mean(jnp.sum(weights[rows:]), jnp.sum(weights))  # the buffer's share of the weight
+    return Mean(total, jnp.sum(weights)), Output(metrics, finished)
 
   def _share(self, total, i, count):
     """What step i of `count` adds to the loss."""

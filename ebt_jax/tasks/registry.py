@@ -1,5 +1,7 @@
 """Which task a config names: one of this package, or a function of the user's own."""
 
+import importlib
+
 from ebt_jax import modules
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.tasks.base import Kept, Task
@@ -18,9 +20,8 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> Task:
   """
   if ":" in config.task:
     return _own(config)
-  from ebt_jax.tasks import text  # the only known name so far; the config's checks refuse others
-
-  return text.make(config, shards, kept)
+  module = importlib.import_module(f"ebt_jax.tasks.{config.task}")  # the config's checks refuse other names
+  return module.make(config, shards, kept)
 
 
 def _own(config: Config) -> Task:

@@ -23,6 +23,7 @@ from ebt_jax.data import text as text_data
 from ebt_jax.data.examples import WindowExamples
 from ebt_jax.data.windows import Windows
 from ebt_jax.models.autoregressive import AutoregressiveEBT
+from ebt_jax.models.bidirectional import MaskedEBT
 from ebt_jax.models.transformer import Transformer
 from ebt_jax.tasks.base import Batch, Data, Kept, Mean, Problem
 from ebt_jax.tasks.direct import DirectTask
@@ -39,9 +40,7 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
   Raises:
     ConfigError: the tokenizer has more tokens than the model, or `model.vocab_chunk` cannot be honoured.
   """
-  if not config.model.vocab_size:
-    size = TextProblem(config, kept).load_tokenizer(quiet=True).vocab_size
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+  config = with_vocabulary(config, kept)
   problem, c = TextProblem(config, kept), config.train
   rows, length = c.batch_size // c.microbatches, config.data.context_length
   chunk = vocabulary.chunk_positions(rows, length, config.model.vocab_size, shards, config.model.vocab_chunk)
@@ -55,7 +54,15 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
   return EBTTask(config, problem, model, space, chunked_space(config, space, chunk), shards)
 
 
-def whole_space(config: Config, model: AutoregressiveEBT) -> thinking.Simplex:
+def with_vocabulary(config: Config, kept: Kept | None) -> Config:
+  """The config with the tokenizer's size where it gives none."""
+  if config.model.vocab_size:
+    return config
+  size = TextProblem(config, kept).load_tokenizer(quiet=True).vocab_size
+  return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+
+
+def whole_space(config: Config, model: AutoregressiveEBT | MaskedEBT) -> thinking.Simplex:
   """Candidates held whole, `[b, s, v]`."""
   t = config.thinking
   return thinking.Simplex(
