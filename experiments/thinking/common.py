@@ -20,7 +20,7 @@ from ebt_jax.owner import Owner
 from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Examples, Scores, Task
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+EXPERIMENTS = pathlib.Path(__file__).parent.parent
 
 
 class Kind(NamedTuple):
@@ -72,19 +72,20 @@ class Model(NamedTuple):
     return registry.make(dataclasses.replace(self.config, eval=changed), kept=record.kept(self.run.folder))
 
 
-def arguments(about: str, name: str, **defaults) -> argparse.Namespace:
+def arguments(about: str, name: str, room: str = "thinking", **defaults) -> argparse.Namespace:
   """--workdir, --windows, --out, and the flags in `defaults`: positive integers, texts and paths.
 
-  They are those of the study `name`, whose results this process owns. Compiled programs are cached, since seeds share
-  them. A study with a default `kind` runs on other kinds of models too; their results have the kind in their names.
+  They are those of the study `name`, whose results this process owns; `room` is its folder below `experiments/`.
+  Compiled programs are cached, since seeds share them. A study with a default `kind` runs on other kinds of models too;
+  their results have the kind in their names.
 
   Raises:
     ConfigError: a flag is wrong, or the steps --first and --last to compare are not in order.
   """
   parser = cli.Parser(description=about.split("\n")[0])
-  parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/thinking"), help="of train.py")
+  parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs") / room, help="of train.py")
   parser.add_argument("--windows", type=cli.at_least(1), default=256, help="held-out windows to evaluate on")
-  parser.add_argument("--out", type=cli.path, default=RESULTS)
+  parser.add_argument("--out", type=cli.path, default=EXPERIMENTS / room / "results")
   types = {int: cli.at_least(1), str: str}
   for flag, default in defaults.items():
     parser.add_argument(f"--{flag}", type=types.get(type(default), cli.path), default=default)
@@ -104,13 +105,13 @@ def arguments(about: str, name: str, **defaults) -> argparse.Namespace:
   return args
 
 
-def find(workdir: pathlib.Path, kind: str, among: str = "models") -> list[pathlib.Path]:
+def find(workdir: pathlib.Path, kind: str, among: str = "models", room: str = "thinking") -> list[pathlib.Path]:
   """Folders of the finished runs of a set whose names start with `kind`, one for each seed."""
   found = sorted(p.parent for p in (workdir / among / "runs").glob(f"{kind}*/final_result.json"))
   if not found:
     raise ConfigError(
       f"--workdir: {workdir / among} holds no finished run {kind}*; train first: "
-      f"python -m experiments.thinking.train --set={among} --workdir={workdir}"
+      f"python -m experiments.{room}.train --set={among} --workdir={workdir}"
     )
   return found
 

@@ -5,15 +5,11 @@
 Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it is killed, the same command continues it.
 """
 
-import contextlib
-import pathlib
 import sys
 from typing import Any
 
 from ebt_jax import cli, sweep
-from ebt_jax.config import ConfigError, near
-from experiments.runner import launch, pool
-from experiments.runner.screen import Screen
+from experiments.runner.sets import train_sets
 
 S2 = "configs/text_ebt_s2.py:laptop"
 SEEDS = sweep.grid({"seed": [0, 1, 2]})
@@ -140,40 +136,7 @@ SETS = {make.__name__: make for make in (recipes, models, ablation, residual, co
 
 def main(argv: list[str]) -> int:
   """Exit code: 0 all runs are done, 1 runs have failed, 128 + signal asked to end."""
-  parser = cli.Parser(prog="experiments.thinking.train", description=__doc__.split("\n")[0])
-  parser.add_argument("--set", default=",".join(SETS))
-  parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/thinking"))
-  parser.add_argument("--jobs", type=cli.at_least(1), default=2)
-  parser.add_argument("--steps", type=cli.at_least(0), default=0, help="of training of every run; 0: as the set says")
-  parser.add_argument("--dry_run", action="store_true")
-  args = parser.parse_args(argv)
-  sets, waiting = dict.fromkeys(args.set.split(",")), []
-  for name in sets:
-    if name not in SETS:
-      parser.error(f"--set: no set {name!r}; {near(name, SETS)}")
-    for run in SETS[name](args.steps) if args.steps else SETS[name]():
-      waiting.append(launch.Task(run, args.workdir / name))
-  for task in waiting:
-    task.check()
-  try:
-    waiting = pool.progress(waiting)
-  except ConfigError as e:
-    raise ConfigError(f"--steps={args.steps}: {e}") from e
-  slots = launch.slots(args.jobs)
-  if args.dry_run:
-    print(*(p.task.shown(slots[i % len(slots)]) for i, p in enumerate(waiting) if not p.task.done), sep="\n")
-    return 0
-  try:
-    with contextlib.ExitStack() as owned:
-      for name in sets:
-        owned.enter_context(launch.own(args.workdir / name))
-      pool.train(waiting, slots, Screen().show)
-  except pool.Stopped as e:
-    return 128 + e.number
-  failed = [p for p in waiting if p.state == "failed"]
-  for p in failed:
-    print(f"failed: {p.task.run.name}: {p.failure}\n  {p.task.log}")
-  return int(bool(failed))
+  return train_sets(argv, "thinking", SETS, __doc__)
 
 
 if __name__ == "__main__":

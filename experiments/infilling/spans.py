@@ -1,0 +1,179 @@
+"""Do the blanks of a span agree? Share of spans that are right as a whole, over the length of the span.
+
+  python -m experiments.infilling.spans --workdir=runs/infilling
+
+One pass predicts every blank alone, so a span of several is right by luck. EBT descends one energy of all blanks;
+a masked Transformer can settle some blanks in each pass, the surest first; masked diffusion samples them. Compared at
+equal passes (a thinking step is one), and at equal FLOPs (a step is a forward and a backward pass).
+"""
+
+import dataclasses
+import sys
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ebt_jax import cli, record, streams
+from ebt_jax.tasks import registry
+from experiments.thinking import common
+
+LENGTHS = (1, 2, 4, 6, 8)
+TOGETHER = (4, 6, 8)  # lengths of "4 and more places"
+RATE = 0.2  # share of each row that is blank
+PASSES = (1, 2, 4, 8, 16, 32)
+
+
+class Way(NamedTuple):
+  """How a trained kind of model fills blanks, and how it is drawn."""
+
+  kind: str
+  label: str
+  color: str
+  unmasking: str = ""
+  candidates: int = 1
+
+
+WAYS = {
+  "ebt": Way("ebt", "EBT", "#1b6ca8"),
+  "ebt_best": Way("ebt", "EBT, the least energy of 8", "#7fb2d9", candidates=8),
+  "transformer": Way("transformer", "masked Transformer, surest first", "#444444", "confidence"),
+  "diffusion": Way("diffusion", "masked diffusion, sampled", "#d1495b", "ancestral"),
+  "diffusion_surest": Way("diffusion", "masked diffusion, surest first", "#e9a23b", "confidence"),
+}
+
+
+class Found(NamedTuple):
+  """Spans that are right, `[passes]` for each length, and what there was to fill."""
+
+  right: dict[int, np.ndarray]
+  spans: dict[int, float]
+  flops: list[float]  # of a row, for each number of passes
+
+  def share(self, *lengths: int) -> np.ndarray:
+    """The share of right spans, each length alike, `[passes]`."""
+    return np.mean([self.right[n] / self.spans[n] for n in lengths], axis=0)
+
+
+def fill(model: common.Model, way: Way, windows: int, steps: int) -> tuple[dict[str, np.ndarray], float]:
+  """Sums of the measures after each of `steps` steps, and the FLOPs of a row. Blanks depend on the row alone."""
+  c = model.config
+  mask = dataclasses.replace(
+    c.mask, layout="spans", rate_min=RATE, rate_max=RATE, span_min=1, span_max=max(LENGTHS), weighting="place",
+    unmasking=way.unmasking or c.mask.unmasking,
+  )  # fmt: skip
+  thinking = dataclasses.replace(c.eval, steps=steps, candidates=way.candidates)
+  task = registry.make(dataclasses.replace(c, mask=mask, eval=thinking), kept=record.kept(model.run.folder))
+  key = streams.key_for(0, streams.EVALUATE)
+
+  @jax.jit
+  def score(params, batch, numbers):
+    return {n: a.sum(1) for n, a in task.scores(params, batch, streams.each(key, numbers)).measures.items()}
+
+  sums: dict[str, np.ndarray] = {}
+  for numbers, batch in common.batches(common.held_out(model), windows):
+    for name, value in jax.device_get(score(model.params, batch, numbers)).items():
+      sums[name] = sums.get(name, 0.0) + value
+  return sums, float(task.flops().prediction["total"])
+
+
+def measured(model: common.Model, way: Way, windows: int, passes: tuple[int, ...]) -> Found:
+  """The answers of EBT after k steps are those of a budget of k, but for the candidate that is chosen at the end."""
+  right: dict[int, list] = {n: [] for n in LENGTHS}
+  flops = [fill_flops(model, way, k) for k in passes]
+  if way.kind == "ebt" and way.candidates == 1:
+    sums, _ = fill(model, way, windows, passes[-1])
+    found = [{name: a[k - 1] for name, a in sums.items()} for k in passes]
+  else:
+    found = [{name: a[-1] for name, a in fill(model, way, windows, k)[0].items()} for k in passes]
+  for sums in found:
+    for n in LENGTHS:
+      right[n].append(float(sums[f"right_{n}"]))
+  return Found({n: np.array(a) for n, a in right.items()}, {n: float(found[0][f"spans_{n}"]) for n in LENGTHS}, flops)
+
+
+def fill_flops(model: common.Model, way: Way, steps: int) -> float:
+  """FLOPs of filling one row."""
+  task = model.task(steps=steps, candidates=way.candidates)
+  return float(task.flops().prediction["total"])
+
+
+def affordable(found: Found, budget: float) -> int:
+  """The index of the most passes that cost no more than `budget`; the fewest where none do."""
+  within = [i for i, f in enumerate(found.flops) if f <= budget]
+  return within[-1] if within else 0
+
+
+def shown(values) -> str:
+  """In percent, with an interval where there are several seeds."""
+  values = 100 * np.asarray(values)
+  return common.over_seeds(values, ".1f") if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def main():
+  args = common.arguments(__doc__, "spans", room="infilling", most=16)
+  passes = tuple(k for k in PASSES if k <= args.most)
+  found: dict[str, list[Found]] = {}
+  for name, way in WAYS.items():
+    for folder in common.find(args.workdir, f"{way.kind},seed", room="infilling"):
+      found.setdefault(name, []).append(measured(common.open_model(folder), way, args.windows, passes))
+  seeds, spans = min(map(len, found.values())), found["ebt"][0].spans
+  found = {name: of_seeds[:seeds] for name, of_seeds in found.items()}
+  rows = [
+    f"spans that are right as a whole, %, {seeds} seed{'s' * (seeds > 1)}, {args.windows} windows, {RATE:.0%} blank:"
+  ]
+  rows.append(f"  {'length':<34} " + " ".join(f"{n:>13}" for n in LENGTHS) + f" {'MFLOP a row':>13}")
+  rows.append(f"  {'spans':<34} " + " ".join(f"{int(spans[n]):>13}" for n in LENGTHS))
+  for name, of_seeds in found.items():
+    for i, k in enumerate(passes):
+      cells = [f"{shown([f.share(n)[i] for f in of_seeds]):>13}" for n in LENGTHS]
+      label = f"{WAYS[name].label}, {k}"
+      rows.append(f"  {label:<34} {' '.join(cells)} {of_seeds[0].flops[i] / 1e6:>13,.0f}")
+  differences = compared(found, passes)
+  rows.append(f"EBT less another, spans of {', '.join(map(str, TOGETHER))} places, points, paired by seed:")
+  rows += [f"  {label:<66} {shown(values)}" for label, values in differences.items()]
+  fig, axes = common.figure(7.6, 3.2, nrows=1, ncols=2)
+  draw(axes, found, passes)
+  result = {
+    "seeds": seeds,
+    "rate": RATE,
+    "passes": passes,
+    "spans": spans,
+    "right": {name: [{n: f.right[n].tolist() for n in LENGTHS} for f in fs] for name, fs in found.items()},
+    "flops": {name: fs[0].flops for name, fs in found.items()},
+    "differences": differences,
+  }
+  common.write_study(args, result, "\n".join(rows), fig)
+
+
+def compared(found: dict[str, list[Found]], passes: tuple[int, ...]) -> dict[str, list[float]]:
+  """Shares of EBT less those of others, one for each seed, at equal passes and at equal FLOPs."""
+  out = {}
+  for mine in ("ebt", "ebt_best"):
+    for other in ("transformer", "diffusion", "diffusion_surest"):
+      for i, k in enumerate(passes):
+        at = affordable(found[other][0], found[mine][0].flops[i])
+        for what, j in ((f"{k} passes", i), (f"{k} steps, FLOPs of {passes[at]} passes", at)):
+          pairs = zip(found[mine], found[other])
+          label = f"{WAYS[mine].label} - {WAYS[other].label}: {what}"
+          out[label] = [float(a.share(*TOGETHER)[i] - b.share(*TOGETHER)[j]) for a, b in pairs]
+  return out
+
+
+def draw(axes, found: dict[str, list[Found]], passes: tuple[int, ...]) -> None:
+  """Exact match over the length at the most passes, and of long spans over FLOPs."""
+  left, right = axes
+  for name, of_seeds in found.items():
+    way, style = WAYS[name], {"color": WAYS[name].color, "marker": "o", "ms": 3}
+    by_length = 100 * np.mean([[f.share(n)[-1] for n in LENGTHS] for f in of_seeds], 0)
+    left.plot(LENGTHS, by_length, label=f"{way.label}, {passes[-1]}", **style)
+    right.plot([f / 1e6 for f in of_seeds[0].flops], 100 * np.mean([f.share(*TOGETHER) for f in of_seeds], 0), **style)
+  one = 100 * np.mean([[f.share(n)[0] for n in LENGTHS] for f in found["transformer"]], 0)
+  left.plot(LENGTHS, one, "k--", lw=1, label="masked Transformer, one pass")
+  left.set(xlabel="length of the span", ylabel="spans right, %", xticks=LENGTHS, yscale="log")
+  right.set(xlabel="MFLOP a row", ylabel=f"spans of {', '.join(map(str, TOGETHER))} right, %", xscale="log")
+  left.legend(frameon=False, fontsize=6)
+
+
+if __name__ == "__main__":
+  sys.exit(cli.door(main))
