@@ -535,6 +535,11 @@ class Config(_Checks):
       raise ConfigError(f"config.model.passes: {m.passes}, but infilling applies its blocks once; set eval.steps")
     if m.vocab_chunk:
       raise ConfigError(f"config.model.vocab_chunk: {m.vocab_chunk}, but infilling holds answers whole; set it to 0")
+    if self.mask.by_place and self.eval.candidates > 1:
+      raise ConfigError(
+        f"config.eval.candidates: {self.eval.candidates} candidates with mask.by_place would mix answers blank by "
+        "blank; set one of the two off"
+      )
     if self.mask.layout == "spans" and self.mask.span_max > length:
       raise ConfigError(
         f"config.mask.span_max: expected at most data.context_length={length} places, found {self.mask.span_max}"

@@ -49,9 +49,9 @@ def parse(prompt: str, number: int, task: Task) -> Batch:
 
 
 def _row(tokens: list[int], asked: list[float]) -> Batch:
-  places = np.ones((1, len(asked)), np.float32)
-  found = {"tokens": np.array([[0, *tokens]], np.int32), "weights": places, "bytes": places}
-  return {**found, "asked": np.array([asked], np.float32), "seed": np.zeros(1, np.uint32)}
+  places = jnp.ones((1, len(asked)))
+  found = {"tokens": jnp.array([[0, *tokens]]), "weights": places, "bytes": places}
+  return {**found, "asked": jnp.array([asked]), "seed": jnp.zeros(1, jnp.uint32)}
 
 
 class Filler:
@@ -80,8 +80,9 @@ class Filler:
 
   def __call__(self, batch: Batch, seed: int = 0) -> list[Step]:
     """What the row is after each step."""
-    tokens, left, scores = jax.device_get(self._fill(self._params, batch, streams.key_for(seed, streams.GENERATE)))
-    given, asked = batch["tokens"][0, 1:], batch["asked"][0] > 0
+    found = self._fill(self._params, batch, streams.key_for(seed, streams.GENERATE))
+    (tokens, left, scores), row = jax.device_get((found, batch))
+    given, asked = row["tokens"][0, 1:], row["asked"][0] > 0
     tokenizer = self._task.problem.tokenizer
     quantity = "energy" if isinstance(self._task, Thinks) else "nats"
     return [
@@ -118,8 +119,9 @@ def write_sample(task: Task, params: Any, held_out: Windows, folder: pathlib.Pat
   if not task.config.sample.tokens:
     return ""
   row, tokenizer = _sample_row(task, held_out.tokens[0][1:], int(held_out.lengths[0])), task.problem.tokenizer
-  prompt = _text(row["tokens"][0, 1:], row["asked"][0] > 0, tokenizer)
-  steps, truth = Filler(task, params)(row), tokenizer.decode(row["tokens"][0, 1:].tolist())
+  tokens, asked = (np.asarray(row[name][0]) for name in ("tokens", "asked"))
+  prompt, truth = _text(tokens[1:], asked > 0, tokenizer), tokenizer.decode(tokens[1:].tolist())
+  steps = Filler(task, params)(row)
   files.write_json(folder / "sample.json", {**as_json(prompt, steps), "truth": truth})
   return f"{draw(prompt, steps, terminal.encoding())}\n{'truth':>15}  {terminal.visible(truth, keep='')}"
 
@@ -128,7 +130,7 @@ def _sample_row(task: Task, tokens: np.ndarray, length: int) -> Batch:
   count = min(task.config.sample.prompt_tokens, length, task.config.data.context_length)
   row = _row(tokens[:count].tolist(), [0.0] * count)
   fresh = {name: a for name, a in row.items() if name not in ("asked", "seed")}
-  return jax.device_get(task.problem.corrupt(fresh, streams.key_for(0, streams.GENERATE)[None]))
+  return task.problem.corrupt(fresh, streams.key_for(0, streams.GENERATE)[None])
 
 
 def trace(task: Task, params: Any) -> None:

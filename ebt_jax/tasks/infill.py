@@ -104,9 +104,9 @@ class InfillProblem(text.TextProblem):
     return x.tokens if isinstance(x, Filled) else jnp.argmax(x, -1)
 
   def measures(self, x: Any, batch: Batch) -> dict[str, Array]:
-    """Of each row the spans that are right as a whole, `right`, out of `spans`, in all and by length (`right_3`).
+    """Spans that are right as a whole, `right`, out of `spans`, in all and by length (`right_3`), at its last place.
 
-    They are divided by the weight of the row, so that in sums over rows each span counts once.
+    They are divided by the weight of that place, so that in weighted sums each span counts once.
     """
     asked, length = batch["asked"], self.config.data.context_length
     up_to, ends = masks.spans(asked)
@@ -115,12 +115,12 @@ class InfillProblem(text.TextProblem):
     place = jnp.arange(asked.shape[1])
     since = before[:, 1:] - jnp.take_along_axis(before, place - up_to + 1, -1)  # wrong tokens of the span up to here
     right = ends & (since == 0)
-    weight = jnp.max(self.weights(batch), -1)
-    unit = 1 / jnp.where(weight > 0, weight, 1)
+    weight = self.weights(batch)
+    once = 1 / jnp.where(weight > 0, weight, 1)
     found = {"right": right, "spans": ends}
     for n in range(1, min(LENGTHS, length) + 1):
       found |= {f"right_{n}": right & (up_to == n), f"spans_{n}": ends & (up_to == n)}
-    return {name: jnp.sum(a, -1) * unit for name, a in found.items()}
+    return {name: a * once for name, a in found.items()}
 
   def counts(self, batch: Batch) -> dict[str, Mean]:
     return {"bytes_per_token": Mean.of(batch["bytes"], self.weights(batch))}

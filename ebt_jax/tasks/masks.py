@@ -37,7 +37,7 @@ def draw(
   if not key.ndim:
     u = (jnp.arange(rows) + u) / rows
   rate = config.rate_max - u * (config.rate_max - config.rate_min)
-  blanks = jnp.ceil(rate * count - 1e-3).astype(jnp.int32)  # 0.15 of 20 is 3, however it is rounded
+  blanks = jnp.ceil(rate * count - 1e-4).astype(jnp.int32)  # 0.15 of 20 is 3, however it is rounded
   blanks = jnp.clip(blanks, jnp.minimum(count, 1), count)
   valid = valid > 0
   if config.layout == "random":

@@ -68,7 +68,7 @@ def fill(model: common.Model, way: Way, windows: int, steps: int) -> tuple[dict[
 
   @jax.jit
   def score(params, batch, numbers):
-    return {n: a.sum(1) for n, a in task.scores(params, batch, streams.each(key, numbers)).measures.items()}
+    return {n: a.sum((1, 2)) for n, a in task.scores(params, batch, streams.each(key, numbers)).measures.items()}
 
   sums: dict[str, np.ndarray] = {}
   for numbers, batch in common.batches(common.held_out(model), windows):
