@@ -8,20 +8,21 @@ equal passes (a thinking step is one), and at equal FLOPs (a step is a forward a
 """
 
 import dataclasses
+import pathlib
 import sys
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from ebt_jax import cli, record, streams
+from ebt_jax import cli, files, record, streams
 from ebt_jax.tasks import registry
 from experiments.thinking import common
 
 LENGTHS = (1, 2, 4, 6, 8)
 TOGETHER = (4, 6, 8)  # lengths of "4 and more places"
 RATE = 0.2  # share of each row that is blank
-PASSES = (1, 2, 4, 8, 16, 32)
+PASSES = (1, 2, 4, 8, 16)
 
 
 class Way(NamedTuple):
@@ -32,11 +33,16 @@ class Way(NamedTuple):
   color: str
   unmasking: str = ""
   candidates: int = 1
+  most: int = PASSES[-1]  # passes
+
+  @property
+  def passes(self) -> tuple[int, ...]:
+    return tuple(k for k in PASSES if k <= self.most)
 
 
 WAYS = {
   "ebt": Way("ebt", "EBT", "#1b6ca8"),
-  "ebt_best": Way("ebt", "EBT, the least energy of 8", "#7fb2d9", candidates=8),
+  "ebt_best": Way("ebt", "EBT, the least energy of 4", "#7fb2d9", candidates=4, most=4),
   "transformer": Way("transformer", "masked Transformer, surest first", "#444444", "confidence"),
   "diffusion": Way("diffusion", "masked diffusion, sampled", "#d1495b", "ancestral"),
   "diffusion_surest": Way("diffusion", "masked diffusion, surest first", "#e9a23b", "confidence"),
@@ -77,25 +83,35 @@ def fill(model: common.Model, way: Way, windows: int, steps: int) -> tuple[dict[
   return sums, float(task.flops().prediction["total"])
 
 
-def measured(model: common.Model, way: Way, windows: int, passes: tuple[int, ...]) -> Found:
+def measured(folder: pathlib.Path, way: Way, windows: int) -> Found:
   """The answers of EBT after k steps are those of a budget of k, but for the candidate that is chosen at the end."""
-  right: dict[int, list] = {n: [] for n in LENGTHS}
-  flops = [fill_flops(model, way, k) for k in passes]
+  model = common.open_model(folder)
   if way.kind == "ebt" and way.candidates == 1:
-    sums, _ = fill(model, way, windows, passes[-1])
-    found = [{name: a[k - 1] for name, a in sums.items()} for k in passes]
+    sums, _ = fill(model, way, windows, way.most)
+    found = [{name: a[k - 1] for name, a in sums.items()} for k in way.passes]
+    flops = [flops_of(model, way, k) for k in way.passes]
   else:
-    found = [{name: a[-1] for name, a in fill(model, way, windows, k)[0].items()} for k in passes]
-  for sums in found:
-    for n in LENGTHS:
-      right[n].append(float(sums[f"right_{n}"]))
-  return Found({n: np.array(a) for n, a in right.items()}, {n: float(found[0][f"spans_{n}"]) for n in LENGTHS}, flops)
+    filled = [fill(model, way, windows, k) for k in way.passes]
+    found, flops = [{name: a[-1] for name, a in sums.items()} for sums, _ in filled], [f for _, f in filled]
+  right = {n: np.array([float(sums[f"right_{n}"]) for sums in found]) for n in LENGTHS}
+  return Found(right, {n: float(found[0][f"spans_{n}"]) for n in LENGTHS}, flops)
 
 
-def fill_flops(model: common.Model, way: Way, steps: int) -> float:
-  """FLOPs of filling one row."""
-  task = model.task(steps=steps, candidates=way.candidates)
-  return float(task.flops().prediction["total"])
+def flops_of(model: common.Model, way: Way, steps: int) -> float:
+  """Of filling one row."""
+  return float(model.task(steps=steps, candidates=way.candidates).flops().prediction["total"])
+
+
+def measured_once(workdir: pathlib.Path, name: str, folder: pathlib.Path, windows: int) -> Found:
+  """`measured`, or what an earlier call has left in `WORKDIR/spans`: a study that was stopped goes on."""
+  path = workdir / "spans" / f"{name},{folder.name},{windows}.json"
+  if not path.exists():
+    found = measured(folder, WAYS[name], windows)
+    path.parent.mkdir(exist_ok=True)
+    files.write_json(path, {**found._asdict(), "right": {n: a.tolist() for n, a in found.right.items()}})
+  kept = files.read_json(path, "measured spans", "delete it")
+  right, spans = ({int(n): a for n, a in kept[key].items()} for key in ("right", "spans"))
+  return Found({n: np.array(a) for n, a in right.items()}, spans, kept["flops"])
 
 
 def affordable(found: Found, budget: float) -> int:
@@ -111,12 +127,11 @@ def shown(values) -> str:
 
 
 def main():
-  args = common.arguments(__doc__, "spans", room="infilling", most=16)
-  passes = tuple(k for k in PASSES if k <= args.most)
+  args = common.arguments(__doc__, "spans", room="infilling")
   found: dict[str, list[Found]] = {}
   for name, way in WAYS.items():
     for folder in common.find(args.workdir, f"{way.kind},seed", room="infilling"):
-      found.setdefault(name, []).append(measured(common.open_model(folder), way, args.windows, passes))
+      found.setdefault(name, []).append(measured_once(args.workdir, name, folder, args.windows))
   seeds, spans = min(map(len, found.values())), found["ebt"][0].spans
   found = {name: of_seeds[:seeds] for name, of_seeds in found.items()}
   rows = [
@@ -125,19 +140,19 @@ def main():
   rows.append(f"  {'length':<34} " + " ".join(f"{n:>13}" for n in LENGTHS) + f" {'MFLOP a row':>13}")
   rows.append(f"  {'spans':<34} " + " ".join(f"{int(spans[n]):>13}" for n in LENGTHS))
   for name, of_seeds in found.items():
-    for i, k in enumerate(passes):
+    for i, k in enumerate(WAYS[name].passes):
       cells = [f"{shown([f.share(n)[i] for f in of_seeds]):>13}" for n in LENGTHS]
       label = f"{WAYS[name].label}, {k}"
       rows.append(f"  {label:<34} {' '.join(cells)} {of_seeds[0].flops[i] / 1e6:>13,.0f}")
-  differences = compared(found, passes)
+  differences = compared(found)
   rows.append(f"EBT less another, spans of {', '.join(map(str, TOGETHER))} places, points, paired by seed:")
   rows += [f"  {label:<66} {shown(values)}" for label, values in differences.items()]
   fig, axes = common.figure(7.6, 3.2, nrows=1, ncols=2)
-  draw(axes, found, passes)
+  draw(axes, found)
   result = {
     "seeds": seeds,
     "rate": RATE,
-    "passes": passes,
+    "passes": PASSES,
     "spans": spans,
     "right": {name: [{n: f.right[n].tolist() for n in LENGTHS} for f in fs] for name, fs in found.items()},
     "flops": {name: fs[0].flops for name, fs in found.items()},
@@ -146,27 +161,27 @@ def main():
   common.write_study(args, result, "\n".join(rows), fig)
 
 
-def compared(found: dict[str, list[Found]], passes: tuple[int, ...]) -> dict[str, list[float]]:
+def compared(found: dict[str, list[Found]]) -> dict[str, list[float]]:
   """Shares of EBT less those of others, one for each seed, at equal passes and at equal FLOPs."""
   out = {}
   for mine in ("ebt", "ebt_best"):
     for other in ("transformer", "diffusion", "diffusion_surest"):
-      for i, k in enumerate(passes):
+      for i, k in enumerate(WAYS[mine].passes):
         at = affordable(found[other][0], found[mine][0].flops[i])
-        for what, j in ((f"{k} passes", i), (f"{k} steps, FLOPs of {passes[at]} passes", at)):
+        for what, j in ((f"{k} passes", i), (f"{k} steps, FLOPs of {PASSES[at]} passes", at)):
           pairs = zip(found[mine], found[other])
           label = f"{WAYS[mine].label} - {WAYS[other].label}: {what}"
           out[label] = [float(a.share(*TOGETHER)[i] - b.share(*TOGETHER)[j]) for a, b in pairs]
   return out
 
 
-def draw(axes, found: dict[str, list[Found]], passes: tuple[int, ...]) -> None:
+def draw(axes, found: dict[str, list[Found]]) -> None:
   """Exact match over the length at the most passes, and of long spans over FLOPs."""
   left, right = axes
   for name, of_seeds in found.items():
     way, style = WAYS[name], {"color": WAYS[name].color, "marker": "o", "ms": 3}
     by_length = 100 * np.mean([[f.share(n)[-1] for n in LENGTHS] for f in of_seeds], 0)
-    left.plot(LENGTHS, by_length, label=f"{way.label}, {passes[-1]}", **style)
+    left.plot(LENGTHS, by_length, label=f"{way.label}, {way.most}", **style)
     right.plot([f / 1e6 for f in of_seeds[0].flops], 100 * np.mean([f.share(*TOGETHER) for f in of_seeds], 0), **style)
   one = 100 * np.mean([[f.share(n)[0] for n in LENGTHS] for f in found["transformer"]], 0)
   left.plot(LENGTHS, one, "k--", lw=1, label="masked Transformer, one pass")
