@@ -20,7 +20,8 @@ from ebt_jax.tasks import registry
 from experiments.thinking import common
 
 LENGTHS = (1, 2, 4, 6, 8)
-TOGETHER = (4, 6, 8)  # lengths of "4 and more places"
+TOGETHER = (4, 6, 8)
+GROUPS = {"2 places": (2,), "4 and more": TOGETHER}  # the mean over lengths
 RATE = 0.2  # share of each row that is blank
 PASSES = (1, 2, 4, 8, 16)
 
@@ -145,8 +146,10 @@ def main():
       label = f"{WAYS[name].label}, {k}"
       rows.append(f"  {label:<34} {' '.join(cells)} {of_seeds[0].flops[i] / 1e6:>13,.0f}")
   differences = compared(found)
-  rows.append(f"EBT less another, spans of {', '.join(map(str, TOGETHER))} places, points, paired by seed:")
-  rows += [f"  {label:<66} {shown(values)}" for label, values in differences.items()]
+  names = list(next(iter(differences.values())))
+  rows.append("EBT less another, points, paired by seed; steps of EBT, passes of the other that its FLOPs buy:")
+  rows.append(f"  {'':<76} " + " ".join(f"{name:>24}" for name in names))
+  rows += [f"  {label:<76} " + " ".join(f"{shown(v):>24}" for v in of.values()) for label, of in differences.items()]
   fig, axes = common.figure(7.6, 3.2, nrows=1, ncols=2)
   draw(axes, found)
   result = {
@@ -161,17 +164,18 @@ def main():
   common.write_study(args, result, "\n".join(rows), fig)
 
 
-def compared(found: dict[str, list[Found]]) -> dict[str, list[float]]:
-  """Shares of EBT less those of others, one for each seed, at equal passes and at equal FLOPs."""
+def compared(found: dict[str, list[Found]]) -> dict[str, dict[str, list[float]]]:
+  """Shares of EBT less those of others, one for each seed, at equal passes and at equal FLOPs, for each of `GROUPS`."""
   out = {}
   for mine in ("ebt", "ebt_best"):
     for other in ("transformer", "diffusion", "diffusion_surest"):
       for i, k in enumerate(WAYS[mine].passes):
         at = affordable(found[other][0], found[mine][0].flops[i])
-        for what, j in ((f"{k} passes", i), (f"{k} steps, FLOPs of {PASSES[at]} passes", at)):
-          pairs = zip(found[mine], found[other])
-          label = f"{WAYS[mine].label} - {WAYS[other].label}: {what}"
-          out[label] = [float(a.share(*TOGETHER)[i] - b.share(*TOGETHER)[j]) for a, b in pairs]
+        cells = out[f"{WAYS[mine].label} - {WAYS[other].label}: {k}, {PASSES[at]} passes"] = {}
+        for name, group in GROUPS.items():
+          for what, j in (("passes", i), ("FLOPs", at)):
+            pairs = zip(found[mine], found[other])
+            cells[f"{name}, equal {what}"] = [float(a.share(*group)[i] - b.share(*group)[j]) for a, b in pairs]
   return out
 
 

@@ -30,11 +30,12 @@ def test_differences_are_paired_by_seed_at_equal_passes_and_at_equal_flops():
   other = [found(passes, of_4=[4, 8, 8, 8, 8]), found(passes, of_4=[0, 4, 4, 4, 4])]
   kinds = {name: ebt if name.startswith("ebt") else other for name in spans.WAYS}
   got = spans.compared(kinds)
-  label = "EBT - masked Transformer, surest first"
-  np.testing.assert_allclose(got[f"{label}: 1 passes"], [0.1 / 3, 0.1 / 3])
-  np.testing.assert_allclose(got[f"{label}: 1 steps, FLOPs of 2 passes"], [0, 0], atol=1e-9)
-  np.testing.assert_allclose(got[f"{label}: 2 steps, FLOPs of 4 passes"], [0.1 / 3, 0], atol=1e-9)
-  assert len(got) == 2 * 3 * (len(spans.PASSES) + 3)  # the best of several has 1, 2 and 4 steps
+  one, two = (got[f"EBT - masked Transformer, surest first: {k}"] for k in ("1, 2 passes", "2, 4 passes"))
+  np.testing.assert_allclose(one["4 and more, equal passes"], [0.1 / 3, 0.1 / 3])
+  np.testing.assert_allclose(one["4 and more, equal FLOPs"], [0, 0], atol=1e-9)
+  np.testing.assert_allclose(two["4 and more, equal FLOPs"], [0.1 / 3, 0], atol=1e-9)
+  assert one["2 places, equal passes"] == [0, 0]
+  assert len(got) == 2 * 3 * len(spans.PASSES) - 3 * 2  # the best of several has 1, 2 and 4 steps
 
 
 def test_runs_are_of_one_trunk_and_differ_in_what_they_learn():
