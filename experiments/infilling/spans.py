@@ -133,18 +133,15 @@ def main():
   for name, way in WAYS.items():
     for folder in common.find(args.workdir, f"{way.kind},seed", room="infilling"):
       found.setdefault(name, []).append(measured_once(args.workdir, name, folder, args.windows))
-  seeds, spans = min(map(len, found.values())), found["ebt"][0].spans
-  found = {name: of_seeds[:seeds] for name, of_seeds in found.items()}
-  rows = [
-    f"spans that are right as a whole, %, {seeds} seed{'s' * (seeds > 1)}, {args.windows} windows, {RATE:.0%} blank:"
-  ]
-  rows.append(f"  {'length':<34} " + " ".join(f"{n:>13}" for n in LENGTHS) + f" {'MFLOP a row':>13}")
+  spans = found["ebt"][0].spans
+  rows = [f"spans that are right as a whole, %; {args.windows} windows, {RATE:.0%} blank:"]
+  rows.append(f"  {'length':<34} " + " ".join(f"{n:>13}" for n in LENGTHS) + f" {'MFLOP a row':>13} {'seeds':>6}")
   rows.append(f"  {'spans':<34} " + " ".join(f"{int(spans[n]):>13}" for n in LENGTHS))
   for name, of_seeds in found.items():
     for i, k in enumerate(WAYS[name].passes):
       cells = [f"{shown([f.share(n)[i] for f in of_seeds]):>13}" for n in LENGTHS]
       label = f"{WAYS[name].label}, {k}"
-      rows.append(f"  {label:<34} {' '.join(cells)} {of_seeds[0].flops[i] / 1e6:>13,.0f}")
+      rows.append(f"  {label:<34} {' '.join(cells)} {of_seeds[0].flops[i] / 1e6:>13,.0f} {len(of_seeds):>6}")
   differences = compared(found)
   names = list(next(iter(differences.values())))
   rows.append("EBT less another, points, paired by seed; steps of EBT, passes of the other that its FLOPs buy:")
@@ -153,7 +150,7 @@ def main():
   fig, axes = common.figure(7.6, 3.2, nrows=1, ncols=2)
   draw(axes, found)
   result = {
-    "seeds": seeds,
+    "seeds": {name: len(of_seeds) for name, of_seeds in found.items()},
     "rate": RATE,
     "passes": PASSES,
     "spans": spans,
