@@ -147,7 +147,7 @@ def main():
   rows.append("EBT less another, points, paired by seed; steps of EBT, passes of the other that its FLOPs buy:")
   rows.append(f"  {'':<76} " + " ".join(f"{name:>24}" for name in names))
   rows += [f"  {label:<76} " + " ".join(f"{shown(v):>24}" for v in of.values()) for label, of in differences.items()]
-  fig, axes = common.figure(7.6, 3.2, nrows=1, ncols=2)
+  fig, axes = common.figure(9.6, 3.2, nrows=1, ncols=3)
   draw(axes, found)
   result = {
     "seeds": {name: len(of_seeds) for name, of_seeds in found.items()},
@@ -177,18 +177,23 @@ def compared(found: dict[str, list[Found]]) -> dict[str, dict[str, list[float]]]
 
 
 def draw(axes, found: dict[str, list[Found]]) -> None:
-  """Exact match over the length at the most passes, and of long spans over FLOPs."""
-  left, right = axes
+  """Exact match over the length at the most passes, and of each group of lengths over FLOPs."""
+  left, *over_flops = axes
   for name, of_seeds in found.items():
     way, style = WAYS[name], {"color": WAYS[name].color, "marker": "o", "ms": 3}
     by_length = 100 * np.mean([[f.share(n)[-1] for n in LENGTHS] for f in of_seeds], 0)
     left.plot(LENGTHS, by_length, label=f"{way.label}, {way.most}", **style)
-    right.plot([f / 1e6 for f in of_seeds[0].flops], 100 * np.mean([f.share(*TOGETHER) for f in of_seeds], 0), **style)
+    for of_group, lengths in zip(over_flops, GROUPS.values()):
+      flops = [f / 1e6 for f in of_seeds[0].flops]
+      of_group.plot(flops, 100 * np.mean([f.share(*lengths) for f in of_seeds], 0), **style)
   one = 100 * np.mean([[f.share(n)[0] for n in LENGTHS] for f in found["transformer"]], 0)
   left.plot(LENGTHS, one, "k--", lw=1, label="masked Transformer, one pass")
-  left.set(xlabel="length of the span", ylabel="spans right, %", xticks=LENGTHS, yscale="log")
-  right.set(xlabel="MFLOP a row", ylabel=f"spans of {', '.join(map(str, TOGETHER))} right, %", xscale="log")
+  left.set(xlabel="length of the span", ylabel="spans right, %", xticks=LENGTHS)
   left.legend(frameon=False, fontsize=6)
+  for of_group, name in zip(over_flops, GROUPS):
+    ticks = (50, 200, 800)
+    of_group.set(xlabel="MFLOP a row", title=name, xscale="log", xticks=ticks, xticklabels=ticks)
+    of_group.minorticks_off()
 
 
 if __name__ == "__main__":
