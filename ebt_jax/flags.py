@@ -98,7 +98,7 @@ def _parser() -> _Parser:
     action="append",
     default=[],
     metavar="TEXT",
-    help="text to continue, or a puzzle to solve; may be repeated",
+    help="text to continue, or with a _ for each blank token, or a puzzle; repeatable",
   )
   flag(
     "--prompts_file",

@@ -13,7 +13,8 @@ from ebt_jax.tasks import registry
 from ebt_jax.training import inspect
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-ARGUMENTS = {"quickstart": ["", "ebt", "paper", "transformer"], "text_transformer": ["", *SIZES],
+ARGUMENTS = {"infill": ["", "ebt", "transformer", "diffusion"],
+             "quickstart": ["", "ebt", "paper", "transformer"], "text_transformer": ["", *SIZES],
              "text_ebt_s1": ["", *SIZES], "text_ebt_s2": ["", "laptop", *SIZES],
              "text_ebt_residual": ["", "laptop", *SIZES],
              "image_ebt": ["", "laptop", "residual", "cifar", "paper"],

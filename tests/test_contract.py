@@ -42,6 +42,9 @@ TASKS = {
   ("sudoku", "looped"): ("configs/sudoku.py:4x4,looped", FEW),
   ("own", "ebt"): ("experiments/own_task/sudoku.py", []),
   ("own", "direct"): ("experiments/own_task/sudoku.py:direct", []),
+  ("infill", "ebt"): ("configs/infill.py:ebt", ["thinking.replay_rows=4", "thinking.steps=2"]),
+  ("infill", "transformer"): ("configs/infill.py:transformer", ["eval.steps=2", "mask.layout=word"]),
+  ("infill", "diffusion"): ("configs/infill.py:diffusion", ["eval.steps=2"]),
 }
 
 

@@ -25,6 +25,7 @@ MODELS = {
             "--config.thinking.random_steps_min=0", "--config.thinking.replay_rows=6", "--config.thinking.noise=0.5",
             "--config.train.health_every=2"],
     "transformer": [],
+  "infill": ["--config.task=infill", "--config.thinking.replay_rows=6", "--config.train.health_every=2"],
 }  # fmt: skip
 
 # Sends a signal before the batch of a step, once the checkpoint of step 3 is whole: the run has rows beyond it.
@@ -101,7 +102,13 @@ def corpus(tmp_path_factory):
 
 
 def command(corpus, kind, folder):
-  return quickstart(f"--config.data.source={corpus}", f"--workdir={folder}", *EVERY, *MODELS[kind], kind=kind)
+  return quickstart(
+    f"--config.data.source={corpus}",
+    f"--workdir={folder}",
+    *EVERY,
+    *MODELS[kind],
+    kind=kind if kind == "transformer" else "ebt",
+  )
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +163,7 @@ INTERRUPTIONS = {
 }
 CASES = [("transformer", name) for name in INTERRUPTIONS] + [
   ("ebt", "kill in a step"),
+  ("infill", "kill in a step"),
   pytest.param("ebt", "terminate", marks=pytest.mark.slow),
 ]
 

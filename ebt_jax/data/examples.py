@@ -38,11 +38,13 @@ class WindowExamples:
     windows: see `Windows`.
     token_bytes: `[vocabulary]`, UTF-8 bytes of text that each token stands for.
     vocab_size: token ids must be below it.
+    by_place: `bytes` are those of each target, not their sum.
   """
 
   windows: Windows
   token_bytes: np.ndarray
   vocab_size: int
+  by_place: bool = False
 
   def __len__(self) -> int:
     return len(self.windows)
@@ -58,5 +60,6 @@ class WindowExamples:
         "set model.vocab_size to 0 or to the tokenizer's size"
       )
     weights = (np.arange(windows.context_length) < windows.lengths[index, None]).astype(np.float32)
-    size = (self.token_bytes[tokens[:, 1:]] * weights).sum(1, dtype=np.float32)
+    size = self.token_bytes[tokens[:, 1:]] * weights
+    size = size.astype(np.float32) if self.by_place else size.sum(1, dtype=np.float32)
     return {"tokens": tokens, "weights": weights, "bytes": size}

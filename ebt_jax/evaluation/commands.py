@@ -40,7 +40,7 @@ def _report(run: runs.Run, result: dict[str, Any]) -> None:
   name = "".join(c if c.isalnum() else "_" for c in result["source"]).strip("_")[-60:]
   path = run.folder / f"eval_{name}_step{run.step}_think{run.task.eval_steps}.json"
   config = run.config.to_dict()
-  settings = {"source": result["source"], **{group: config[group] for group in ("seed", "eval", "data")}}
+  settings = {"source": result["source"], **{group: config[group] for group in ("seed", "eval", "data", "mask")}}
   if kept := files.keep_others(path, settings):
     print(f"a result of other settings that was there is kept as {kept}")
   files.write_json(path, {**result, "settings": settings})

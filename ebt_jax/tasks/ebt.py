@@ -146,10 +146,11 @@ class EBTTask:
       wrong = self.problem.wrong(streams.fold(key, 2), batch)  # 0 and 1 are start and thinking
       energies = [self._energy_of(model, params, context, answer) for answer in (target, wrong)]
       total = total + t.contrast * losses.energy_contrast(*energies, first_axes(weights, energies[0].ndim))
-    finished = ()
+    finished, metrics = (), self._metrics(params, batch, weights, aux)
     if replayed:
       finished = {**fresh, "start": jax.tree.map(lambda a: a[:rows], aux.candidate)}
-    return Mean(total, jnp.sum(weights)), Output(self._metrics(params, batch, weights, aux), finished)
+      metrics["replayed"] = Mean(jnp.sum(weights[rows:]), jnp.sum(weights))  # the buffer's share of the weight
+    return Mean(total, jnp.sum(weights)), Output(metrics, finished)
 
   def _share(self, total, i, count):
     """What step i of `count` adds to the loss."""

@@ -40,9 +40,7 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
   Raises:
     ConfigError: the tokenizer has more tokens than the model, or `model.vocab_chunk` cannot be honoured.
   """
-  if not config.model.vocab_size:
-    size = TextProblem(config, kept).load_tokenizer(quiet=True).vocab_size
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+  config = with_vocabulary(config, kept)
   problem, c = TextProblem(config, kept), config.train
   rows, length = c.batch_size // c.microbatches, config.data.context_length
   chunk = vocabulary.chunk_positions(rows, length, config.model.vocab_size, shards, config.model.vocab_chunk)
@@ -54,6 +52,14 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
     raise ConfigError("config.thinking.start: context is the start of residual energies; set model.residual, or noise")
   space = whole_space(config, model)
   return EBTTask(config, problem, model, space, chunked_space(config, space, chunk), shards)
+
+
+def with_vocabulary(config: Config, kept: Kept | None) -> Config:
+  """The config with the tokenizer's size where it gives none."""
+  if config.model.vocab_size:
+    return config
+  size = TextProblem(config, kept).load_tokenizer(quiet=True).vocab_size
+  return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
 
 
 def whole_space(config: Config, model: AutoregressiveEBT | MaskedEBT) -> thinking.Simplex:

@@ -18,8 +18,7 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict], tuple[TrainState
   """`(state, batch) -> (state, metrics)`, to be jitted with the state donated.
 
   Metrics are float32 scalars: `loss`, what the task's `Output` names, `items` (the weight of the batch),
-  `gradient_norm`, `learning_rate`, `skipped`, `skipped_in_row`, and with a replay buffer `replayed`, its share of the
-  weight.
+  `gradient_norm`, `learning_rate`, `skipped`, `skipped_in_row`.
   """
   config = task.config
   tx, rates, replayed = optimizer.make(config, task.tables()), optimizer.rates(config), config.replayed_rows
@@ -79,8 +78,6 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict], tuple[TrainState
     )
     metrics = {"loss": mean.value(), **{name: m.value() for name, m in means.items()}}
     metrics |= {"gradient_norm": norm, "learning_rate": rates["weights"](state.step), "items": fresh}
-    if replayed:
-      metrics["replayed"] = 1 - fresh / count
     metrics |= {"skipped": new_state.skipped, "skipped_in_row": new_state.skipped_in_row}
     return new_state, jax.tree.map(lambda a: a.astype(jnp.float32), metrics)
 
