@@ -22,7 +22,7 @@ Train and use Energy-Based Transformers and the baselines they are compared with
 modes:
   train     train the run in --workdir, or continue it (the default)
   eval      evaluate a trained run on its held-out data, or on --source
-  generate  continue prompts with a trained run, or fill their blanks
+  generate  answer prompts with a trained run: continue or fill texts, solve puzzles, denoise pictures
   shapes    trace a run without computing, and print its parameters
   compile   compile a training step without running it, and print its memory, FLOPs and communication
 
@@ -98,9 +98,15 @@ def _parser() -> _Parser:
     action="append",
     default=[],
     metavar="TEXT",
-    help="text to continue, or text with a _ for each blank token; repeatable",
+    help="text to continue, text with a _ for each blank, or a puzzle; may be repeated",
   )
-  flag("--prompts_file", type=cli.local, default="", metavar="FILE", help="text file with one prompt a line")
+  flag(
+    "--prompts_file",
+    type=cli.local,
+    default="",
+    metavar="FILE",
+    help="text file, one prompt a line; a folder of pictures",
+  )
   flag("--max_tokens", type=int, default=200, metavar="N", help="most tokens for each prompt (default: 200)")
   flag("--temperature", type=float, default=0.8, metavar="T", help="more than 0; greedy is --top_k=1 (default: 0.8)")
   flag("--top_k", type=int, default=0, metavar="K", help="sample from the K likeliest tokens (default: from all)")

@@ -32,6 +32,7 @@ class EnergyCost(NamedTuple):
   candidate: Pass  # for each energy
   embedding: int = 0  # of a candidate: p -> y
   modulation: tuple[int, int] = (0, 0)  # by the landscape, of a context and of an energy: shared by all rows
+  mutual: int = 0  # of the candidate's pass: products of two factors that both depend on the candidate
 
 
 class PredictorCost(NamedTuple):
@@ -82,32 +83,35 @@ def training_by_thinking(
   t = thinking
   learnt, free = learnt_and_free(t)
   candidate, again = cost.candidate.forward, cost.candidate.again
+  # a gradient with respect to the candidate goes to both factors of such a product, which doubles its backward pass
+  mutual = cost.mutual
   # learnt steps whose start has a derivative too, which goes back through the embedding
   path = t.step_size_path and (t.learn_step_size or t.learn_noise)
   started = {"each": 0, "last": int(path), "unrolled": learnt}[t.gradient]
   contrast = int(t.authors.contrastive > 0)  # energy of the truth: forward and backward
+  pair = 2 * int(t.contrast > 0)  # of the truth and of a wrong answer, once
   out = {
     "context": 3 * contexts * cost.context.forward,
     # forward, inner gradient, and the second order's reverse of both
-    "candidate": (6 * learnt + 2 * free + 3 * contrast) * candidate,
+    "candidate": (6 * learnt + 2 * free + 3 * (contrast + pair)) * candidate + (3 * learnt + free) * mutual,
     # embedding and its transpose; reverse of both for the weights, and of the transpose for the slope
     "embedding": (5 * learnt + 2 * free + started) * cost.embedding,
   }
-  recomputation = contexts * cost.context.again + free * again
+  recomputation = contexts * cost.context.again + (free + pair) * again
   if saves_activations:
-    recomputation += 5 * learnt * again
+    recomputation += learnt * (5 * again + mutual)
   else:  # the forward pass and its tangent again, each with its own backward pass
-    recomputation += learnt * (2 * candidate + 3 * again)
+    recomputation += learnt * (2 * candidate + 3 * again + 2 * mutual)
   # the contrast counts once; every learnt step computes it, but a loop that is differentiated whole only once forward
   forwards = 1 if t.gradient == "unrolled" else learnt
   recomputation += contrast * ((forwards + 2 * learnt - 3) * candidate + learnt * again)
   of_context, of_energy = cost.modulation
   if of_context:  # inner gradients do not reach it; each row has its share
-    out["modulation"] = share * (3 * contexts * of_context + (3 * learnt + free + 3 * contrast) * of_energy)
+    out["modulation"] = share * (3 * contexts * of_context + (3 * learnt + free + 3 * (contrast + pair)) * of_energy)
     if not saves_activations:
       recomputation += share * learnt * of_energy
     if remat:  # the derivative of a gate needs what the last product of its layer gave
-      recomputation += (contexts + (2 + contrast) * learnt) * (cost.candidate.last + share * of_context)
+      recomputation += (contexts + (2 + contrast) * learnt + pair) * (cost.candidate.last + share * of_context)
   out["total"] = sum(out.values())
   return {name: int(value) for name, value in {**out, "recomputation": recomputation}.items()}
 
@@ -121,7 +125,7 @@ def one_thought(
   passes = candidates * (energies + steps)  # each step has a gradient too
   out = {
     "context": contexts * cost.context.forward,
-    "candidate": passes * cost.candidate.forward,
+    "candidate": passes * cost.candidate.forward + candidates * steps * cost.mutual,
     "embedding": passes * cost.embedding,
   }
   of_context, of_energy = cost.modulation

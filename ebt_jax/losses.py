@@ -22,3 +22,9 @@ def energy_contrast(
   An option of the authors' code (`thinking.authors.contrastive`).
   """
   return jnp.sum(weights * jax.nn.softplus(true - predicted))
+
+
+def smooth_l1(x: Float[Array, "*p"], target: Float[Array, "*p"]) -> Float[Array, "*p"]:
+  """Half the squared difference where it is below 1, else its size less a half (Huber, beta 1)."""
+  size = jnp.abs(x - target)
+  return jnp.where(size < 1, size * size / 2, size - 0.5)

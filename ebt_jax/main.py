@@ -70,6 +70,7 @@ def start(config: Config, flags: argparse.Namespace) -> None:
   """Does what --mode asks for."""
   from ebt_jax import parallel
   from ebt_jax.evaluation import commands
+  from ebt_jax.evaluation.asked import Asked
   from ebt_jax.evaluation.sampling import Sampling
   from ebt_jax.training import inspect, loop
 
@@ -85,8 +86,8 @@ def start(config: Config, flags: argparse.Namespace) -> None:
       commands.evaluate(flags.workdir, config, step, flags.source)
     case "generate":
       sampling = Sampling(flags.temperature, flags.top_k, flags.top_p)
-      prompts = commands.read_prompts(flags.prompt, flags.prompts_file)
-      commands.generate(flags.workdir, config, step, prompts, flags.max_tokens, sampling, flags.seed, flags.out)
+      asked = Asked(flags.prompt, flags.prompts_file, flags.max_tokens, sampling, flags.seed, flags.out)
+      commands.generate(flags.workdir, config, step, asked)
     case "shapes":
       parallel.print_once(inspect.shapes(config))
     case "compile":

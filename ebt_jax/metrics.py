@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import pathlib
+import time
 from typing import Any, SupportsFloat, SupportsInt
 
 from ebt_jax import files
@@ -19,7 +20,7 @@ from ebt_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
-_QUEUE = 4096  # TensorBoard events that may wait
+_FLUSH_SECONDS = 120  # after which TensorBoard's events are on the disk
 _NOT_FINITE = ("nan", "inf", "-inf")
 
 
@@ -47,8 +48,8 @@ class MetricsWriter:
     self._workdir = pathlib.Path(workdir)
     self._workdir.mkdir(parents=True, exist_ok=True)
     self.path = self._workdir / FILE
-    self._tensorboard = _tensorboard() if tensorboard else None
-    self._events = None
+    self._tensorboard = tensorboard and _has_tensorboard()
+    self._events: _Events | None = None
     self._first_step = None  # TensorBoard drops older events from this step on: a resumed run writes them again
     self._file = None
     self._open(math.inf)  # drops a torn last line, to which the next row would be appended
@@ -71,17 +72,12 @@ class MetricsWriter:
     self._file.flush()
     self.rows += 1
     if self._tensorboard:
-      if self._events is None:
-        # room for many rows: a full queue waits for the thread that empties it, for ever if a full disk has ended it
-        self._events = self._tensorboard.SummaryWriter(
-          self._workdir / "tensorboard", purge_step=self._first_step, max_queue=_QUEUE
-        )
-      if not self._events.file_writer.event_writer._worker.is_alive():
-        log.warning("step %d: no more TensorBoard events: its writer has failed; %s has all numbers", step, self.path)
-        self._tensorboard = self._events = None
-        return
-      for name, value in values.items():
-        self._events.add_scalar(name, value, int(step))
+      try:
+        self._events = self._events or _Events(self._workdir / "tensorboard", self._first_step)
+        self._events.write(int(step), values)
+      except OSError as e:  # such as a full disk
+        log.warning("step %d: no more TensorBoard events (%s); %s has all numbers", step, e, self.path)
+        self._tensorboard = False
 
   def truncate_after(self, step: SupportsInt) -> None:
     """Drops the rows of later steps, in TensorBoard too, as if the run had never gone beyond `step`.
@@ -98,7 +94,11 @@ class MetricsWriter:
     if self._file:
       self._file.close()
     if self._events:
-      self._events.close()
+      try:
+        self._events.close()
+      except OSError as e:
+        if self._tensorboard:
+          log.warning("the last TensorBoard events are lost (%s); %s has all numbers", e, self.path)
     self._file = self._events = None
 
   def _open(self, last_step: float) -> None:
@@ -109,14 +109,40 @@ class MetricsWriter:
     self._file = open(self.path, "a", encoding="utf-8")
 
 
-def _tensorboard() -> Any:
-  """The module that writes events; None, with a warning, if it is not installed."""
+class _Events:
+  """A file of TensorBoard events, written by the caller: the thread of `SummaryWriter` ends in silence on a full disk,
+  its queue fills, and the run would wait for ever."""
+
+  def __init__(self, folder: pathlib.Path, first_step: int | None):
+    from tensorboardX import event_file_writer, proto, summary
+
+    self._scalar, self._event, self._summary = summary.scalar, proto.event_pb2.Event, proto.summary_pb2.Summary
+    folder.mkdir(exist_ok=True)
+    resumed = "" if first_step is None else f".{first_step}"
+    self._writer, self._flushed = event_file_writer.EventsWriter(str(folder / "events"), resumed), 0.0
+    if first_step is not None:
+      start = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
+      self._writer.write_event(self._event(step=first_step, wall_time=time.time(), session_log=start))
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    found = [value for name, x in values.items() for value in self._scalar(name, x).value]
+    self._writer.write_event(self._event(step=step, wall_time=time.time(), summary=self._summary(value=found)))
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self._writer.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+def _has_tensorboard() -> bool:
+  """Whether the module that writes events is installed; warns if it is not."""
   try:
-    import tensorboardX  # only runs that want plots need it
+    import tensorboardX  # noqa: F401  (only runs that want plots need it)
   except ImportError:
     log.warning("no TensorBoard events: tensorboardX is not installed (pip install tensorboardX)")
-    return None
-  return tensorboardX
+    return False
+  return True
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:

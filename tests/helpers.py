@@ -1,4 +1,5 @@
-"""Runs of `python -m ebt_jax.main` for tests: a tiny text, a tiny model, and a process that forks a child for each run.
+"""Runs of `python -m ebt_jax.main` (or another module) for tests: a tiny text, a tiny model, and a process that forks a
+child for each run.
 
 Importing JAX takes longer than a tiny run, and so does compiling. `run` therefore asks one server process, which has
 imported everything and computed nothing, to fork a child for each command; children share a compilation cache.
@@ -10,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -60,10 +62,10 @@ def quickstart(*arguments: str, kind: str = "ebt") -> list[str]:
   ]
 
 
-def run(arguments, hook: str = "", cwd: pathlib.Path = REPOSITORY) -> Done:
-  """Runs main with these flags, after the Python statements of `hook`, in a child of the server."""
+def run(arguments, hook: str = "", cwd: pathlib.Path = REPOSITORY, module: str = "ebt_jax.main", **env: str) -> Done:
+  """Runs a module with these flags, after the Python statements of `hook`, in a child of the server."""
   server, folder = _server()
-  request = {"arguments": list(map(str, arguments)), "hook": hook, "cwd": str(cwd)}
+  request = {"arguments": list(map(str, arguments)), "hook": hook, "cwd": str(cwd), "module": module, "env": env}
   server.stdin.write(json.dumps(request) + "\n")
   server.stdin.flush()
   code = int(server.stdout.readline())
@@ -112,6 +114,8 @@ def _serve(folder: str) -> None:
   import ebt_jax.main
   import ebt_jax.training.inspect
   import ebt_jax.training.loop
+  import experiments.runner.pool
+  import experiments.scaling.points  # noqa: F401
 
   for line in sys.stdin:
     child = os.fork()
@@ -122,8 +126,12 @@ def _serve(folder: str) -> None:
       os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
       os.chdir(request["cwd"])
       sys.path[0] = request["cwd"]  # as `python -m` does
-      sys.argv = ["ebt_jax.main", *request["arguments"]]
+      sys.argv = [request["module"], *request["arguments"]]
+      os.environ |= request["env"]
       exec(request["hook"], {})
+      if request["module"] != "ebt_jax.main":
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        sys.exit()
       sys.exit(ebt_jax.main.run())
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 

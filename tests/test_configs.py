@@ -4,16 +4,23 @@ import importlib
 import pathlib
 import re
 
+import jax
 import pytest
 
+from ebt_jax import runs
 from ebt_jax.config import SIZES, resolve
+from ebt_jax.tasks import registry
 from ebt_jax.training import inspect
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 ARGUMENTS = {"infill": ["", "ebt", "transformer", "diffusion"],
              "quickstart": ["", "ebt", "paper", "transformer"], "text_transformer": ["", *SIZES],
              "text_ebt_s1": ["", *SIZES], "text_ebt_s2": ["", "laptop", *SIZES],
-             "text_ebt_residual": ["", "laptop", *SIZES]}  # fmt: skip
+             "text_ebt_residual": ["", "laptop", *SIZES],
+             "image_ebt": ["", "laptop", "residual", "cifar", "paper"],
+             "image_dit": ["", "laptop", "flow", "authors", "cifar", "paper"],
+             "sudoku": ["", *(f"{size}{kind}" for size in ("4x4", "6x6", "9x9")
+                              for kind in ("", ",ebt", ",feedforward", ",looped", ",ired"))]}  # fmt: skip
 LEARNING_RATES = {"xxs": 1.2e-3, "xs": 9e-4, "small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}
 TRACED = [
   ("quickstart", "ebt"),
@@ -22,9 +29,9 @@ TRACED = [
   ("text_ebt_s2", "xxs"),
   ("text_ebt_residual", "laptop"),
   ("text_ebt_residual", "xxs"),
-] + [  # fmt: skip
-  (name, size) for name in ("text_ebt_s1", "text_transformer") for size in ("4xs", "xxs", "small", "xl")
-]
+]  # fmt: skip
+TRACED += [(name, "xxs") for name in ("text_ebt_s1", "text_transformer")] + [("text_transformer", "xl")]
+LARGE = [("text_ebt_s1", "small"), ("text_ebt_s1", "xl")]
 
 
 def config_of(name: str, argument: str):
@@ -38,6 +45,8 @@ def test_every_file_and_argument_is_a_config():
     assert configs[""] in [configs[a] for a in arguments[1:]]  # the default is one of those with a name
   with pytest.raises(ValueError, match="no recipe for size 'big'; known: 4xs, 3xs, xxs"):
     config_of("text_ebt_s1", "big")
+  with pytest.raises(ValueError, match="no Sudoku '4x4,mlp'; known: 4x4, 6x6, 9x9"):
+    config_of("sudoku", "4x4,mlp")
 
 
 def parameters(c) -> tuple[int, int]:
@@ -51,7 +60,15 @@ def parameters(c) -> tuple[int, int]:
   return inner + 2 * vocab * width, inner
 
 
-@pytest.mark.parametrize("name, argument", TRACED)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ["text_ebt_s1", "text_transformer"])
+def test_parameters(name, size):
+  task = registry.make(config_of(name, size))
+  found = jax.eval_shape(task.init, jax.random.key(0))
+  assert runs.count_parameters(task, found) == parameters(task.config)
+
+
+@pytest.mark.parametrize("name, argument", [*TRACED, *(pytest.param(*c, marks=pytest.mark.slow) for c in LARGE)])
 def test_shapes(name, argument):
   config = config_of(name, argument)
   total, inner = parameters(config)
@@ -94,3 +111,19 @@ def test_system_2_of_the_paper():
 
 def test_sizes_of_the_paper():
   assert SIZES["xxs"] == (6, 6, 384) and SIZES["small"] == (12, 12, 768) and SIZES["xl"] == (24, 32, 2048)
+
+
+def test_pictures_of_the_paper():
+  ebt, dit = config_of("image_ebt", "paper"), config_of("image_dit", "paper")
+  assert ebt.data == dit.data and ebt.image == dit.image
+  assert (ebt.image.size, ebt.image.patch, ebt.image.noise_level, ebt.image.diffusion_steps) == (128, 16, 0.1, 1000)
+  assert (ebt.image.train_levels, ebt.image.more_levels, ebt.model.width) == ("authors", [0.2], SIZES["large"][2])
+  t = ebt.thinking
+  assert (t.steps, t.step_size, t.step_size_lr_multiplier, t.learn_step_size, t.start) == (1, 3000, 9000, True, "input")
+  for c, decay in ((ebt, 0.01), (dit, 0.0)):
+    assert (c.train.learning_rate, c.train.batch_size, c.train.steps) == (1e-4, 128, 100_000)
+    assert (c.train.weight_decay, c.train.warmup, c.train.schedule_steps) == (decay, 10_000, 1_000_000)
+  laptops = [
+    config_of(name, arg) for name, arg in (("image_ebt", ""), ("image_ebt", "residual"), ("image_dit", "flow"))
+  ]
+  assert all(c.train == config_of("image_dit", "").train and c.image == laptops[0].image for c in laptops)

@@ -18,6 +18,7 @@ PACKAGES = {
   "array_record": ("data/", "inside"),
   "pyarrow": ("data/", "inside"),
   "tokenizers": ("data/", "inside"),
+  "PIL": ("data/", "inside"),
   "tensorboardX": ("metrics.py", "inside"),
   "ml_collections": ("main.py config/", "inside"),
   "scipy": ("scaling.py", "top"),

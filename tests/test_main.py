@@ -73,21 +73,22 @@ def pairs(tmp_path_factory):
 
 def test_the_numbers_of_training_are_those_after_the_last_thinking_step(corpus, pairs, tmp_path):
   """Bits per byte: nats per token over ln 2, over the bytes of a token; the same in the file and on the screen."""
-  flags = [f"--config.data.source={corpus}", f"--config.data.tokenizer={pairs}", "--config.train.steps=2"]
+  often = ["--config.train.steps=5", "--config.train.log_every=3"]
+  flags = [f"--config.data.source={corpus}", f"--config.data.tokenizer={pairs}", *often]
   each = [f"--config.thinking.{key}" for key in ("gradient=each", "steps=2", "random_steps_min=0", "replay_rows=0")]
   small = ["--config.eval.max_windows=4", "--config.sample.tokens=0", f"--workdir={tmp_path}/run"]
   done = run(quickstart(*flags, *each, *small))
   assert done.code == 0, done.err
   rows = [r for r in metrics.read_rows(tmp_path / "run/metrics.jsonl") if "train/loss" in r]
   printed = [line.split("  ") for line in done.out.splitlines() if "energy gap" in line]
-  assert [r["step"] for r in rows] == [1, 2] and len(printed) == 2
+  assert [r["step"] for r in rows] == [1, 3, 5] and len(printed) == 3
   for row, (step, loss, bits, gap, *_) in zip(rows, printed):
     assert row["train/bytes_per_token"] > 1.2 and row["train/skipped"] == 0
     wanted = row["train/final_loss"] / math.log(2) / row["train/bytes_per_token"]
     assert row["train/bits_per_byte"] == pytest.approx(wanted, rel=1e-6)
     mean = (row["train/first_loss"] + row["train/final_loss"]) / 2  # over the two steps of thinking
     assert row["train/loss"] == pytest.approx(mean, rel=1e-5) and mean != row["train/final_loss"]
-    assert (step, loss) == (f"step {row['step']}/2", f"loss {row['train/loss']:.4f}")
+    assert (step, loss) == (f"step {row['step']}/5", f"loss {row['train/loss']:.4f}")
     assert (bits, gap) == (f"bits/byte {wanted:.4f}", f"energy gap {row['train/energy_gap']:+.4f}")
 
 

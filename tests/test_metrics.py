@@ -4,7 +4,7 @@ import builtins
 import json
 import logging
 import math
-import threading
+import struct
 
 import numpy as np
 import pytest
@@ -85,24 +85,30 @@ def test_broken_line_in_the_middle_is_named(tmp_path):
     read_rows(path)
 
 
-def test_tensorboard_resumes_with_a_purge(tmp_path, monkeypatch):
-  tensorboardX = pytest.importorskip("tensorboardX")
-  made = []
+def events_of(path):
+  """(step, values by name, whether a session starts) of each event: a length, its checksum, the event, its checksum."""
+  event_pb2, content = pytest.importorskip("tensorboardX").proto.event_pb2, path.read_bytes()
+  while content:
+    (length,) = struct.unpack("Q", content[:8])
+    event = event_pb2.Event.FromString(content[12 : 12 + length])
+    yield event.step, {v.tag: v.simple_value for v in event.summary.value}, event.session_log.status == 1
+    content = content[16 + length :]
 
-  class Writer(tensorboardX.SummaryWriter):
-    def __init__(self, *args, **kwargs):
-      made.append(kwargs["purge_step"])
-      super().__init__(*args, **kwargs)
 
-  monkeypatch.setattr(tensorboardX, "SummaryWriter", Writer)
+def test_tensorboard_resumes_with_a_purge(tmp_path):
   with MetricsWriter(tmp_path) as w:
-    w.write(1, {"loss": 1.0})
-    w.write(2, {"loss": math.nan})
+    w.write(1, {"train/loss": 1.0, "lr": 0.25})
+    w.write(2, {"train/loss": math.inf})
   with MetricsWriter(tmp_path) as w:
     w.truncate_after(1)
-    w.write(2, {"loss": 0.5})
-  assert made == [None, 2]
-  assert sum(p.stat().st_size for p in (tmp_path / "tensorboard").iterdir()) > 0
+    w.write(2, {"train/loss": 0.5})
+  first, again = sorted((tmp_path / "tensorboard").iterdir(), key=lambda path: len(path.name))
+  assert "tfevents" in first.name and "tfevents" in again.name
+  assert list(events_of(first))[1:] == [
+    (1, {"train/loss": 1.0, "lr": 0.25}, False),
+    (2, {"train/loss": math.inf}, False),
+  ]
+  assert list(events_of(again))[1:] == [(2, {}, True), (2, {"train/loss": 0.5}, False)]  # drops what is there of step 2
 
 
 def test_without_tensorboardx_rows_are_written_all_the_same(tmp_path, monkeypatch, caplog):
@@ -128,17 +134,15 @@ def test_si():
   assert si(math.nan) == "nan" and si(math.inf) == "inf"
 
 
-def test_a_full_disk_for_tensorboard_does_not_stop_the_run(tmp_path, caplog, monkeypatch):
-  """Its writer is a thread that ends at the first error; nobody would empty its queue, and the run would wait."""
-  pytest.importorskip("tensorboardX")
-  monkeypatch.setattr(threading, "excepthook", lambda _: None)
-  values = {f"train/{i}": 0.0 for i in range(20)}
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_full_disk_for_tensorboard_does_not_stop_the_run(tmp_path, caplog, monkeypatch, flushed):
+  tensorboardX = pytest.importorskip("tensorboardX")
+  monkeypatch.setattr(tensorboardX.record_writer, "open_file", lambda path: open("/dev/full", "wb"))
+  if not flushed:  # then the end is the first to notice
+    monkeypatch.setattr(metrics, "_FLUSH_SECONDS", math.inf)
   with metrics.MetricsWriter(tmp_path) as w:
-    w.write(1, values)
-    worker = w._events.file_writer.event_writer._worker
-    monkeypatch.setattr(worker._record_writer, "write_event", lambda _: (_ for _ in ()).throw(OSError(28, "no space")))
-    w.write(2, values)
-    worker.join(10)
-    for step in range(3, 400):
-      w.write(step, values)
-  assert caplog.text.count("no more TensorBoard events") == 1 and w.rows == 399
+    for step in range(1, 9):
+      w.write(step, {"train/loss": 0.0})
+  of = {True: "step 1: no more TensorBoard events", False: "the last TensorBoard events are lost"}[flushed]
+  assert caplog.text.count(of) == caplog.text.count("TensorBoard") == 1 and "No space left on device" in caplog.text
+  assert w.rows == 8 and len(read_rows(tmp_path / "metrics.jsonl")) == 8

@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 
 from ebt_jax import runs
+from ebt_jax.config import ConfigError, resolve
+from ebt_jax.data.tokenizers import fingerprint_of
+from ebt_jax.tasks.base import Kept
+from ebt_jax.tasks.text import TextProblem
 from tests.helpers import quickstart, run, write_corpus
 
 
@@ -133,6 +137,31 @@ def test_a_run_that_failed_before_it_saved_anything_holds_neither_config_nor_dat
   done = run([*MORE, "--config.data.tokenizer=other.json", "--config.train.learning_rate=0.002"], cwd=place)
   assert done.code == 0, done.err
   assert (place / "run/tokenizer.json").read_bytes() == (place / "other.json").read_bytes()
+
+
+def test_any_other_tokenizer_is_noticed(tmp_path, monkeypatch, caplog):
+  """Whichever of the two fingerprints is the larger."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "run").mkdir()
+  write_tokenizer(tmp_path / "run/tokenizer.json", "the state of our union")
+  own, config = fingerprint_of("run/tokenizer.json"), resolve({"data": {"tokenizer": "t.json"}})
+  kept = Kept(tmp_path / "run", config, (tmp_path,), fingerprint={"tokenizer": own})
+  others = []
+  for word in ("people", "energy", "model", "thinks", "about", "every", "next", "word"):
+    write_tokenizer(tmp_path / f"{word}.json", word)
+    others.append((fingerprint_of(f"{word}.json"), tmp_path / f"{word}.json"))
+  (least, first), *_, (most, last) = sorted(others)
+  assert least < own < most
+  for path in (first, last):
+    shutil.copy(path, "t.json")
+    caplog.clear()
+    assert TextProblem(config, kept).load_tokenizer().fingerprint == own
+    assert "t.json is not the tokenizer that" in caplog.text
+  (tmp_path / "run/tokenizer.json").unlink()
+  for path in (first, last):
+    shutil.copy(path, "t.json")
+    with pytest.raises(ConfigError, match="run/tokenizer.json is missing and"):
+      TextProblem(config, kept).load_tokenizer()
 
 
 def test_a_damaged_copy_and_a_run_of_an_older_version(place):

@@ -97,7 +97,7 @@ def test_a_law_is_where_the_loss_of_huber_is_least():
 
 def test_weights_of_points():
   """Ones for the fit. A draw has one weight for all points of a seed, and one for all of a level; a single seed, or a
-  single level, has none. Weights of n values vary by n / (n - 2) around 1, so that the variance of a mean is unbiased."""
+  single level, has none. Weights of n values have a variance of n / (n - 2), so that that of a mean is unbiased."""
   w = scaling.weights(points([1.0] * 3, [2.0] * 3, level=["a"] * 3, seed=[0, 0, 1]))
   assert w.shape == (1 + scaling.DRAWS, 3) and (w[0] == 1).all()
   np.testing.assert_array_equal(w[:, 0], w[:, 1])

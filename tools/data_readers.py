@@ -249,6 +249,15 @@ def math_qa(files: Files) -> Iterator[dict]:
   return bigbench(files, "math", "Question: ", "\nAnswer:")
 
 
+def cifar10(files: Files) -> Iterator[dict]:
+  """Rows of `png` (base64), `label` and `name` of its class; the package has them class by class."""
+  task = json.loads(files[next(iter(files))])
+  names = sorted(task["examples"][0]["target_scores"])
+  for n, example in enumerate(task["examples"]):
+    name = max(example["target_scores"], key=example["target_scores"].get)
+    yield {"id": f"cifar10-{n}", "png": example["input"], "label": names.index(name), "name": name}
+
+
 def neox(files: Files) -> Iterator[dict]:
   """The tokenizer without the three tokens for personal data that this package adds: 50,277 ids."""
   (content,) = files.values()

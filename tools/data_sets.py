@@ -245,6 +245,17 @@ SETS = {
     bytes=1_417_217,
     sha256="acec8ad305ad3c7b2fc079111456470909b021a92d85a78b2e499128a649fd97",
   ),
+  "cifar10": DataSet(
+    **_BIG,
+    about="CIFAR-10's test set: 10,000 pictures of 32 pixels in 10 classes (same package)",
+    files="bigbench-1.0.0/bigbench/benchmark_tasks/cifar10_classification/base64/task.json",
+    read=read.cifar10,
+    licence="CIFAR-10 states none; package Apache-2.0",
+    to="images/{name}.jsonl.xz",
+    documents=10_000,
+    bytes=1,
+    sha256="0" * 64,
+  ),
 }
 
 # `ladder` and `downstream` share no set with the groups for training.
@@ -253,4 +264,5 @@ GROUPS = {
   "dictionaries": ("gcide", "wordnet"),
   "ladder": ("wiki", "email", "licences", "kernel-docs", "python-docs", "python-code", "set.mm"),
   "downstream": ("neox-tokenizer", "gsm8k", "squad", "bigbench-dyck", "bigbench-math"),
+  "pictures": ("cifar10",),
 }

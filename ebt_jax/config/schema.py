@@ -25,7 +25,15 @@ SIZES = {
   "xl": (24, 32, 2048),
 }
 
-KINDS = {"text": ("ebt", "transformer"), "infill": ("ebt", "transformer")}  # of models, by task
+# task of this package -> its kinds of model
+KINDS = {
+  "text": ("ebt", "transformer"),
+  "infill": ("ebt", "transformer"),
+  "sudoku": ("ebt", "transformer", "looped"),
+  "image": ("ebt", "dit", "flow"),
+}
+DIRECT = ("transformer", "looped", "dit", "flow")  # kinds of model that have no energy
+
 _MOST_ROWS = 2**24  # of a batch: with many more, a host only makes lists until its memory is full
 
 
@@ -72,7 +80,7 @@ class ModelConfig(_Checks):
 
   group = "model"
 
-  kind: str = "ebt"  # text, infill: ebt | transformer; other tasks may have kinds of their own
+  kind: str = "ebt"  # as in KINDS; tasks of your own may have kinds of their own
   size: str = "4xs"
   layers: int = 0
   heads: int = 0
@@ -183,6 +191,7 @@ class ThinkingConfig(_Checks):
   Step i of `steps` descends landscape min(i, landscapes - 1). With
   `random_steps_min` > 0 training draws how often a landscape is repeated, from
   `random_steps_min` to `steps - landscapes + 1` inclusive; evaluation never does.
+  `start` context is what a residual energy's context predicts, without a derivative.
   """
 
   group = "thinking"
@@ -198,11 +207,13 @@ class ThinkingConfig(_Checks):
   random_steps_of: str = "every"  # every | final: which landscapes are repeated at random
   noise: float = 0.0  # Langevin noise: standard deviation, added to the candidate before each step
   learn_noise: bool = False
+  noise_falls: bool = False  # from landscape to landscape: of k, landscape i has 1 - i / k of the noise
+  contrast: float = 0.0  # weight of the energy contrast between the truth and a wrong answer that the problem makes
   gradient: str = "each"  # each | last | unrolled
   step_size_path: bool = True  # `last`: the step size's gradient sees the earlier steps too
   loss_rise: float = 0.0  # r: the loss of step i has a weight in proportion to (i + 1)^r; 0: all the same
-  start: str = "noise"  # noise | zeros | context (what a residual energy's context predicts; no derivative)
-  start_scale: float = 1.0  # of the noise; with start=context of all candidates but the first, in evaluation
+  start: str = "noise"  # noise | zeros | input (what is known, as a noised picture) | context (see below)
+  start_scale: float = 1.0  # of the noise; with input and context of all candidates but the first, in evaluation
   replay_rows: int = 0  # finished thoughts that the replay buffer holds; 0: no buffer (paper: 192 a device)
   replay_fraction: float = 0.5  # replayed rows added to a batch, divided by the rows of the batch
   replay_gb: float = 4.0  # memory of the replay buffer over all devices; it holds fewer rows where this is too little
@@ -220,12 +231,12 @@ class ThinkingConfig(_Checks):
   def check(self) -> None:
     self._one_of("gradient", "each", "last", "unrolled")
     self._one_of("random_steps_of", "every", "final")
-    self._one_of("start", "noise", "zeros", "context")
+    self._one_of("start", "noise", "zeros", "input", "context")
     self._positive("steps", "landscapes", "step_size", "step_size_min", "step_size_lr_multiplier")
     self._positive("replay_fraction", "replay_gb")
     self._at_least(1.0, "random_step_size", why=" (1 is off)")
     self._at_least(0, "random_steps_min", "replay_rows", why=" (0 is off)")
-    self._at_least(0.0, "noise", "start_scale", "loss_rise")
+    self._at_least(0.0, "noise", "start_scale", "loss_rise", "contrast")
     if self.landscapes > self.steps:
       raise ConfigError(
         f"config.thinking.landscapes: {self.landscapes} landscapes need at least as many steps, found "
@@ -311,6 +322,7 @@ class DataConfig(_Checks):
   held_out_sources: str = ""
   max_documents: int = 0  # 0: all
   max_tokens: int = 0  # training tokens used at most; 0: all
+  max_bad: float = 0.05  # pictures: the largest share of files that cannot be used, which are left out
 
   @property
   def more_held_out(self) -> dict[str, str]:
@@ -324,6 +336,8 @@ class DataConfig(_Checks):
     self._at_least(0, "max_documents", "max_tokens")
     if not 0 < self.held_out < 1:
       raise ConfigError(f"config.data.held_out: expected a fraction between 0 and 1, found {self.held_out}")
+    if not 0 <= self.max_bad < 1:
+      raise ConfigError(f"config.data.max_bad: expected a fraction from 0 to below 1, found {self.max_bad}")
     names = [pair.partition("=")[0].strip() for pair in self.held_out_sources.split(";") if pair.strip()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
       raise ConfigError(f"config.data.held_out_sources: {twice[0]} is named twice; give each source a name of its own")
@@ -365,6 +379,102 @@ class MaskConfig(_Checks):
     self._positive("span_min")
     if self.span_max < self.span_min:
       raise ConfigError(f"{self._key('span_max')}: expected at least span_min={self.span_min}, found {self.span_max}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageConfig(_Checks):
+  """Pictures, the noise to take away from them, and how denoisers do it (paper section 4.4 and appendix D.3).
+
+  A noise level l in (0, 1] is the noise of step l * `diffusion_steps` - 1 of a linear diffusion.
+  """
+
+  group = "image"
+
+  size: int = 32  # pixels on a side
+  channels: int = 3
+  patch: int = 4  # pixels on a side
+  noise_level: float = 0.1
+  random_level: bool = False  # each picture has a level from 0 to noise_level of its own
+  eval_levels: str = ""  # further levels to evaluate at, comma-separated
+  diffusion_steps: int = 1000
+  train_levels: str = (
+    "asked"  # what dit and flow learn: asked (up to the highest level evaluated) | authors (up to noise_level)
+  )
+  passes: int = 10  # of dit and flow for one answer, where eval.steps is 0
+  sampler: str = ""  # dit: ddim (default) | ddpm; flow: euler (default) | heun
+  flow_predicts: str = "clean"  # clean | velocity
+
+  @property
+  def side(self) -> int:
+    """Patches on a side."""
+    return self.size // self.patch
+
+  @property
+  def patch_pixels(self) -> int:
+    """Numbers in a patch."""
+    return self.patch**2 * self.channels
+
+  @property
+  def more_levels(self) -> list[float]:
+    """`eval_levels` as numbers."""
+    return [float(level) for level in self.eval_levels.split(",") if level.strip()]
+
+  def check(self) -> None:
+    self._positive("size", "patch", "passes")
+    if self.channels not in (1, 3):
+      raise ConfigError(f"{self._key('channels')}: expected 1 (grey) or 3 (red, green, blue), found {self.channels}")
+    self._one_of("train_levels", "asked", "authors")
+    self._one_of("sampler", "", "ddim", "ddpm", "euler", "heun")
+    self._one_of("flow_predicts", "clean", "velocity")
+    self._at_least(21, "diffusion_steps", why=" (with fewer its last steps would add more noise than there can be)")
+    if self.size % self.patch:
+      near = min((p for p in range(1, self.size + 1) if self.size % p == 0), key=lambda p: abs(p - self.patch))
+      raise ConfigError(
+        f"{self._key('patch')}: {self.patch} does not divide size={self.size}; the nearest that does is {near}"
+      )
+    try:
+      levels = self.more_levels
+    except ValueError:
+      raise ConfigError(
+        f"{self._key('eval_levels')}: expected numbers with commas between them, found {self.eval_levels!r}"
+      ) from None
+    for name, level in [("noise_level", self.noise_level), *(("eval_levels", level) for level in levels)]:
+      if not 0 < level <= 1 or round(level * self.diffusion_steps) < 1:
+        raise ConfigError(
+          f"{self._key(name)}: expected a level above 0, at most 1, and of at least one of diffusion_steps="
+          f"{self.diffusion_steps}, found {level}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SudokuConfig(_Checks):
+  """Puzzles of `task=sudoku` (data/sudoku.py).
+
+  With `data.source=embedded` they are made, and kept in `folder`; `data.held_out` is the share of all grids that are
+  never trained on. Else `data.source` and `data.held_out_sources` are text files with a puzzle on each line.
+  """
+
+  group = "sudoku"
+
+  size: int = 9  # of a row: 4 | 6 | 9
+  givens_min: int = 31  # fewest and most givens of puzzles to train on, and of held-out ones like them
+  givens_max: int = 42
+  harder_min: int = 17  # of held-out puzzles with fewer givens; none that is made has fewer than a minimal one
+  harder_max: int = 30
+  boards: int = 2000  # minimal puzzles, whose variants are trained on
+  held_out: int = 512  # puzzles of each held-out set that is made
+  folder: str = ""  # where puzzles that are made are kept; empty: ~/.cache/ebt_jax/sudoku
+
+  def check(self) -> None:
+    if self.size not in (4, 6, 9):
+      raise ConfigError(f"{self._key('size')}: expected 4, 6 or 9, found {self.size}")
+    self._positive("givens_min", "harder_min", "boards", "held_out")
+    for low, high in (("givens_min", "givens_max"), ("harder_min", "harder_max")):
+      if not getattr(self, low) <= getattr(self, high) < self.size**2:
+        raise ConfigError(
+          f"{self._key(high)}: expected at least {low}={getattr(self, low)} and less than the {self.size**2} cells of "
+          f"sudoku.size={self.size}, found {getattr(self, high)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -446,16 +556,18 @@ class CheckpointConfig(_Checks):
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig(_Checks):
-  """The text that is generated at the end of training."""
+  """What is shown at the end of training: a text that is generated, pictures that are denoised."""
 
   group = "sample"
 
   tokens: int = 160
   prompt_tokens: int = 48
   temperature: float = 0.8
+  pictures: int = 8  # on the contact sheet; 0: none
+  noised: bool = False  # the pictures of --mode=generate have their noise already
 
   def check(self) -> None:
-    self._at_least(0, "tokens", "temperature")
+    self._at_least(0, "tokens", "temperature", "pictures")
     self._positive("prompt_tokens")
 
 
@@ -476,6 +588,8 @@ class Config(_Checks):
   train: TrainConfig = TrainConfig()
   data: DataConfig = DataConfig()
   mask: MaskConfig = MaskConfig()
+  image: ImageConfig = ImageConfig()
+  sudoku: SudokuConfig = SudokuConfig()
   eval: EvalConfig = EvalConfig()
   mesh: MeshConfig = MeshConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
@@ -492,6 +606,7 @@ class Config(_Checks):
   def check(self) -> None:
     """Raises ConfigError, naming key and fix."""
     groups = [self.model, self.thinking, self.train, self.data, self.eval, self.mesh, self.checkpoint, self.sample]
+    groups += [getattr(self, self.task)] if self.task in ("image", "sudoku") else []
     groups += [self.mask] if self.task == "infill" else []
     together(ConfigError, operator.methodcaller("check"), groups)
     m, t, r = self.model, self.thinking, self.train
@@ -500,6 +615,10 @@ class Config(_Checks):
       m._one_of("kind", *KINDS[self.task])
     if self.task == "infill":
       self._check_infill()
+    if self.task == "image":
+      self._check_image()
+    if self.task == "text" and t.start == "input":
+      raise ConfigError("config.thinking.start: input is for pictures; set it to noise, zeros or context")
     if m.embedder == "tied" and t.authors.normalize == "never":
       raise ConfigError(
         "config.model.embedder: tied mixes token embeddings by probability; set thinking.authors.normalize"
@@ -519,7 +638,7 @@ class Config(_Checks):
       )
     if self.eval.candidates > 1:
       many = f"config.eval.candidates: {self.eval.candidates} candidates"
-      if m.kind == "transformer":
+      if m.kind in DIRECT:
         raise ConfigError(f"{many} need energies to choose by, which model.kind={m.kind} has not; set it to 1")
       alike = not t.start_is_random and not (t.noise and t.authors.eval_noise or self.eval.noise)
       if self.task in ("text", "infill") and alike:
@@ -544,3 +663,31 @@ class Config(_Checks):
       raise ConfigError(
         f"config.mask.span_max: expected at most data.context_length={length} places, found {self.mask.span_max}"
       )
+
+  def _check_image(self) -> None:
+    """What pictures have to do with model and thinking."""
+    m, t, i = self.model, self.thinking, self.image
+    if m.width % 4:  # each head has an even width already
+      raise ConfigError(f"config.model.width: {m.width} must divide by 4 for the positions of patches")
+    for name, value in (("variant", "default"), ("norm", "rms"), ("activation", "silu"), ("embedder", "linear")):
+      if getattr(m, name) != value:
+        raise ConfigError(f"config.model.{name}: models of pictures have no choice of it; leave it out")
+    if t.authors.soften_targets:
+      raise ConfigError("config.thinking.authors.soften_targets: is for probabilities; leave it out for pictures")
+    if m.kind != "ebt":
+      samplers = {"dit": ("ddim", "ddpm"), "flow": ("euler", "heun")}[m.kind]
+      if i.sampler and i.sampler not in samplers:
+        raise ConfigError(f"config.image.sampler: model.kind={m.kind} has {' and '.join(samplers)}, found {i.sampler}")
+      if m.residual:
+        raise ConfigError(f"config.model.residual: model.kind={m.kind} has no energy; set it to False, or kind=ebt")
+    elif t.start not in ("input", "context"):
+      raise ConfigError(
+        f"config.thinking.start: {t.start!r} forgets the noised picture; set it to 'input', or with model.residual to "
+        "'context'"
+      )
+    elif t.start == "context" and not m.residual:
+      raise ConfigError(
+        "config.thinking.start: context is what a residual energy predicts; set model.residual, or input"
+      )
+    if m.kind == "ebt" and self.eval.candidates > 1 and not t.start_scale:
+      raise ConfigError("config.thinking.start_scale: 0, so that all of eval.candidates start alike; set it above 0")

@@ -1,12 +1,13 @@
 """Which files a text source has: files, globs and folders, and what is left out of them."""
 
 from collections.abc import Iterable, Iterator
+import dataclasses
 import glob
 import os
 import re
 from typing import Any, NamedTuple
 
-from ebt_jax.config import ConfigError, near
+from ebt_jax.config import ConfigError, DataConfig, near
 from ebt_jax.files import local
 
 KEY = "config.data.source"
@@ -60,6 +61,14 @@ class LeftOut:
     names = self._names.setdefault(reason, [])
     if name and len(names) < _SHOWN:
       names.append(name.encode("utf-8", "backslashreplace").decode())  # names that are not UTF-8 can be printed
+
+  @classmethod
+  def of(cls, found: dict[str, dict[str, Any]]) -> "LeftOut":
+    """What `as_dict` has written."""
+    out = cls()
+    out.counts = {reason: f["count"] for reason, f in found.items()}
+    out._names = {reason: list(f["names"]) for reason, f in found.items()}
+    return out
 
   def copy(self) -> "LeftOut":
     other = LeftOut()
@@ -139,6 +148,16 @@ def find_files(source: str) -> tuple[list[File], LeftOut]:
 def located(source: str, places: Iterable[str | os.PathLike]) -> str:
   """A source whose relative paths are those below the first of some folders in which there is something at them."""
   return next((found for place in places if (found := _below(source, place)) != source), source)
+
+
+def as_meant(data: DataConfig, trained: DataConfig, places: Iterable[str | os.PathLike]) -> DataConfig:
+  """`data` with the paths of sources that it shares with `trained` as those were meant: below `places`."""
+  if data.source == trained.source:
+    data = dataclasses.replace(data, source=located(data.source, places))
+  if data.held_out_sources == trained.held_out_sources:
+    found = {name: located(source, places) for name, source in data.more_held_out.items()}
+    data = dataclasses.replace(data, held_out_sources=";".join(f"{k}={v}" for k, v in found.items()))
+  return data
 
 
 def _below(source: str, place: str | os.PathLike) -> str:

@@ -9,7 +9,7 @@ from ebt_jax.clock import duration
 
 
 class Progress:
-  """Documents, tokens, speed and time left while text is tokenised.
+  """What is done, its speed and time left while text is tokenised or pictures are decoded.
 
   A terminal shows one line that is updated in place; a file gets a new line every ten seconds.
 
@@ -17,10 +17,11 @@ class Progress:
     label: what the line begins with.
     quiet_s: seconds at the start in which nothing is shown.
     stream: where the line goes; None: standard error.
+    unit: what is counted.
   """
 
-  def __init__(self, label: str, quiet_s: float = 0.0, stream: TextIO | None = None):
-    self._label = label
+  def __init__(self, label: str, quiet_s: float = 0.0, stream: TextIO | None = None, unit: str = "documents"):
+    self._label, self._unit = label, unit
     self._stream = stream or sys.stderr
     self._tty = self._stream.isatty()
     self._start = time.monotonic()
@@ -32,8 +33,8 @@ class Progress:
     """Shows the state, if the last line is old enough.
 
     Args:
-      documents: documents done.
-      tokens: tokens done.
+      documents: documents done, or whatever the unit is.
+      tokens: tokens done; 0 where there are none.
       megabytes: text done since this object was made, in units of 1e6 bytes.
       fraction: part of the input that is done, 0 to 1; 0 if unknown.
     """
@@ -44,7 +45,9 @@ class Progress:
       return
     self._next = now + (0.5 if self._tty else 10.0)
     elapsed = max(now - self._start, 1e-9)
-    text = f"{self._label}: {documents:,} documents, {tokens:,} tokens, {megabytes / elapsed:.1f} MB/s"
+    text = f"{self._label}: {documents:,} {self._unit}"
+    if tokens:
+      text += f", {tokens:,} tokens, {megabytes / elapsed:.1f} MB/s"
     if fraction > self._first:
       left = elapsed * (1 - fraction) / (fraction - self._first)
       text += f", {fraction:.0%}, {duration(left)} left"

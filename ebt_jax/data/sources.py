@@ -69,7 +69,7 @@ class Source:
     self._not_files = LeftOut()
     self._embedded = source == "embedded"
     if source.startswith("tfds:"):
-      self._tfds = _open_tfds(source)
+      self._tfds = open_tfds(source)
     elif not self._embedded:
       self._files, self._not_files = find_files(source)
       self.size = sum(os.path.getsize(f.path) for f in self._files)
@@ -132,7 +132,7 @@ class Source:
       done += size
 
 
-def _open_tfds(source: str) -> tuple[str, Any]:
+def open_tfds(source: str) -> tuple[str, Any]:
   """(`NAME:SPLIT`, a data source with random access) for `tfds:NAME[/CONFIG][:VERSION][:SPLIT]`."""
   try:
     import tensorflow_datasets as tfds

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebt_jax import files, streams, terminal
-from ebt_jax.config import ConfigError
+from ebt_jax.config import Config, ConfigError
 from ebt_jax.data.tokenizers import Tokenizer
 from ebt_jax.data.windows import Windows
-from ebt_jax.tasks.base import Batch, Task, Thinks
+from ebt_jax.evaluation.asked import Asked, read_prompts
+from ebt_jax.runs import Run
+from ebt_jax.tasks.base import Batch, Data, Params, Task, Thinks
 
 BLANK = "_"
 
@@ -57,7 +59,7 @@ def _row(tokens: list[int], asked: list[float]) -> Batch:
 class Filler:
   """Fills rows, one at a time; compiled once for each length."""
 
-  def __init__(self, task: Task, params: Any):
+  def __init__(self, task: Task, params: Params):
     self._task, self._params, self._fill = task, params, jax.jit(self._filled)
 
   def _filled(self, params, batch, key):
@@ -73,7 +75,7 @@ class Filler:
       tokens = found.best(found.observed, 1)
       energies = jnp.concatenate([found.best(found.energies, 1)[1:], found.best(found.final)[None]])
       return tokens[:, 0], jnp.zeros(tokens[:, 0].shape), energies.reshape(len(energies), -1).sum(-1)
-    x = task.answers(params, batch)
+    x = task.answers(params["model"], problem.inputs(batch), task.eval_steps)
     errors = jax.vmap(problem.error)(x, x.tokens)
     asked = batch["asked"][0] * (1 - x.unsettled[:, 0])
     return x.tokens[:, 0], x.unsettled[:, 0], jnp.sum(asked * errors[:, 0], -1)
@@ -114,10 +116,32 @@ def draw(prompt: str, steps: list[Step], encoding: str = "utf-8") -> str:
   return "\n".join(lines)
 
 
-def write_sample(task: Task, params: Any, held_out: Windows, folder: pathlib.Path) -> str:
+def read(asked: Asked, config: Config) -> list[str]:
+  """The prompts; they are parsed with the run's tokenizer."""
+  return read_prompts(asked.prompts, asked.prompts_file)
+
+
+def answer(run: Run, prompts: list[str], asked: Asked) -> list[dict[str, Any]]:
+  """Fills the blanks of prompts, and prints each of them after every step."""
+  rows = [parse(prompt, i, run.task) for i, prompt in enumerate(prompts, 1)]
+  fill, out = Filler(run.task, run.params), []
+  for prompt, row in zip(prompts, rows):
+    steps = fill(row, asked.seed)
+    print(draw(prompt, steps, terminal.encoding()), end="\n\n", flush=True)
+    out.append(as_json(prompt, steps))
+  return out
+
+
+def example(task: Task) -> str:
+  """A prompt with blanks."""
+  return '--prompt="The ____ of the ______ States"'
+
+
+def write_sample(task: Task, params: Params, data: Data, folder: pathlib.Path) -> str:
   """Fills blanks of the start of a held-out text, as the task draws them; saves `sample.json`; returns it drawn."""
   if not task.config.sample.tokens:
     return ""
+  held_out: Windows = data.held_out["held_out"].windows
   row, tokenizer = _sample_row(task, held_out.tokens[0][1:], int(held_out.lengths[0])), task.problem.tokenizer
   tokens, asked = (np.asarray(row[name][0]) for name in ("tokens", "asked"))
   prompt, truth = _text(tokens[1:], asked > 0, tokenizer), tokenizer.decode(tokens[1:].tolist())
@@ -133,7 +157,7 @@ def _sample_row(task: Task, tokens: np.ndarray, length: int) -> Batch:
   return task.problem.corrupt(fresh, streams.key_for(0, streams.GENERATE)[None])
 
 
-def trace(task: Task, params: Any) -> None:
+def trace(task: Task, params: Params) -> None:
   """Traces what `write_sample` computes."""
   count = task.config.sample.prompt_tokens
   row = _row([0] * count, [1.0] * count)

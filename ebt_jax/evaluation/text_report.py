@@ -10,22 +10,26 @@ from typing import Any
 import numpy as np
 
 from ebt_jax import files, terminal
-from ebt_jax.data.tokenizers import Tokenizer, split_text
+from ebt_jax.config import Config
+from ebt_jax.data.tokenizers import StreamDecoder, Tokenizer, split_text
 from ebt_jax.data.windows import Windows
+from ebt_jax.evaluation.asked import Asked, read_prompts
 from ebt_jax.evaluation.generate import Generator, Written
 from ebt_jax.evaluation.sampling import Sampling
+from ebt_jax.runs import Run
 from ebt_jax.tasks import decoding
-from ebt_jax.tasks.base import Task
+from ebt_jax.tasks.base import Data, Params, Task
 
 _BARS = {"blocks": "▁▂▃▄▅▆▇█", "digits": "12345678"}  # digits for terminals without blocks
 WIDTH = 100  # most columns of a line
 
 
-def write_sample(task: Task, params: Any, held_out: Windows, folder: pathlib.Path) -> str:
+def write_sample(task: Task, params: Params, data: Data, folder: pathlib.Path) -> str:
   """Continues the start of a held-out text; saves every token's energy in `sample.json`; returns it drawn."""
   s, tokenizer = task.config.sample, task.problem.tokenizer
   if not s.tokens:
     return ""
+  held_out: Windows = data.held_out["held_out"].windows
   length = min(s.prompt_tokens, int(held_out.lengths[0]), task.config.data.context_length - 1)
   prompt = np.asarray(held_out.tokens[0][:length]).tolist()
   writer = decoding.writer(task)
@@ -35,9 +39,43 @@ def write_sample(task: Task, params: Any, held_out: Windows, folder: pathlib.Pat
   return draw(written, tokenizer, writer.quantity, terminal.columns(WIDTH), terminal.encoding())
 
 
-def example_prompt(task: Task) -> str:
+def read(asked: Asked, config: Config) -> list[str]:
+  """The prompts."""
+  return read_prompts(asked.prompts, asked.prompts_file)
+
+
+def answer(run: Run, prompts: list[str], asked: Asked) -> list[dict[str, Any]]:
+  """Continues prompts and prints them; one prompt is streamed to the terminal."""
+  writer, tokenizer = decoding.writer(run.task), run.task.problem.tokenizer
+  generator = Generator(writer, run.params, tokenizer.end_of_text, run.config.data.context_length)
+  run = run._replace(params=None)  # the generator has its own
+  ids = [tokenizer.encode(p).tolist() for p in prompts]
+  decoder = StreamDecoder(tokenizer)
+  encoding = terminal.encoding()
+  unread = list(ids[0])  # the prompt is decoded with its continuation, before the first token
+
+  def stream(row, token, energy):
+    text = "".join(map(decoder.push, [*unread, token]))
+    unread.clear()
+    print(terminal.visible(text, encoding), end="", flush=True)
+
+  written = generator(ids, asked.max_tokens, asked.sampling, asked.seed, stream if len(ids) == 1 else None)
+  if len(ids) == 1:
+    print(terminal.visible(decoder.flush(), encoding), end="\n\n")
+  for w in written:
+    print(draw(w, tokenizer, writer.quantity, terminal.columns(WIDTH), encoding), end="\n\n")
+  return [as_json(w, tokenizer) for w in written]
+
+
+def example(task: Task) -> str:
   """A prompt that suits the data: the embedded text is of addresses, others are unknown."""
-  return "The people of" if task.config.data.source == "embedded" else "The"
+  prompt = "The people of" if task.config.data.source == "embedded" else "The"
+  return f'--prompt="{prompt}" --max_tokens=200'
+
+
+def trace(task: Task, params: Params) -> None:
+  """Traces what `write_sample` would compute."""
+  decoding.trace(task, params)
 
 
 def as_json(written: Written, tokenizer: Tokenizer) -> dict[str, Any]:

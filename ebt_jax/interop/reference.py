@@ -1,4 +1,6 @@
-"""Reads text models of the authors' PyTorch code: their parameter names, arrays and option names.
+"""Reads models of the authors' PyTorch code: their parameter names, arrays and option names.
+
+This file is for text; `load` and `convert` leave image models to `reference_images`.
 
 Known differences from that code, all of which leave every energy and gradient as it is unless said otherwise:
   * Linear weights are transposed to `[in, out]`; layers are stacked along a first axis.
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ebt_jax.config import AuthorsConfig, ConfigError, ModelConfig, ThinkingConfig
+from ebt_jax.interop import reference_images
 
 _LAYER = {
   "attention.wq.weight": "attention/q/kernel",
@@ -54,15 +57,18 @@ def load(arrays: Mapping[str, np.ndarray], **hyperparameters) -> tuple[ModelConf
   """The authors' parameters as ours.
 
   Args:
-    arrays: their `state_dict` of a text model, as numpy arrays.
+    arrays: their `state_dict` of a text or image model, as numpy arrays.
     hyperparameters: their option names (`ebt_type`, `multiheaded_attention_heads`, ...).
 
   Returns:
     The architecture and `{"model": ..., "thinking": ...}` (no `thinking` for Transformer++), float types kept.
 
   Raises:
-    ConfigError: a parameter that no text model of theirs has, one that is missing, or an option we do not have.
+    ConfigError: a parameter that no such model of theirs has, one that is missing, or an option we do not have.
   """
+  if reference_images.is_image(arrays):
+    config = reference_images.model_config(arrays, **hyperparameters)
+    return config, reference_images.convert(arrays, config.layers)
   config = model_config(arrays, **hyperparameters)
   return config, convert(arrays, config.layers, config.heads)
 

@@ -172,8 +172,9 @@ class MaskedEBT(_Tokens, Energy):
     c = self.config
     tokens, stack, to_embed = jax.random.split(key, 3)
     params = {**self._init_tokens(tokens), **self._stack.init(stack)}
-    if c.embedder == "linear":
-      params["to_embed"] = {"kernel": layers.initializer(c)(to_embed, (c.vocab_size, c.width))}
+    params["blank"] = jax.tree.map(jnp.zeros_like, params["blank"])  # at first, a blank is its candidate alone
+    if c.embedder == "linear":  # as strong as given tokens: the stream has to depend on the candidate
+      params["to_embed"] = {"kernel": nn.initializers.normal(1.0)(to_embed, (c.vocab_size, c.width))}
     return params
 
   def table(self, params: dict) -> Float[Array, "v d"]:
@@ -194,7 +195,9 @@ class MaskedEBT(_Tokens, Energy):
   def flops(self, inputs: Masked, single: bool = False) -> EnergyCost:
     c, places = self.config, inputs.tokens.shape[1]
     candidate, of_energy = self._stack.cost(places)
-    return EnergyCost(Pass(0), candidate, 2 * places * c.width * c.vocab_size, (0, of_energy))
+    positions = places + self._stack.prefix
+    attention = 4 * c.layers * c.width * positions**2  # queries, keys and values all depend on the candidates
+    return EnergyCost(Pass(0), candidate, 2 * places * c.width * c.vocab_size, (0, of_energy), attention)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The contract between what is learnt and everything above it: the loop, the evaluator, run folders and studies.
 
 A `Problem` says what is known, what is asked and how wrong an answer is; it is the same for every model that answers.
-A `Task` is a way to answer problems: `EBTTask` descends an energy, `DirectTask` predicts in one pass or a few. Every
-number that is reported is a `Mean`, so that nobody above needs to know what it counts.
+A `Task` is a way to answer problems: `EBTTask` descends an energy, `DirectTask` predicts in one pass or in several.
+Every number that is reported is a `Mean`, so that nobody above needs to know what it counts.
 
 Shapes: b rows of a batch; *p the shape of the errors, one for each thing that is asked, b first (text: `[b, s]`);
 *e the shape of the energies, the first axes of *p (text: `[b, s]`; one energy for a whole image: `[b]`); t steps.
@@ -150,6 +150,10 @@ class Problem(Protocol):
   def error(self, x: Any, target: Any) -> Float[Array, "*p"]:
     """How wrong an answer is; differentiable in x."""
     ...
+
+  def wrong(self, key: PRNGKeyArray, batch: Batch) -> Shaped[Array, "b ..."]:
+    """A wrong answer near the right one, like `target`: what `thinking.contrast` gives a higher energy."""
+    raise ConfigError("config.thinking.contrast: this task makes no wrong answers to contrast with; set it to 0")
 
   def measures(self, x: Any, batch: Batch) -> dict[str, Float[Array, "..."]]:
     """Further measures of an answer, such as accuracy; each has the first axes of *p. Reported as means."""

@@ -1,6 +1,7 @@
 """Any problem, answered directly: the baselines of EBT, in one pass (Transformer++) or in several (looped)."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +58,8 @@ class DirectTask:
     more = {"first_loss": first} if self.model.loops else {}
     return mean, Output({"final_loss": last, **more, **self.problem.counts(batch)})
 
-  def _answers(self, params, inputs, passes):
-    """After each pass, `[t, ...]`."""
+  def answers(self, params: Params, inputs: Any, passes: int) -> Any:
+    """The answer after each pass, `[t, ...]`; `params` are those of the model."""
     if self.model.loops:
       return self.model.answers(params, inputs, passes)
     return jax.tree.map(lambda a: a[None], self.model.predict(params, inputs))
@@ -72,7 +73,7 @@ class DirectTask:
     model, inputs = vocabulary.gather_tables(params["model"]), self.problem.inputs(batch)
     target, weights = self.problem.target(batch), self.problem.weights(batch)
     if not self.chunk:
-      x = self._answers(model, inputs, passes)
+      x = self.answers(model, inputs, passes)
       return by_step(self._errors(x, target), weights), x
 
     def of_chunk(head, arrays):
@@ -99,7 +100,7 @@ class DirectTask:
 
   def scores(self, params: Params, batch: Batch, keys: Array) -> Scores:
     batch = corrupted(self.problem, batch, keys)
-    x = self._answers(params["model"], self.problem.inputs(batch), self.eval_steps)
+    x = self.answers(params["model"], self.problem.inputs(batch), self.eval_steps)
     return Scores(self._errors(x, self.problem.target(batch)), measures=self._measures(x, batch))
 
   def flops(self) -> Flops:

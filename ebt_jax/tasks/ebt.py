@@ -142,6 +142,10 @@ class EBTTask:
       model.energy, space, measure, params, context, start, think_key, t,
       training=training, randomness=randomness, rule=rule,
     )  # fmt: skip
+    if t.contrast:
+      wrong = self.problem.wrong(streams.fold(key, 2), batch)  # 0 and 1 are start and thinking
+      energies = [self._energy_of(model, params, context, answer) for answer in (target, wrong)]
+      total = total + t.contrast * losses.energy_contrast(*energies, first_axes(weights, energies[0].ndim))
     finished, metrics = (), self._metrics(params, batch, weights, aux)
     if replayed:
       finished = {**fresh, "start": jax.tree.map(lambda a: a[:rows], aux.candidate)}
@@ -170,11 +174,15 @@ class EBTTask:
 
     return space.reduce_loss(params["model"], x, weighted, arrays)[0]
 
-  def _contrast(self, params, context, target, weights, energies):
-    """Energy of the truth against that of the last prediction, at the last landscape."""
+  def _energy_of(self, model, params, context, answer):
+    """Energy of an answer like the target, at the last landscape."""
     landscape = self.config.thinking.landscapes - 1
-    truth = self.space.embed_target(params["model"], target)
-    true = self.model.energy(params["model"], thinking.at_landscape(context, landscape), truth, landscape)
+    y = self.space.embed_target(params["model"], answer)
+    return model.energy(params["model"], thinking.at_landscape(context, landscape), y, landscape)
+
+  def _contrast(self, params, context, target, weights, energies):
+    """Energy of the truth against that of the last prediction."""
+    true = self._energy_of(self.model, params, context, target)
     return losses.energy_contrast(true, energies, first_axes(weights, energies.ndim))
 
   def _metrics(self, params, batch, weights, aux) -> dict[str, Mean]:

@@ -20,14 +20,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from ebt_jax import streams, vocabulary
+from ebt_jax import streams
 from ebt_jax.config import Config
 from ebt_jax.data import words
 from ebt_jax.data.examples import WindowExamples
 from ebt_jax.models.bidirectional import Masked, MaskedEBT, MaskedTransformer
 from ebt_jax.models.unmasking import Blanks, Filled, Unmasking
 from ebt_jax.tasks import masks, text
-from ebt_jax.tasks.base import Batch, Kept, Mean, Params
+from ebt_jax.tasks.base import Batch, Kept, Mean
 from ebt_jax.tasks.direct import DirectTask
 from ebt_jax.tasks.ebt import EBTTask
 
@@ -50,10 +50,6 @@ class UnmaskingTask(DirectTask):
   """One pass in training, `eval.steps` passes in evaluation."""
 
   passes = 1
-
-  def answers(self, params: Params, batch: Batch) -> Filled:
-    """Answers after each pass of evaluation, `[t, ...]`."""
-    return self._answers(vocabulary.gather_tables(params["model"]), self.problem.inputs(batch), self.eval_steps)
 
 
 @dataclasses.dataclass(frozen=True)

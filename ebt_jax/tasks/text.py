@@ -182,14 +182,7 @@ class TextProblem(Problem):
   def data_config(self) -> DataConfig:
     """With the paths of sources as the run meant them, wherever it is used from."""
     data, kept = self.config.data, self.kept
-    if kept is None:
-      return data
-    if data.source == kept.config.data.source:
-      data = dataclasses.replace(data, source=find.located(data.source, kept.places))
-    if data.held_out_sources == kept.config.data.held_out_sources:
-      found = {name: find.located(source, kept.places) for name, source in data.more_held_out.items()}
-      data = dataclasses.replace(data, held_out_sources=";".join(f"{k}={v}" for k, v in found.items()))
-    return data
+    return find.as_meant(data, kept.config.data, kept.places) if kept else data
 
   def data(self) -> Data:
     try:

@@ -158,6 +158,8 @@ def make_step(
 
   def noise_scale(thinking, landscape):
     trained = jnp.maximum(thinking["noise"], NOISE_MIN) if trained_noise else 0.0
+    if config.noise_falls:
+      trained = trained * (1 - landscape / config.landscapes)
     return adjusted(landscape, inference.noise, trained) if inference.noise else trained
 
   def step(params, context, x, i, process):

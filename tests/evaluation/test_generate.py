@@ -128,10 +128,20 @@ def test_a_row_is_the_same_whatever_stands_beside_it(start):
 
 def test_text_does_not_depend_on_how_many_tokens_a_call_generates(case, monkeypatch):
   _, _, generator = case
+  write, counts = generator._write, []
+
+  def counted(params, state, ended, first, count, *rest):
+    counts.append(count)
+    return write(params, state, ended, first, count, *rest)
+
+  monkeypatch.setattr(generator, "_write", counted)
   whole = generator(PROMPTS, 9, Sampling(), 3)
+  assert counts == [3, 2, 2, 2]  # as many as the fullest window has room for
   for count in (1, 2):
     monkeypatch.setattr(generate, "STREAMED", count)
+    counts.clear()
     assert generator(PROMPTS, 9, Sampling(), 3, lambda *event: None) == whole
+    assert max(counts) == count
 
 
 def test_the_energy_of_a_token_is_that_of_the_finished_thought():

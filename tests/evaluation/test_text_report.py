@@ -4,7 +4,7 @@ import pytest
 
 from ebt_jax.config import ConfigError
 from ebt_jax.data.tokenizers import load_tokenizer
-from ebt_jax.evaluation import commands, text_report
+from ebt_jax.evaluation import asked, text_report
 from ebt_jax.evaluation.generate import Written
 
 BYTES = load_tokenizer("bytes")
@@ -90,7 +90,7 @@ def test_a_thought_that_diverged_is_drawn_and_does_not_hide_the_others():
 def test_a_file_of_prompts_as_editors_write_it(tmp_path):
   path = tmp_path / "p.txt"
   path.write_bytes("\ufeffone \r\n\r\n  \r\ntwo\u2028three\x0cfour\r\n\n五".encode())
-  assert commands.read_prompts(["zero"], str(path)) == ["zero", "one ", "two\u2028three\x0cfour", "五"]
+  assert asked.read_prompts(["zero"], str(path)) == ["zero", "one ", "two\u2028three\x0cfour", "五"]
   path.write_bytes(b"\xef\xbb\xbf\r\n \n")
   with pytest.raises(ConfigError, match=r"p.txt holds no prompt"):
-    commands.read_prompts(["zero"], str(path))
+    asked.read_prompts(["zero"], str(path))

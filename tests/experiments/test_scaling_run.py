@@ -20,7 +20,7 @@ from ebt_jax.errors import UserError
 from experiments.runner.launch import Task
 from experiments.scaling import points, studies
 from experiments.scaling import run as runner
-from tests.helpers import REPOSITORY, environment
+from tests.helpers import REPOSITORY, environment, run
 
 FAKE = f"{sys.executable} {REPOSITORY}/tests/experiments/fake_trainer.py"
 
@@ -44,8 +44,10 @@ def command(folder, *more, study="tiny", launcher=FAKE):
   return words + [f"--launcher={launcher}"] * bool(launcher)
 
 
-def done(*words, timeout=600, **env):
-  return subprocess.run(words, capture_output=True, text=True, env=os.environ | env, timeout=timeout)
+def done(*words, **env):
+  python, _, module, *flags = words
+  found = run(flags, module=module, **env)
+  return subprocess.CompletedProcess(words, *found)
 
 
 def measured(folder: pathlib.Path) -> list[dict]:
@@ -238,8 +240,8 @@ def test_what_another_version_wrote_is_named(whole, tmp_path):
   with pytest.raises(ConfigError, match="seed=1/final_result.json: no key items, devices; another version"):
     points.collect(folder)
   study = json.loads((folder / points.STUDY).read_text())
-  for run in study["runs"].values():
-    del run["level"]
+  for described in study["runs"].values():
+    del described["level"]
   (folder / points.STUDY).write_text(json.dumps(study))
   with pytest.raises(ConfigError, match="study.json, run transformer,1x24,.*: no key level"):
     points.collect(folder)
@@ -310,7 +312,7 @@ def test_the_quick_study_takes_fifteen_minutes(tmp_path):
   """On two free cores, with the report."""
   pytest.importorskip("matplotlib")
   begin = time.monotonic()
-  out = done(*command(tmp_path / "s", study="quick", launcher=""), timeout=1800)
+  out = done(*command(tmp_path / "s", study="quick", launcher=""))
   assert out.returncode == 0, out.stdout + out.stderr
   out = done(sys.executable, "-m", "experiments.scaling.report", str(tmp_path / "s"))
   assert out.returncode == 0, out.stderr

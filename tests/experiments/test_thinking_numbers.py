@@ -27,6 +27,7 @@ from experiments.thinking import (
   train,
   uncertainty,
   verification,
+  verifier,
 )
 
 
@@ -273,6 +274,21 @@ def test_energies_of_a_text_are_those_before_each_step_and_at_the_end():
   names, heat = names[:4], heat[:, :4]
   assert names == ["", "é", "c", " "] and heat[0, 0] == "é".encode()[0]
   np.testing.assert_array_equal(heat - heat[0], [[0] * 4, [1] * 4, [2] * 4])
+
+
+def test_verifier(study, monkeypatch):
+  """Of two predictions the surer one is wrong with seed 0, and none with seed 1: risks of 1 and 0, then 1/2 and 0."""
+
+  def collect(model, examples, count):
+    wrong = np.array([1.0, 0.0]) * (model.seed == 0)
+    return {"wrong": wrong, "loss": np.array([2.0, 1.0]), "entropy": np.array([0.1, 0.2])}
+
+  monkeypatch.setattr(verifier, "collect", collect)
+  table, result = study(verifier, lambda *_: None)
+  assert result["coverage"][0] == 0.05 and result["coverage"][-1] == 1
+  for of_kind in result["risk"].values():
+    assert of_kind["entropy"] == [0.5] * 14 + [0.25] * 6  # from three quarters on both are kept
+  assert table.count("  accuracy of the thought             0.7500 ± 3.1766") == len(result["risk"]) > 3  # 1/2 and 1
 
 
 class Around(NamedTuple):

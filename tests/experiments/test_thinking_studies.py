@@ -125,7 +125,8 @@ def test_finished_runs_are_found_by_their_kind(tmp_path):
     if finished:
       (runs / name / "final_result.json").write_text("{}")
   assert common.find(tmp_path, "s2,seed") == [runs / "s2,seed=0", runs / "s2,seed=1"]
-  with pytest.raises(ConfigError, match=rf"{tmp_path}/left_out holds no finished run s2,seed\*.* --set=left_out --work"):
+  words = rf"{tmp_path}/left_out holds no finished run s2,seed\*.* --set=left_out --workdir={tmp_path}"
+  with pytest.raises(ConfigError, match=words):
     common.find(tmp_path, "s2,seed", "left_out")
 
 

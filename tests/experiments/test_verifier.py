@@ -1,12 +1,16 @@
 """The numbers of the verifier study, against values worked out by hand."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from ebt_jax.config import Config, DataConfig, ModelConfig, ThinkingConfig
 from ebt_jax.tasks import registry
+from ebt_jax.tasks.base import Task
 from experiments.thinking import verifier
 
 WRONG = np.array([0.0, 1.0, 0.0, 1.0])
@@ -51,23 +55,67 @@ def test_the_best_beta_is_that_of_the_energies_own_distribution():
   p = np.exp(-3 * energies) / np.exp(-3 * energies).sum(0)
   target = (rng.random(20_000) < np.cumsum(p, 0)).argmax(0)
   assert verifier.best_beta(energies, target, 0.7) == pytest.approx(3, rel=0.05)
+  assert verifier.best_beta(20 * energies, target, 0.7) == pytest.approx(3 / 20, rel=0.05)
 
 
-def test_energies_of_one_hot_candidates_are_those_of_the_model():
+def test_energies_of_one_hot_candidates_are_those_of_the_model_and_a_thought_is_known_by_its_signals():
   config = Config(
     model=ModelConfig(layers=1, heads=2, width=8, vocab_size=19, residual=True, variant="time_embed"),
-    thinking=ThinkingConfig(steps=2, landscapes=2),
+    thinking=ThinkingConfig(steps=2, landscapes=2, start="zeros", step_size=0.5),
     data=DataConfig(context_length=4),
   )
   task = registry.make(config)
   params = task.init(jax.random.key(0))
   batch = {"tokens": jax.random.randint(jax.random.key(1), (3, 5), 0, 19), "weights": jnp.ones((3, 4))}
-  context = task.context(params, batch)
-  found = verifier.one_hot_energies(task, params, context)
-  assert found.shape == (19, 3, 4)
-  here = verifier.at_landscape(context, 1)
-  for v in (0, 7, 18):
-    y = jnp.broadcast_to(params["model"]["to_embed"]["kernel"][v], (3, 4, 8))
-    np.testing.assert_allclose(found[v], task.model.energy(params["model"], here, y, 1), rtol=1e-4, atol=1e-5)
-  thought = verifier.thought(task, params, batch, jax.random.split(jax.random.key(2), 3))
-  assert thought["wrong"].shape == (3, 4) and set(np.unique(thought["wrong"])) <= {0.0, 1.0}
+
+  @jax.jit
+  def run(params):
+    context, table = task.context(params, batch), params["model"]["to_embed"]["kernel"]
+    here = lambda i: verifier.at_landscape(context, i)
+    of = lambda y, i: task.model.energy(params["model"], here(i), jnp.broadcast_to(y, (3, 4, 8)), i)
+    some, first = [of(table[v], 1) for v in (0, 7, 18)], of(table.mean(0), 0)  # an even start
+    keys = jax.random.split(jax.random.key(2), 3)
+    x = task.verified(params, batch, keys).candidates[0]
+    return verifier.one_hot_energies(task, params, context), verifier.thought(task, params, batch, keys), some, first, x
+
+  one_hot, thought, some, first, x = run(params)
+  assert one_hot.shape == (19, 3, 4)
+  np.testing.assert_allclose(one_hot[jnp.array([0, 7, 18])], some, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(thought["one_hot"], one_hot, rtol=1e-5, atol=1e-6)
+  p = np.asarray(jax.nn.softmax(x))
+  np.testing.assert_allclose(thought["entropy"], stats.entropy(p, axis=-1), rtol=1e-5)
+  np.testing.assert_allclose(thought["fall"], thought["energy"] - first, rtol=1e-4, atol=1e-5)
+  free = 0.5 * thought["energy"] - thought["entropy"] - (p**2).sum(-1) / 2
+  np.testing.assert_allclose(thought["free_energy"], free, rtol=1e-4, atol=1e-5)
+  target = np.asarray(batch["tokens"][:, 1:])
+  np.testing.assert_array_equal(thought["wrong"], x.argmax(-1) != target)
+  np.testing.assert_allclose(thought["loss"], -np.log(np.take_along_axis(p, target[..., None], -1)[..., 0]), rtol=1e-4)
+
+
+class Row(NamedTuple):
+  """A model of a run."""
+
+  params: dict
+  work: Task
+
+  def task(self):
+    return self.work
+
+
+def test_predictions_that_count_stand_in_the_order_of_the_windows():
+  """Ten windows in batches of eight: the second target of each counts, and the last batch is filled up."""
+
+  class Windows:
+    def __len__(self):
+      return 10
+
+    def rows(self, index):
+      tokens = np.stack([index, index + 1, index + 3], 1).astype(np.int32) % 19
+      return {"tokens": tokens, "weights": np.tile(np.float32([0, 1]), (len(index), 1))}
+
+  config = Config(model=ModelConfig(kind="transformer", layers=1, heads=2, width=8, vocab_size=19),
+                  data=DataConfig(context_length=2))  # fmt: skip
+  task = registry.make(config)
+  found = verifier.collect(Row(task.init(jax.random.key(0)), task), Windows(), 10)
+  assert set(found) == {"entropy", "loss", "wrong", "target"}
+  assert found["target"].tolist() == [(i + 3) % 19 for i in range(10)] and found["loss"].shape == (10,)

@@ -1,6 +1,7 @@
 """A few positions at a time give what the whole vocabulary gives: loss, logs and gradients, on any devices."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +27,30 @@ from tests.helpers import REPOSITORY
 KEYS = jax.random.split(jax.random.key(0), 4)  # one for each row
 MODEL = ModelConfig(layers=1, heads=2, width=8, vocab_size=19)
 RANDOM = {"noise": 0.3, "random_step_size": 2.0, "random_steps_min": 1, "steps": 3}
+EACH = ({"variant": "time_embed"}, {"landscapes": 2, "authors": AuthorsConfig(soften_targets=0.2, contrastive=0.1)})
 CASES = {
   "transformer": ({"kind": "transformer"}, {}),
-  "each": ({"variant": "time_embed"}, {"landscapes": 2, "authors": AuthorsConfig(soften_targets=0.2, contrastive=0.1)}),
-  "each random": ({}, {**RANDOM, "random_steps_of": "final"}),
-  "last": ({}, {"gradient": "last", "learn_step_size": False, **RANDOM, "authors": AuthorsConfig(clip_candidate=2.0)}),
+  "each": (EACH[0], {**EACH[1], **RANDOM, "random_steps_of": "final"}),
   "last with path": ({"embedder": "tied"}, {"gradient": "last", "learn_noise": True, **RANDOM}),
   "residual each": ({"residual": True}, {"steps": 2, "start": "context"}),
-  "residual from its context": ({"residual": True}, {"start": "context", "gradient": "last", **RANDOM}),
+  "residual from its context": (
+    {"residual": True},
+    {
+      "start": "context",
+      "gradient": "last",
+      "learn_step_size": False,
+      **RANDOM,
+      "authors": AuthorsConfig(clip_candidate=2.0),
+    },
+  ),
   "unrolled": ({}, {"gradient": "unrolled", **RANDOM, "start": "zeros"}),
 }
+
+
+@functools.cache
+def initial(config, double):
+  """Parameters in double precision, or not."""
+  return jax.tree.map(lambda a: a.astype(float), registry.make(config).init(jax.random.key(0)))
 
 
 def problem(model, thinking, **changes):
@@ -43,8 +58,9 @@ def problem(model, thinking, **changes):
     model=dataclasses.replace(MODEL, **model, **changes), thinking=ThinkingConfig(**{"step_size": 0.8, **thinking})
   )
   task = registry.make(config)
-  k_params, k_tokens, k_weights = jax.random.split(jax.random.key(0), 3)
-  params = jax.tree.map(lambda a: a.astype(float), task.init(k_params))
+  whole = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_chunk=0))
+  params = initial(whole, jax.config.jax_enable_x64)
+  k_tokens, k_weights = jax.random.split(jax.random.key(1))
   weights = (jax.random.uniform(k_weights, (4, 6)) > 0.3).astype(float)
   tokens = jax.random.randint(k_tokens, (4, 7), 0, 19)
   return task, params, {"tokens": tokens, "weights": weights, "bytes": 3.0 * weights.sum(1)}
@@ -63,16 +79,20 @@ def assert_close(ours, theirs, tolerance):
     np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, err_msg=jax.tree_util.keystr(path))
 
 
+@functools.cache
+def in_chunks(case):
+  return run(*problem(*CASES[case], vocab_chunk=2))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_chunks_of_positions_change_nothing(x64, case):
-  whole = run(*problem(*CASES[case], vocab_chunk=6))
-  assert_close(run(*problem(*CASES[case], vocab_chunk=2)), whole, 1e-10)
+  assert_close(in_chunks(case), run(*problem(*CASES[case], vocab_chunk=6)), 1e-10)
 
 
 def test_the_loss_of_text_is_that_of_a_plain_loop(x64):
   """Two landscapes, softened targets and contrast. Gradients: `thinking/test_thinking_loss.py`. A start that is given
   is whole, also where training would hold chunks."""
-  task, params, batch = problem(*CASES["each"], vocab_chunk=2)
+  task, params, batch = problem(*EACH, vocab_chunk=2)
   start = task.problem.start(task.space, jax.random.key(2), batch)
   mean, output = jax.jit(lambda params: task.loss(params, batch, jax.random.key(1), start=start))(params)
   total, sums = jax.jit(lambda params: plain.text_loss(task, params, batch, start))(params)
@@ -83,22 +103,21 @@ def test_the_loss_of_text_is_that_of_a_plain_loop(x64):
 
 
 @pytest.mark.parametrize("case", ["transformer", "last with path"])
-def test_chunks_on_a_mesh_equal_one_device(case):
-  task, params, batch = problem(*CASES[case], vocab_chunk=3)
-  expected = run(task, params, batch)
+def test_chunks_on_a_mesh_equal_one_device(x64, case):
+  task, params, batch = problem(*CASES[case], vocab_chunk=2)
   mesh = parallel.make_mesh(MeshConfig(replica=2, data=2, model=2))
   with jax.set_mesh(mesh):
     params = jax.device_put(params, parallel.shardings(params, mesh))
     batch = jax.device_put(batch, parallel.batch_sharding(mesh))
-    assert_close(run(task, params, batch), expected, 2e-5)
+    assert_close(run(task, params, batch), in_chunks(case), 1e-10)
 
 
-@pytest.mark.parametrize("case", ["transformer", "each"])
+@pytest.mark.parametrize("case", [CASES["transformer"], EACH], ids=["transformer", "each"])
 def test_chunks_are_what_is_held(case):
   """The memory of a gradient grows with the chunk, not with the context."""
 
   def temporary(chunk):
-    task, params, batch = problem(*CASES[case], vocab_size=4096, vocab_chunk=chunk)
+    task, params, batch = problem(*case, vocab_size=4096, vocab_chunk=chunk)
     batch = {"tokens": jnp.zeros((8, 129), int), "weights": jnp.zeros((8, 128)), "bytes": jnp.zeros(8)}
     loss = lambda params, batch: task.loss(params, batch, jax.random.key(1))[0].total
     return jax.jit(jax.grad(loss)).lower(params, batch).compile().memory_analysis().temp_size_in_bytes
@@ -123,14 +142,13 @@ def test_the_best_of_several_candidates_is_what_is_evaluated():
   task, params, batch = problem({"variant": "time_embed"}, {"landscapes": 2})
   how = EvalConfig(steps=3, candidates=4)
   task = dataclasses.replace(task, config=dataclasses.replace(task.config, eval=how))
-  scores = jax.jit(task.scores)(params, batch, KEYS)
-  found = task.verified(params, batch, KEYS)
+  together = jax.jit(lambda *args: (task.scores(*args), task.verified(*args), task.evaluate(*args)))
+  scores, found, means = together(params, batch, KEYS)
   best = np.asarray(found.final).argmin(0)
   chosen = np.take_along_axis(np.asarray(found.candidates), best[None, ..., None], 0)[0]
   nll = losses.token_losses(jnp.asarray(chosen), batch["tokens"][:, 1:])
   np.testing.assert_allclose(scores.error[-1], nll, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(scores.final_energy, np.asarray(found.final).min(0), rtol=1e-4, atol=1e-5)
-  means = jax.jit(task.evaluate)(params, batch, KEYS)
   np.testing.assert_allclose(means["loss"].total[-1], np.sum(nll * batch["weights"]), rtol=1e-4)
   assert means["loss"].total.shape == (3,) and means["energy"].total.shape == (4,)
   assert {float(m.weight) for m in means.values()} == {float(batch["weights"].sum())}
@@ -142,9 +160,14 @@ def test_thoughts_of_a_chunked_space_are_those_of_the_whole():
   shape, keys, found = (4, 6, 19), jax.random.split(jax.random.key(2)), []
   context = task.context(params, batch)
   for space in (task.space, task.training_space):
-    start = space.start(keys[0], shape)
-    thoughts = thinking.think(task.model.energy, space, params, context, start, keys[1], task.config.thinking)
-    found.append((thoughts.energies, space.decode(params["model"], thoughts.candidate)))
+
+    @jax.jit
+    def think(params, context):
+      start = space.start(keys[0], shape)
+      thoughts = thinking.think(task.model.energy, space, params, context, start, keys[1], task.config.thinking)
+      return thoughts.energies, space.decode(params["model"], thoughts.candidate)
+
+    found.append(think(params, context))
   np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-4)
   np.testing.assert_array_equal(found[1][1], found[0][1])
 
@@ -171,3 +194,9 @@ def test_the_space_of_training_does_not_depend_on_the_mesh_around_the_caller():
   assert [t.saves_activations for t in outside] == [t.saves_activations for t in inside] == [False, True]
   assert outside[0].training_space.chunk == inside[0].training_space.chunk < 256
   assert outside[1].training_space is None is inside[1].training_space  # two rows on each device
+
+
+@pytest.mark.parametrize("start, scale", [("noise", 0.5), ("zeros", 0.0), ("context", 0.0)])
+def test_a_start_has_the_scale_that_is_asked_for(start, scale):
+  task, *_ = problem({"residual": True}, {"start": start, "start_scale": 0.5}, vocab_chunk=2)
+  assert task.space.start_scale == task.training_space.start_scale == scale

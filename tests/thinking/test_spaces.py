@@ -57,6 +57,10 @@ def test_what_a_candidate_in_the_simplex_stands_for():
   np.testing.assert_array_equal(space.embed_target(params, jnp.asarray([2, 1])), [[3, 3], [0, 2]])
   p = jnp.exp(x)
   np.testing.assert_allclose(space.signals(x)["entropy"], -(p * np.log(p)).sum(-1), rtol=1e-6)
+  np.testing.assert_allclose(
+    space.potential(x), (p * np.log(p) - p**2 / 2).sum(-1), rtol=1e-6
+  )  # also of shifted logits
+  np.testing.assert_allclose(space.potential(x + 3), space.potential(x), rtol=1e-5)
   slope = jnp.asarray([[1.0, -1.0], [0.5, 2.0]])
   general = thinking.ArraySpace.embed_vjp(space, params, p, slope)
   np.testing.assert_allclose(space.embed_vjp(params, p, slope), general, rtol=1e-6)

@@ -294,6 +294,16 @@ def test_evaluation_draws_nothing():
   assert jnp.any(run(noisy, 1).candidate != run(noisy, 2).candidate)
 
 
+def test_noise_may_fall_from_landscape_to_landscape():
+  config = ThinkingConfig(steps=5, landscapes=4, noise=2.0, noise_falls=True)
+  still = lambda params, context, y, landscape: jnp.zeros(y.shape[0])
+  seen = thinking.think(
+    still, SPACE, parameters(0.1, noise=2.0), None, jnp.zeros((1, 3)), KEY, config, training=True, observe=lambda x: x,
+    randomness=thinking.Randomness(noise=jnp.ones((5, 1, 3))),
+  ).observed  # fmt: skip
+  np.testing.assert_allclose(np.diff(seen[:, 0, 0], prepend=0), [2.0, 1.5, 1.0, 0.5, 0.5], rtol=1e-5)
+
+
 def test_floors_and_bounds_of_a_step():
   x0 = jnp.zeros((2, 3))
   one = lambda step_size, **options: np.asarray(

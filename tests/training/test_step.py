@@ -130,7 +130,7 @@ class Dice(Task):
   """A task whose gradient shows what its key draws: uniform numbers, weighted by token counts."""
 
   def __init__(self, config):
-    self.config, self.problem = config, registry.make(config).problem
+    self.config, self.problem, self.rows = config, registry.make(config).problem, set()
 
   def init(self, key):
     return {"model": {"w": jnp.zeros(4)}}
@@ -139,6 +139,7 @@ class Dice(Task):
     return ()
 
   def loss(self, params, batch, key):
+    self.rows.add(len(batch["weights"]))
     count = jnp.sum(batch["weights"])
     loss = Mean(count * jnp.vdot(params["model"]["w"], jax.random.uniform(key, (4,))), count)
     return loss, Output({"final_loss": loss})
@@ -148,11 +149,13 @@ def test_randomness_follows_the_seed_the_step_and_the_microbatch():
   norms = {}
   for seed, n in ((0, 1), (1, 1), (0, 4)):
     config = dataclasses.replace(with_train(TRANSFORMER, microbatches=n), seed=seed)
-    step, state = jax.jit(make_train_step(Dice(config))), state_lib.fresh(Dice(config))
+    task = Dice(config)
+    step, state = jax.jit(make_train_step(task)), state_lib.fresh(task)
     for at in (0, 5):
       runs = [step(state._replace(step=jnp.int32(at)), batch_of())[1]["gradient_norm"] for _ in range(2)]
       assert runs[0] == runs[1]
       norms[seed, n, at] = float(runs[0])
+    assert task.rows == {ROWS // n}  # no more is held at once
   assert len(set(norms.values())) == len(norms)
 
 

@@ -1,0 +1,36 @@
+"""What a user asks of a trained run: prompts, and how they are to be answered."""
+
+import pathlib
+from typing import NamedTuple
+
+from ebt_jax.config import ConfigError
+from ebt_jax.evaluation.sampling import Sampling
+
+
+class Asked(NamedTuple):
+  """The flags of mode `generate`."""
+
+  prompts: list[str]
+  prompts_file: str = ""
+  max_tokens: int = 200
+  sampling: Sampling = Sampling()
+  seed: int = 0
+  out: str = ""
+
+
+def read_prompts(prompts: list[str], file: str) -> list[str]:
+  """Prompts given one by one, and one a line in a file; blank lines are left out."""
+  if file:
+    try:
+      lines = pathlib.Path(file).read_text(encoding="utf-8-sig").split("\n")  # a line of Windows ends in "\n" too
+    except (OSError, UnicodeDecodeError) as e:
+      raise ConfigError(f"--prompts_file: {file} cannot be read as UTF-8 text: {e}") from e
+    found = [line for line in lines if line.strip()]
+    if not found:
+      raise ConfigError(f"--prompts_file: {file} holds no prompt; write one a line")
+    prompts = prompts + found
+  if not prompts:
+    raise ConfigError('--prompt: give at least one, e.g. --prompt="The people of", or --prompts_file')
+  if not all(prompts):
+    raise ConfigError("--prompt: expected some text, found an empty prompt")
+  return prompts

@@ -1,0 +1,136 @@
+"""Writes the page of a denoising study: one HTML file that needs no other, from `study.json` and the panels.
+
+python -m experiments.denoising.page DIR
+"""
+
+import base64
+import html
+import io
+import pathlib
+import sys
+from typing import Any
+
+from ebt_jax import cli, files
+from experiments.thinking import common
+
+STYLE = pathlib.Path(__file__).parents[1] / "scaling" / "report.css"
+LABELS = {
+  "ebt": "EBT, 2 steps",
+  "ebt_1_step": "EBT, 1 step",
+  "residual": "EBT, residual",
+  "dit": "DiT",
+  "dit_authors": "DiT, the authors' levels",
+  "flow": "flow matching",
+}
+MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM", "mse": "squared error, 0 to 255"}
+COLORS = dict(zip(LABELS, ("#1b6ca8", "#5aa9dd", "#2a9d5c", "#444444", "#999999", "#d1495b")))
+
+
+def over_seeds(rows: list[dict[str, Any]], measure: str) -> str:
+  """Mean and interval, or the one value of one seed."""
+  values = [row[measure] for row in rows]
+  form = ".2f" if measure != "ssim" else ".3f"
+  return common.over_seeds(values, form) if len(values) > 1 else f"{values[0]:{form}}"
+
+
+def plain(rows: list[dict[str, Any]], series: str, level: float) -> dict[int, list[dict[str, Any]]]:
+  """Passes -> rows, of one candidate."""
+  out: dict[int, list] = {}
+  for row in rows:
+    if row["series"] == series and row["level"] == level and row.get("candidates", 1) == 1:
+      out.setdefault(row["passes"], []).append(row)
+  return dict(sorted(out.items()))
+
+
+def figure(study: dict[str, Any], level: float) -> str:
+  """PSNR against passes, as SVG."""
+  fig, axes = common.figure(6, 3.4)
+  for series in study["trained"]:
+    found = plain(study["rows"], series, level)
+    mean = [sum(r["psnr"] for r in rows) / len(rows) for rows in found.values()]
+    axes.plot(list(found), mean, "o-", ms=3, color=COLORS[series], label=LABELS[series])
+  for row in study["trivial"]:
+    if row["level"] == level:
+      axes.axhline(row["psnr"], ls=":", lw=1, color="#888888")
+      axes.annotate(row["answer"], (1, row["psnr"]), fontsize=7, color="#666666")
+  axes.set(xscale="log", xlabel="passes", ylabel="PSNR, dB")
+  axes.legend(fontsize=7, frameon=False)
+  out = io.StringIO()
+  fig.savefig(out, format="svg")
+  return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def table(head: list[str], lines: list[list[str]]) -> str:
+  cells = ["".join(f"<th>{html.escape(h)}</th>" for h in head)]
+  cells += ["".join(f"<td>{html.escape(c)}</td>" for c in line) for line in lines]
+  return '<div class="table"><table>' + "".join(f"<tr>{c}</tr>" for c in cells) + "</table></div>"
+
+
+def of_level(study: dict[str, Any], level: float) -> list[list[str]]:
+  """The table of a level: trivial answers, then every model after some numbers of passes."""
+  lines = [
+    [row["answer"], "0", *(over_seeds([row], m) for m in MEASURES)] for row in study["trivial"] if row["level"] == level
+  ]
+  for series in study["trained"]:
+    for passes, rows in plain(study["rows"], series, level).items():
+      if passes in (1, 2, 3, 4, 8, 10, 16, 50, 100, 200, 300):
+        lines.append([LABELS[series], str(passes), *(over_seeds(rows, m) for m in MEASURES)])
+  return lines
+
+
+def best_of(study: dict[str, Any], level: float) -> list[list[str]]:
+  """The best of N candidates by energy."""
+  lines = []
+  for series in study["trained"]:
+    found: dict[int, list] = {}
+    for row in study["rows"]:
+      if row["series"] == series and row["level"] == level and row.get("candidates", 0) > 1:
+        found.setdefault(row["candidates"], []).append(row)
+    for n, rows in sorted(found.items()):
+      lines.append([LABELS[series], f"{rows[0]['passes']} x {n}", *(over_seeds(rows, m) for m in MEASURES)])
+  return lines
+
+
+def page(folder: pathlib.Path) -> str:
+  """The page of a study's folder."""
+  study = files.read_json(folder / "study.json", "a denoising study", "run experiments.denoising.study")
+  seeds = len({row["seed"] for row in study["rows"]})
+  levels, settings = study["settings"]["levels"], study["settings"]
+  about = (
+    f"{settings['pictures']} held-out pictures, the same noise for all models; {seeds} seed(s)"
+    + ("; ± is half a 95% interval over seeds." if seeds > 1 else ": a hint, no claim.")
+    + " A pass of EBT is a thinking step (an energy and its gradient), one of the others is a forward pass."
+  )
+  parts = [f"<p>{html.escape(about)}</p>"]
+  trained = [
+    [LABELS[s], f"{t['steps']} x {t['batch']}", f"{t['levels']:g}", f"{t['flops_per_picture'] / 1e6:.0f}"]
+    for s, t in study["trained"].items()
+  ]
+  parts.append(table(["model", "pictures trained on", "highest noise level trained on", "MFLOPs a picture"], trained))
+  for level in levels:
+    where = "the level that EBT is trained at" if level == levels[0] else "EBT has never seen this level"
+    parts.append(f"<h2>Noise level {level:g}: {where}</h2><figure>{figure(study, level)}</figure>")
+    parts.append(table(["answer", "passes", *MEASURES.values()], of_level(study, level)))
+    if lines := best_of(study, level):
+      parts.append("<p>The best of N candidates by energy:</p>")
+      parts.append(table(["model", "passes", *MEASURES.values()], lines))
+    picture = base64.b64encode((folder / f"panel_{level:g}.png").read_bytes()).decode()
+    parts.append(f'<figure><img style="max-width:100%" alt="panel" src="data:image/png;base64,{picture}">')
+    parts.append(
+      "<figcaption>`left` is 4 times the difference to the clean picture; grey is none.</figcaption></figure>"
+    )
+  head = f'<meta charset="utf-8"><title>Denoising</title><style>{STYLE.read_text(encoding="utf-8")}</style>'
+  body = f"<h1>Denoising: passes and quality</h1>{''.join(parts)}"
+  return f"<!doctype html><html><head>{head}</head><body>{body}</body></html>"
+
+
+def main(argv: list[str]) -> None:
+  parser = cli.Parser(prog="experiments.denoising.page", description=__doc__.split("\n")[0])
+  parser.add_argument("folder", type=cli.path, metavar="DIR", help="of experiments.denoising.study")
+  args = parser.parse_args(argv)
+  files.replace_text(args.folder / "report.html", page(args.folder))
+  print(f"written to {args.folder / 'report.html'}")
+
+
+if __name__ == "__main__":
+  sys.exit(cli.door(main, sys.argv[1:]))

@@ -1,0 +1,228 @@
+"""Denoising by thinking and by diffusion (paper Table 4, Fig. 12): quality against the number of passes.
+
+  python -m experiments.denoising.study --workdir=runs/denoising --out=experiments/denoising/results/laptop
+  python -m experiments.denoising.page experiments/denoising/results/laptop
+
+A pass of EBT is a thinking step, the energy and its gradient; one of DiT and flow is a forward pass. All models answer
+the same held-out pictures with the same noise: at the level that EBT was trained at, and at others that it never saw.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ebt_jax import cli, diffusion, files, record, runs, streams
+from ebt_jax.config import ConfigError
+from ebt_jax.data import images
+from ebt_jax.data.loader import in_order
+from ebt_jax.evaluation import image_report
+from ebt_jax.owner import Owner
+from ebt_jax.tasks import registry
+from ebt_jax.tasks.base import Examples, Task, Thinks, corrupted
+
+THINKING = 16  # steps of EBT, most
+PASSES = {"dit": (1, 2, 5, 10, 20, 50, 100), "flow": (1, 2, 5, 10, 20, 50)}
+AGAIN = (2, 3)  # applications of a DiT of as many passes as it has steps, as the authors count 200 and 300
+CANDIDATES = (2, 4, 8)
+MEASURES = ("psnr", "ssim", "mse")
+
+
+class Model(NamedTuple):
+  """A trained run, the series that it is of and its seed."""
+
+  series: str
+  seed: int
+  run: runs.Run
+
+  def task(self, **inference) -> Task:
+    """The task that answers as `inference` (keys of `config.eval`) says."""
+    config = self.run.config
+    changed = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **inference))
+    return registry.make(changed, kept=record.kept(self.run.folder))
+
+
+def find(workdir: pathlib.Path) -> list[Model]:
+  """The finished runs of a folder, by the names that `train` gives them."""
+  found = []
+  for result in sorted((workdir / "runs").glob("*/final_result.json")):
+    name = re.fullmatch(r"(\w+),seed=(\d+)", result.parent.name)
+    if name:
+      found.append(Model(name[1], int(name[2]), runs.open_run(result.parent)))
+  if not found:
+    raise ConfigError(
+      f"--workdir: {workdir}/runs holds no finished run MODEL,seed=N; train first: "
+      f"python -m experiments.denoising.train --workdir={workdir}"
+    )
+  return found
+
+
+def at_level(model: Model, level: float) -> Examples:
+  """The run's held-out pictures with noise of a level."""
+  examples = next(iter(record.data_of(model.run.task, model.run.folder).held_out.values()))
+  return images.AtLevel(examples, level)
+
+
+def means(function, params: Any, examples: Examples, count: int, rows: int = 32) -> dict[str, np.ndarray]:
+  """Means over pictures of what `function(params, batch, keys)` says of each, arrays `[..., b]`."""
+  numbers = np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)
+  key, step = streams.key_for(0, streams.EVALUATE), jax.jit(function)
+  sums, seen = {}, 0.0
+  for at, batch in in_order(_Some(examples, numbers), min(rows, len(numbers))):
+    weights = batch["weights"]
+    seen += weights.sum()
+    for name, value in jax.device_get(step(params, batch, streams.each(key, at))).items():
+      sums[name] = sums.get(name, 0) + np.sum(np.asarray(value, np.float64) * weights, -1)
+  return {name: total / seen for name, total in sums.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Some:
+  examples: Examples
+  numbers: np.ndarray
+
+  def __len__(self):
+    return len(self.numbers)
+
+  def rows(self, index):
+    return self.examples.rows(self.numbers[index])
+
+
+def measured(task: Task, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
+  """Measures after each step, `[t, b]`, and where there are energies those before each step and at the end."""
+  found = task.scores(params, batch, keys)
+  out = {name: found.measures[name] for name in MEASURES}
+  if found.energy is not None:
+    out |= {"energy": found.energy, "final_energy": found.final_energy}
+  return out
+
+
+def applied(task: Any, times: int, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
+  """A denoiser whose answer is taken for a noised picture again, as the authors do."""
+  batch = corrupted(task.problem, batch, keys)
+  x, t = task.problem.inputs(batch), task.problem.step(batch)
+
+  def network(x, time):
+    return task.model.predict(params["model"], (x, time))
+
+  for i in range(times):
+    x, _ = diffusion.denoise(task.process, network, x, t, task.passes, streams.fold(keys, i), lambda x: ())
+  return task.problem.measures(x, batch)
+
+
+def trivial(task: Task, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
+  """Measures of the noised picture, and of the same divided by its share of the picture."""
+  batch = corrupted(task.problem, batch, keys)
+  answers = {"input": batch["noised"], "rescaled": task.problem.rescaled(batch)}
+  return {f"{n} {m}": v for n, x in answers.items() for m, v in task.problem.measures(x, batch).items()}
+
+
+def non_local_means(model: Model, examples: Examples, count: int) -> dict[str, float] | None:
+  """A classical denoiser that is told how strong the noise is; None where scikit-image is not installed."""
+  try:
+    from skimage.restoration import denoise_nl_means
+  except ImportError:
+    return None
+  task = model.task()
+  numbers = np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)
+  keys = streams.each(streams.key_for(0, streams.EVALUATE), np.arange(len(numbers)))
+  batch = jax.device_get(corrupted(task.problem, examples.rows(numbers), keys))
+  signal, scale = task.problem.schedule.scales(batch["step"], batch["noised"])
+  sigmas = np.ravel(scale / signal) / 2  # of values from 0 to 1
+  rescaled = np.asarray(task.problem.rescaled(batch)) / 2 + 0.5
+  answers = np.stack([
+    denoise_nl_means(x, patch_size=5, patch_distance=6, h=0.8 * s, sigma=s, fast_mode=True, channel_axis=-1)
+    for x, s in zip(rescaled, sigmas)
+  ])  # fmt: skip
+  found = task.problem.measures(np.asarray(answers * 2 - 1, np.float32), batch)
+  return {name: float(np.mean(found[name])) for name in MEASURES}
+
+
+def rows_of(model: Model, level: float, count: int) -> list[dict[str, Any]]:
+  """One row for each number of passes: measures and, of EBT, energies."""
+  examples, params, out = at_level(model, level), model.run.params, []
+
+  def add(passes, found, i=None, **more):
+    values = {n: float(v if i is None else v[i]) for n, v in found.items() if n in MEASURES}
+    out.append({"series": model.series, "seed": model.seed, "level": level, "passes": passes, **values, **more})
+
+  if isinstance(model.run.task, Thinks):
+    task = model.task(steps=THINKING)
+    found = means(functools.partial(measured, task), params, examples, count)
+    energies = [*found["energy"], found["final_energy"]]
+    for i in range(THINKING):
+      add(i + 1, found, i, energy=float(energies[i + 1]), candidates=1)
+    steps = model.run.config.thinking.steps
+    for n in CANDIDATES:
+      found = means(functools.partial(measured, model.task(steps=steps, candidates=n)), params, examples, count)
+      add(steps, found, -1, candidates=n)
+    return out
+  kind = model.run.config.model.kind
+  for passes in PASSES[kind]:
+    found = means(functools.partial(measured, model.task(steps=passes)), params, examples, count)
+    add(passes, found, -1)
+  if kind == "dit":
+    most = PASSES[kind][-1]
+    for times in AGAIN:
+      found = means(functools.partial(applied, model.task(steps=most), times), params, examples, count)
+      add(times * most, found)
+  return out
+
+
+def panel(models: list[Model], level: float, count: int = 6) -> bytes:
+  """A PNG: clean, noised, steps of each EBT, the best of the others, and what is left of the noise."""
+  columns: dict[str, np.ndarray] = {}
+  for model in models:
+    thinks = isinstance(model.run.task, Thinks)
+    task = model.task(steps=4 if thinks else PASSES[model.run.config.model.kind][3])
+    examples = at_level(model, level)
+    batch = examples.rows(np.linspace(0, len(examples) - 1, count).astype(int))
+    found = jax.device_get(image_report.denoised(task, model.run.params, batch, 0))
+    if not columns:
+      columns = {"clean": found.batch["clean"], "noised": found.batch["noised"]}
+    for i in range(len(found.steps)) if thinks else [len(found.steps) - 1]:
+      columns[f"{model.series} {i + 1}"] = found.steps[i]
+    columns[f"left {model.series}"] = 4 * (found.steps[-1] - found.batch["clean"])
+  return image_report.sheet(columns)
+
+
+def main(argv: list[str]) -> None:
+  parser = cli.Parser(prog="experiments.denoising.study", description=__doc__.split("\n")[0])
+  parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/denoising"))
+  parser.add_argument("--levels", default="0.1,0.2,0.3", help="noise levels; the first is that of training")
+  parser.add_argument("--pictures", type=cli.at_least(1), default=256, help="held-out pictures")
+  parser.add_argument("--out", type=cli.path, required=True, help="folder of the results")
+  args = parser.parse_args(argv)
+  levels = [float(level) for level in args.levels.split(",")]
+  with Owner(args.out, "--out"):
+    models, rows, trivials = find(args.workdir), [], []
+    for level in levels:
+      first = models[0]
+      found = means(functools.partial(trivial, first.task()), first.run.params, at_level(first, level), args.pictures)
+      for name in ("input", "rescaled"):
+        trivials.append({"answer": name, "level": level, **{m: float(found[f"{name} {m}"]) for m in MEASURES}})
+      if classical := non_local_means(first, at_level(first, level), args.pictures):
+        trivials.append({"answer": "non-local means", "level": level, **classical})
+      for model in models:
+        rows += rows_of(model, level, args.pictures)
+        print(f"level {level}: {model.series}, seed {model.seed}", flush=True)
+      shown = [next(m for m in models if m.series == s) for s in dict.fromkeys(m.series for m in models)]
+      files.replace_bytes(args.out / f"panel_{level:g}.png", panel(shown, level))
+    settings = {"levels": levels, "pictures": args.pictures, "workdir": str(args.workdir)}
+    trained = {m.series: {"steps": m.run.step, "batch": m.run.config.train.batch_size,
+                          "levels": m.run.config.image.noise_level if m.run.config.model.kind == "ebt"
+                          else m.run.task.problem.steps_asked / m.run.config.image.diffusion_steps,
+                          "flops_per_picture": m.run.task.flops().row["total"]} for m in models}  # fmt: skip
+    files.write_json(
+      args.out / "study.json", {"settings": settings, "trained": trained, "rows": rows, "trivial": trivials}
+    )
+  print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+  sys.exit(cli.door(main, sys.argv[1:]))

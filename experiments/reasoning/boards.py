@@ -1,0 +1,81 @@
+"""What a trained model makes of puzzles, board by board, and statistics of it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from ebt_jax import streams
+from ebt_jax.data.loader import in_order
+from ebt_jax.tasks.base import Examples, Thinks
+from experiments.thinking import common
+
+ROWS = 64  # of a batch
+
+
+class Boards(NamedTuple):
+  """t steps, n candidates, b boards; predictors have one candidate and no energy."""
+
+  solved: np.ndarray  # bool [t, n, b], after each step
+  cells: np.ndarray  # [t, n, b], share of the blanks that are right
+  energy: np.ndarray | None  # [t, n, b], after each step
+  used: np.ndarray | None  # [n, b], thinking steps taken
+  givens: np.ndarray  # [b]
+
+  def best_of(self, n: int, step: int = -1) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the candidate of least energy among the first n is right, `[b]`, and its energy."""
+    energies = self.energy[step, :n]
+    kept = np.argmin(energies, 0)[None]
+    return tuple(np.take_along_axis(a, kept, 0)[0] for a in (self.solved[step, :n], energies))
+
+
+def answer(model: common.Model, examples: Examples, count: int, **inference) -> Boards:
+  """The first `count` puzzles, answered as `inference` (keys of `config.eval`) says."""
+  task = model.task(**inference)
+  key = streams.key_for(inference.get("seed", 0), streams.EVALUATE)
+
+  def right(x, batch):
+    """`[..., b, cells]`."""
+    return (jnp.argmax(x, -1) == batch["target"]) & (batch["asked"] > 0)
+
+  @jax.jit
+  def run(params, batch, numbers):
+    if not isinstance(task, Thinks):
+      x = task.answers(params["model"], task.problem.inputs(batch), task.eval_steps)
+      return right(x, batch)[:, None], None, None
+    found = task.verified(params, batch, streams.each(key, numbers), lambda x: right(x, batch))
+    return found.observed, jnp.concatenate([found.energies[1:], found.final[None]]), found.steps_used
+
+  parts = []
+  for numbers, batch in in_order(examples, min(ROWS, count), count):
+    seen, energy, used = jax.device_get(run(model.params, batch, numbers))
+    rows = batch["weights"] > 0
+    asked = (batch["asked"] > 0).sum(-1)
+    hits = seen.sum(-1)
+    part = (hits == asked, hits / np.maximum(asked, 1), energy, used, batch["asked"].shape[-1] - asked)
+    parts.append([None if a is None else a[..., rows] for a in part])
+  return Boards(*(None if a[0] is None else np.concatenate(a, -1) for a in zip(*parts)))
+
+
+def auroc(solved: np.ndarray, energy: np.ndarray) -> float:
+  """The chance that a solved board has a lower energy than one that is not; NaN where there is but one kind."""
+  good, bad = energy[solved], energy[~solved]
+  if not len(good) or not len(bad):
+    return float("nan")
+  return 1 - stats.mannwhitneyu(good, bad).statistic / (len(good) * len(bad))
+
+
+def ordered(found: Boards, step: int) -> float:
+  """As `auroc`, but over pairs of a right and a wrong candidate of the same puzzle; NaN without any."""
+  right = pairs = 0.0
+  for solved, energy in zip(found.solved[step].T, found.energy[step].T):
+    differences = energy[~solved][:, None] - energy[solved]
+    right, pairs = right + np.sum((np.sign(differences) + 1) / 2), pairs + differences.size
+  return right / pairs if pairs else float("nan")
+
+
+def by_givens(solved: np.ndarray, givens: np.ndarray) -> dict[int, float]:
+  """Number of givens -> mean of `solved` `[b]`."""
+  return {int(k): float(solved[givens == k].mean()) for k in np.unique(givens)}

@@ -1,0 +1,183 @@
+"""Thinking longer on Sudoku: boards solved over steps and candidates, what energy knows, and rivals at equal cost.
+
+  python -m experiments.reasoning.study --workdir=runs/reasoning --among=4x4
+
+All puzzles have one solution, so that the rules themselves say which boards are right. `in` are held-out puzzles with
+as many givens as those of training, `out` have fewer.
+"""
+
+import functools
+import sys
+
+import numpy as np
+
+from ebt_jax import cli, files, record, runs
+from ebt_jax.config import ConfigError
+from ebt_jax.tasks.base import Thinks
+from ebt_jax.tasks.sudoku import HARDER
+from experiments.reasoning import boards
+from experiments.thinking import common
+
+COLORS = {"ebt": "#1b6ca8", "feedforward": "#444444", "looped": "#d1495b"}
+LABELS = {
+  "ebt": "EBT",
+  "feedforward": "one pass, equal steps",
+  "feedforward_flops": "one pass, equal FLOPs",
+  "looped": "looped, equal steps",
+  "looped_flops": "looped, equal FLOPs",
+}
+SETS = {"in": "held_out", "out": HARDER}
+DOUBLINGS = (1, 2, 4, 8, 16, 32, 64)  # thinking steps or passes
+FIRST, LAST = 4, 16  # steps that are compared; candidates think for the latter
+CANDIDATES = DOUBLINGS[:6]
+TOLERANCE = 0.01
+
+
+def evaluate(folder, args) -> dict:
+  """All numbers of one run."""
+  model = common.open_model(folder)
+  held_out = record.data_of(model.run.task, model.run.folder).held_out
+  loops = isinstance(model.run.task, Thinks) or model.run.task.model.loops
+  result = files.read_json(folder / runs.RESULT, "a final result", "train this run again")
+  out = {"trained_steps": model.config.thinking.steps if loops else 1}
+  out |= {name: result[name] for name in ("flops", "params_non_embedding", "steps", "train_seconds")}
+  steps = DOUBLINGS if loops else (1,)
+  for short, name in SETS.items():
+    found = boards.answer(model, held_out[name], args.windows, steps=steps[-1])
+    mine = out[short] = {
+      "boards": {k: float(found.solved[k - 1].mean()) for k in steps},
+      "cells": {k: float(found.cells[k - 1].mean()) for k in steps},
+    }
+    mine["givens"] = {k: boards.by_givens(found.solved[k - 1, 0], found.givens) for k in (1, LAST) if k in steps}
+    if found.energy is None:
+      continue
+    mine["auroc"] = {k: boards.auroc(found.solved[k - 1, 0], found.energy[k - 1, 0]) for k in steps}
+    stopped = boards.answer(model, held_out[name], args.windows, steps=steps[-1], tolerance=TOLERANCE)
+    mine["used"] = boards.by_givens(stopped.used[0], stopped.givens)
+    mine["stopped"] = [float(stopped.used.mean()), float(stopped.solved[-1].mean())]
+    if short == "out":
+      several = boards.answer(model, held_out[name], args.few, steps=LAST, candidates=CANDIDATES[-1])
+      mine["candidates"] = {
+        k: {n: float(several.best_of(n, k - 1)[0].mean()) for n in CANDIDATES} for k in steps if k <= LAST
+      }
+      mine["within"] = {k: boards.ordered(several, k - 1) for k in steps if k <= LAST}
+  return out
+
+
+def said(values, form: str) -> str:
+  """Mean over seeds and interval, without the interval for one seed; `-` where nothing is known."""
+  known = [v for v in values if np.isfinite(v)]
+  return "-" if not known else common.over_seeds(known, form) if len(known) > 1 else f"{known[0]:{form}}"
+
+
+def over(found: list[dict], *path, scale: float = 100.0, form: str = ".1f") -> str:
+  """`said` of one number of each seed, in percent."""
+  return said([scale * functools.reduce(lambda tree, key: tree[key], path, one) for one in found], form)
+
+
+def table(results: dict[str, list[dict]]) -> list[str]:
+  rows = []
+  for kind, found in results.items():
+    one = found[0]
+    rows.append(
+      f"{LABELS[kind]}: {len(found)} seeds, {one['params_non_embedding']:,} parameters in blocks, {one['steps']} steps "
+      f"of training with {one['trained_steps']} thinking steps or passes, {one['flops']:.2e} FLOPs"
+    )
+    for short in SETS:
+      here = found[0][short]
+      for k in here["boards"]:
+        right = [over(found, short, name, k) for name in ("boards", "cells")]
+        line = f"  {short:<3} after {k:>2}: boards {right[0]} %, cells {right[1]} %"
+        if "auroc" in here:
+          line += f", AUROC of energy {over(found, short, 'auroc', k, scale=1, form='.3f')}"
+        rows.append(line)
+      for k, by_count in here.get("candidates", {}).items():
+        best = ", ".join(f"{n}: {over(found, short, 'candidates', k, n)}" for n in by_count)
+        rows.append(f"  {short:<3} after {k:>2}, least energy of n candidates, boards %: {best}")
+      if "within" in here:
+        pairs = ", ".join(f"{k}: {over(found, short, 'within', k, scale=1, form='.3f')}" for k in here["within"])
+        rows.append(
+          f"  {short:<3} right and wrong candidates of one puzzle in the right order of energy, by steps: {pairs}"
+        )
+      if "stopped" in here:
+        used, right = (said([f[short]["stopped"][i] for f in found], form) for i, form in ((0, ".2f"), (1, ".3f")))
+        givens = ", ".join(f"{k}: {over(found, short, 'used', k, scale=1, form='.2f')}" for k in here["used"])
+        rows.append(
+          f"  {short:<3} stopping where the energy changes by less than {TOLERANCE}: {used} steps, {right} solved"
+        )
+        rows.append(f"  {short:<3} steps used, by givens: {givens}")
+  return rows
+
+
+def gains(results) -> list[str]:
+  """What is claimed, paired by seed: later steps, and EBT against each rival at its best number of passes."""
+  rows = []
+  ebt = [f["out"]["boards"] for f in results["ebt"]]
+  more = said([100 * (b[LAST] - b[FIRST]) for b in ebt], "+.1f")
+  rows.append(f"EBT, out: {FIRST} -> {LAST} steps {more} points")
+  for kind, found in results.items():
+    if kind != "ebt":
+      most = [max(f["out"]["boards"].values()) for f in found]  # at the number of passes that is best for the rival
+      difference = [100 * (b[LAST] - m) for b, m in zip(ebt, most)]
+      ahead = said(difference, "+.1f")
+      rows.append(f"EBT after {LAST} steps against {LABELS[kind]} at its best, out: {ahead} points")
+  return rows
+
+
+def curve(axes, x, values, **style):
+  """Mean over seeds, and its interval as a band."""
+  stats = [common.mean_interval(v) for v in values]
+  mean, half = np.array([m for m, _ in stats]), np.array([h for _, h in stats])
+  axes.plot(x, mean, marker="o", ms=3, **style)
+  axes.fill_between(x, mean - half, mean + half, color=style["color"], alpha=0.15, lw=0)
+
+
+def draw(results):
+  fig, (left, middle, right) = common.figure(10.2, 3.2, nrows=1, ncols=3)
+  for kind, found in results.items():
+    color, dashed = COLORS[kind.split("_")[0]], "--" if kind.endswith("_flops") else "-"
+    by_step = {k: [100 * f["out"]["boards"][k] for f in found] for k in found[0]["out"]["boards"]}
+    if len(by_step) == 1:
+      left.axhline(np.mean(by_step[1]), color=color, ls=dashed, lw=1, label=LABELS[kind])
+    else:
+      curve(left, list(by_step), list(by_step.values()), color=color, ls=dashed, label=LABELS[kind])
+  for i, (k, counts) in enumerate(results["ebt"][0]["out"]["candidates"].items()):
+    by_count = [[100 * f["out"]["candidates"][k][n] for f in results["ebt"]] for n in counts]
+    curve(middle, list(counts), by_count, color=f"C{i}", label=f"{k} step{'s' if k > 1 else ''}")
+  for kind, found in results.items():
+    last = max(found[0]["out"]["givens"])
+    by_givens = {
+      g: [100 * f[s]["givens"][last][g] for f in found] for s in ("out", "in") for g in found[0][s]["givens"][last]
+    }
+    style = {"color": COLORS[kind.split("_")[0]], "ls": "--" if kind.endswith("_flops") else "-"}
+    curve(right, list(by_givens), list(by_givens.values()), label=LABELS[kind], **style)
+  left.set(xlabel="thinking steps or passes", ylabel="boards solved, out of distribution, %", xscale="log")
+  middle.set(xlabel="candidates, least energy is kept", xscale="log")
+  right.set(xlabel="givens", ylabel="boards solved, %")
+  for axes, ticks in ((left, DOUBLINGS), (middle, CANDIDATES)):
+    axes.set_xticks(ticks, ticks)
+    axes.minorticks_off()
+  left.legend(frameon=False, fontsize=7)
+  middle.legend(frameon=False, fontsize=7)
+  return fig
+
+
+def main():
+  args = common.arguments(__doc__, "reasoning", "reasoning", among="4x4", few=128)  # few: for many candidates
+  args.study = args.among
+  results = {}
+  for kind in LABELS:
+    if folders := sorted(p.parent for p in (args.workdir / args.among / "runs").glob(f"{kind},*/final_result.json")):
+      results[kind] = [evaluate(folder, args) for folder in folders]
+      print(f"{LABELS[kind]}: {len(folders)} runs", flush=True)
+  if "ebt" not in results:
+    raise ConfigError(
+      f"--workdir: {args.workdir / args.among} holds no finished run of EBT; train first: "
+      f"python -m experiments.reasoning.train --set={args.among} --workdir={args.workdir}"
+    )
+  rows = [*table(results), *gains(results)]
+  common.write_study(args, results, "\n".join(rows), draw(results))
+
+
+if __name__ == "__main__":
+  sys.exit(cli.door(main))

@@ -1,0 +1,32 @@
+"""When a checkpoint is due."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from ebt_jax import config as config_lib
+from ebt_jax.training import loop
+
+
+def due(step, waited, **checkpoint) -> bool:
+  """Whether a session must save after this step, so many seconds after the last time."""
+  config = config_lib.resolve({"checkpoint": checkpoint, "train": {"log_every": 10}})
+  session = SimpleNamespace(config=config, clock=SimpleNamespace(wall_seconds=100.0 + waited), _saved_at=100.0)
+  return loop.Session.must_save(session, step)
+
+
+def test_by_steps():
+  steps = lambda **checkpoint: [i for i in range(1, 13) if due(i, 9e9, minutes=0, **checkpoint)]
+  assert steps(every=4, keep_every=6) == [4, 6, 8, 12] and steps(every=0, keep_every=0) == []
+
+
+@pytest.mark.parametrize("waited, wanted", [(59.0, False), (60.0, True)])
+def test_by_time_after_any_step(waited, wanted):
+  assert [due(step, waited, every=0, minutes=1) for step in (3, 10)] == [wanted] * 2
+
+
+def test_processes_ask_each_other_for_the_time_when_a_line_is_due(monkeypatch):
+  asked = []
+  monkeypatch.setattr(loop.jax, "process_count", lambda: 2)
+  monkeypatch.setattr(loop, "_any_process", lambda late: asked.append(late) or True)
+  assert [due(step, 59.0, every=0, minutes=1) for step in (3, 10)] == [False, True] and asked == [False]
