@@ -31,6 +31,9 @@ TASKS = {
   ("text", "ebt residual"): ("configs/quickstart.py", []),
   ("text", "ebt replay"): ("configs/text_ebt_s2.py:laptop", ["thinking.replay_rows=4", "thinking.steps=3"]),
   ("text", "transformer"): ("configs/quickstart.py:transformer", []),
+  ("infill", "ebt"): ("configs/infill.py:ebt", ["thinking.replay_rows=4", "thinking.steps=2"]),
+  ("infill", "transformer"): ("configs/infill.py:transformer", ["eval.steps=2", "mask.layout=word"]),
+  ("infill", "diffusion"): ("configs/infill.py:diffusion", ["eval.steps=2"]),
   ("image", "ebt"): ("configs/image_ebt.py", IMAGE),
   ("image", "ebt residual"): ("configs/image_ebt.py:residual", IMAGE),
   ("image", "ebt system 2"): ("configs/image_ebt.py", [*IMAGE, *SYSTEM_2]),
@@ -42,9 +45,6 @@ TASKS = {
   ("sudoku", "looped"): ("configs/sudoku.py:4x4,looped", FEW),
   ("own", "ebt"): ("experiments/own_task/sudoku.py", []),
   ("own", "direct"): ("experiments/own_task/sudoku.py:direct", []),
-  ("infill", "ebt"): ("configs/infill.py:ebt", ["thinking.replay_rows=4", "thinking.steps=2"]),
-  ("infill", "transformer"): ("configs/infill.py:transformer", ["eval.steps=2", "mask.layout=word"]),
-  ("infill", "diffusion"): ("configs/infill.py:diffusion", ["eval.steps=2"]),
 }
 
 
@@ -87,7 +87,9 @@ def test_one_step_one_evaluation_and_an_inspection_of_every_task(name):
 
   @jax.jit
   def last(params, rows, numbers):
-    return Mean.of(task.scores(params, rows, streams.each(key, numbers)).error[-1], problem.weights(rows))
+    keys = streams.each(key, numbers)
+    rows = corrupted(problem, rows, keys)
+    return Mean.of(task.scores(params, rows, keys).error[-1], problem.weights(rows))
 
   parts = [last(state.params, rows, numbers) for numbers, rows in in_order(examples, 4, 6)]
   by_hand = jax.tree.map(lambda *a: sum(a), *parts)

@@ -352,6 +352,36 @@ class DataConfig(_Checks):
 
 
 @dataclasses.dataclass(frozen=True)
+class MaskConfig(_Checks):
+  """Which places of a text are blanks in `task=infill`, how they count, and how they are filled (tasks/masks.py)."""
+
+  group = "mask"
+
+  layout: str = "random"  # random (any places) | spans (of one length in a row, apart) | word (one) | suffix
+  rate_min: float = 0.0  # the share of a row that is blank is uniform above rate_min, up to rate_max; not for `word`
+  rate_max: float = 1.0
+  span_min: int = 1  # places of a span, uniform; spans alone
+  span_max: int = 8
+  weighting: str = "place"  # place: every blank alike | row: every row alike, the bound of masked diffusion (CE / t)
+  unmasking: str = "confidence"  # which blanks each pass of a Transformer settles: confidence | ancestral (sampled)
+  by_place: bool = False  # an EBT has an energy of each blank in place of one of the row
+
+  def check(self) -> None:
+    self._one_of("layout", "random", "spans", "word", "suffix")
+    self._one_of("weighting", "place", "row")
+    self._one_of("unmasking", "confidence", "ancestral")
+    if not 0 < self.rate_max <= 1:
+      raise ConfigError(f"{self._key('rate_max')}: expected a share in (0, 1], found {self.rate_max}")
+    if not 0 <= self.rate_min <= self.rate_max:
+      raise ConfigError(
+        f"{self._key('rate_min')}: expected a share from 0 to rate_max={self.rate_max}, found {self.rate_min}"
+      )
+    self._positive("span_min")
+    if self.span_max < self.span_min:
+      raise ConfigError(f"{self._key('span_max')}: expected at least span_min={self.span_min}, found {self.span_max}")
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageConfig(_Checks):
   """Pictures, the noise to take away from them, and how denoisers do it (paper section 4.4 and appendix D.3).
 
@@ -445,36 +475,6 @@ class SudokuConfig(_Checks):
           f"{self._key(high)}: expected at least {low}={getattr(self, low)} and less than the {self.size**2} cells of "
           f"sudoku.size={self.size}, found {getattr(self, high)}"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskConfig(_Checks):
-  """Which places of a text are blanks in `task=infill`, how they count, and how they are filled (tasks/masks.py)."""
-
-  group = "mask"
-
-  layout: str = "random"  # random (any places) | spans (of one length in a row, apart) | word (one) | suffix
-  rate_min: float = 0.0  # the share of a row that is blank is uniform above rate_min, up to rate_max; not for `word`
-  rate_max: float = 1.0
-  span_min: int = 1  # places of a span, uniform; spans alone
-  span_max: int = 8
-  weighting: str = "place"  # place: every blank alike | row: every row alike, the bound of masked diffusion (CE / t)
-  unmasking: str = "confidence"  # which blanks each pass of a Transformer settles: confidence | ancestral (sampled)
-  by_place: bool = False  # an EBT has an energy of each blank in place of one of the row
-
-  def check(self) -> None:
-    self._one_of("layout", "random", "spans", "word", "suffix")
-    self._one_of("weighting", "place", "row")
-    self._one_of("unmasking", "confidence", "ancestral")
-    if not 0 < self.rate_max <= 1:
-      raise ConfigError(f"{self._key('rate_max')}: expected a share in (0, 1], found {self.rate_max}")
-    if not 0 <= self.rate_min <= self.rate_max:
-      raise ConfigError(
-        f"{self._key('rate_min')}: expected a share from 0 to rate_max={self.rate_max}, found {self.rate_min}"
-      )
-    self._positive("span_min")
-    if self.span_max < self.span_min:
-      raise ConfigError(f"{self._key('span_max')}: expected at least span_min={self.span_min}, found {self.span_max}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -587,9 +587,9 @@ class Config(_Checks):
   thinking: ThinkingConfig = ThinkingConfig()
   train: TrainConfig = TrainConfig()
   data: DataConfig = DataConfig()
+  mask: MaskConfig = MaskConfig()
   image: ImageConfig = ImageConfig()
   sudoku: SudokuConfig = SudokuConfig()
-  mask: MaskConfig = MaskConfig()
   eval: EvalConfig = EvalConfig()
   mesh: MeshConfig = MeshConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
@@ -606,19 +606,19 @@ class Config(_Checks):
   def check(self) -> None:
     """Raises ConfigError, naming key and fix."""
     groups = [self.model, self.thinking, self.train, self.data, self.eval, self.mesh, self.checkpoint, self.sample]
-    of_task = {"infill": self.mask, "image": self.image, "sudoku": self.sudoku}
-    groups += [of_task[self.task]] if self.task in of_task else []
+    groups += [getattr(self, self.task)] if self.task in ("image", "sudoku") else []
+    groups += [self.mask] if self.task == "infill" else []
     together(ConfigError, operator.methodcaller("check"), groups)
     m, t, r = self.model, self.thinking, self.train
     if ":" not in self.task:
       self._one_of("task", *KINDS)
       m._one_of("kind", *KINDS[self.task])
+    if self.task == "infill":
+      self._check_infill()
     if self.task == "image":
       self._check_image()
     if self.task == "text" and t.start == "input":
       raise ConfigError("config.thinking.start: input is for pictures; set it to noise, zeros or context")
-    if self.task == "infill":
-      self._check_infill()
     if m.embedder == "tied" and t.authors.normalize == "never":
       raise ConfigError(
         "config.model.embedder: tied mixes token embeddings by probability; set thinking.authors.normalize"
@@ -643,6 +643,26 @@ class Config(_Checks):
       alike = not t.start_is_random and not (t.noise and t.authors.eval_noise or self.eval.noise)
       if self.task in ("text", "infill") and alike:
         raise ConfigError(f"{many} that start alike end alike; set thinking.start='noise', or candidates to 1")
+
+  def _check_infill(self) -> None:
+    """What models of masked rows do not have."""
+    m, t, length = self.model, self.thinking, self.data.context_length
+    if m.residual or t.start == "context":
+      key = "model.residual" if m.residual else "thinking.start"
+      raise ConfigError(f"config.{key}: infilling has no residual energy; set model.residual=False, start=noise")
+    if m.passes > 1:
+      raise ConfigError(f"config.model.passes: {m.passes}, but infilling applies its blocks once; set eval.steps")
+    if m.vocab_chunk:
+      raise ConfigError(f"config.model.vocab_chunk: {m.vocab_chunk}, but infilling holds answers whole; set it to 0")
+    if self.mask.by_place and self.eval.candidates > 1:
+      raise ConfigError(
+        f"config.eval.candidates: {self.eval.candidates} candidates with mask.by_place would mix answers blank by "
+        "blank; set one of the two off"
+      )
+    if self.mask.layout == "spans" and self.mask.span_max > length:
+      raise ConfigError(
+        f"config.mask.span_max: expected at most data.context_length={length} places, found {self.mask.span_max}"
+      )
 
   def _check_image(self) -> None:
     """What pictures have to do with model and thinking."""
@@ -671,23 +691,3 @@ class Config(_Checks):
       )
     if m.kind == "ebt" and self.eval.candidates > 1 and not t.start_scale:
       raise ConfigError("config.thinking.start_scale: 0, so that all of eval.candidates start alike; set it above 0")
-
-  def _check_infill(self) -> None:
-    """What models of masked rows do not have."""
-    m, t, length = self.model, self.thinking, self.data.context_length
-    if m.residual or t.start == "context":
-      key = "model.residual" if m.residual else "thinking.start"
-      raise ConfigError(f"config.{key}: infilling has no residual energy; set model.residual=False, start=noise")
-    if m.passes > 1:
-      raise ConfigError(f"config.model.passes: {m.passes}, but infilling applies its blocks once; set eval.steps")
-    if m.vocab_chunk:
-      raise ConfigError(f"config.model.vocab_chunk: {m.vocab_chunk}, but infilling holds answers whole; set it to 0")
-    if self.mask.by_place and self.eval.candidates > 1:
-      raise ConfigError(
-        f"config.eval.candidates: {self.eval.candidates} candidates with mask.by_place would mix answers blank by "
-        "blank; set one of the two off"
-      )
-    if self.mask.layout == "spans" and self.mask.span_max > length:
-      raise ConfigError(
-        f"config.mask.span_max: expected at most data.context_length={length} places, found {self.mask.span_max}"
-      )

@@ -17,7 +17,7 @@ from ebt_jax.data.tokenizers import Tokenizer
 from ebt_jax.data.windows import Windows
 from ebt_jax.evaluation.asked import Asked, read_prompts
 from ebt_jax.runs import Run
-from ebt_jax.tasks.base import Batch, Data, Task, Thinks
+from ebt_jax.tasks.base import Batch, Data, Params, Task, Thinks
 
 BLANK = "_"
 
@@ -59,7 +59,7 @@ def _row(tokens: list[int], asked: list[float]) -> Batch:
 class Filler:
   """Fills rows, one at a time; compiled once for each length."""
 
-  def __init__(self, task: Task, params: Any):
+  def __init__(self, task: Task, params: Params):
     self._task, self._params, self._fill = task, params, jax.jit(self._filled)
 
   def _filled(self, params, batch, key):
@@ -75,7 +75,7 @@ class Filler:
       tokens = found.best(found.observed, 1)
       energies = jnp.concatenate([found.best(found.energies, 1)[1:], found.best(found.final)[None]])
       return tokens[:, 0], jnp.zeros(tokens[:, 0].shape), energies.reshape(len(energies), -1).sum(-1)
-    x = task.answers(params, batch)
+    x = task.answers(params["model"], problem.inputs(batch), task.eval_steps)
     errors = jax.vmap(problem.error)(x, x.tokens)
     asked = batch["asked"][0] * (1 - x.unsettled[:, 0])
     return x.tokens[:, 0], x.unsettled[:, 0], jnp.sum(asked * errors[:, 0], -1)
@@ -117,7 +117,7 @@ def draw(prompt: str, steps: list[Step], encoding: str = "utf-8") -> str:
 
 
 def read(asked: Asked, config: Config) -> list[str]:
-  """The prompts."""
+  """The prompts; they are parsed with the run's tokenizer."""
   return read_prompts(asked.prompts, asked.prompts_file)
 
 
@@ -137,7 +137,7 @@ def example(task: Task) -> str:
   return '--prompt="The ____ of the ______ States"'
 
 
-def write_sample(task: Task, params: Any, data: Data, folder: pathlib.Path) -> str:
+def write_sample(task: Task, params: Params, data: Data, folder: pathlib.Path) -> str:
   """Fills blanks of the start of a held-out text, as the task draws them; saves `sample.json`; returns it drawn."""
   if not task.config.sample.tokens:
     return ""
@@ -157,7 +157,7 @@ def _sample_row(task: Task, tokens: np.ndarray, length: int) -> Batch:
   return task.problem.corrupt(fresh, streams.key_for(0, streams.GENERATE)[None])
 
 
-def trace(task: Task, params: Any) -> None:
+def trace(task: Task, params: Params) -> None:
   """Traces what `write_sample` computes."""
   count = task.config.sample.prompt_tokens
   row = _row([0] * count, [1.0] * count)

@@ -20,17 +20,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from ebt_jax import vocabulary
+from ebt_jax import streams
 from ebt_jax.config import Config
 from ebt_jax.data import words
 from ebt_jax.data.examples import WindowExamples
 from ebt_jax.models.bidirectional import Masked, MaskedEBT, MaskedTransformer
 from ebt_jax.models.unmasking import Blanks, Filled, Unmasking
 from ebt_jax.tasks import masks, text
-from ebt_jax.tasks.base import Batch, Kept, Mean, Params
+from ebt_jax.tasks.base import Batch, Kept, Mean
 from ebt_jax.tasks.direct import DirectTask
 from ebt_jax.tasks.ebt import EBTTask
 
+_SAMPLE = 2**20  # folded into the key of a row, whose parts draw its blanks
 LENGTHS = 8  # spans of up to so many places are counted apart by length
 
 
@@ -49,10 +50,6 @@ class UnmaskingTask(DirectTask):
   """One pass in training, `eval.steps` passes in evaluation."""
 
   passes = 1
-
-  def answers(self, params: Params, batch: Batch) -> Filled:
-    """Answers after each pass of evaluation, `[t, ...]`."""
-    return self._answers(vocabulary.gather_tables(params["model"]), self.problem.inputs(batch), self.eval_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +72,10 @@ class InfillProblem(text.TextProblem):
   def corrupt(self, batch: Batch, key: Array) -> Batch:
     if "asked" in batch:
       return batch
-    keys = jax.random.split(key, len(batch["tokens"])) if not key.ndim else key
+    keys = key if key.ndim else streams.split(key, len(batch["tokens"]))
     of_words = masks.Words(*map(jnp.asarray, self._words)) if self.config.mask.layout == "word" else None
     asked = masks.draw(self.config.mask, key, batch["weights"], self.target(batch), of_words)
-    return {**batch, "asked": asked, "seed": jax.vmap(jax.random.bits)(keys)}
+    return {**batch, "asked": asked, "seed": jax.vmap(jax.random.bits)(streams.fold(keys, _SAMPLE))}
 
   def inputs(self, batch: Batch) -> Masked | Blanks:
     asked = batch["asked"]

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from ebt_jax.config import Config, ConfigError, DataConfig, EvalConfig, MaskConfig, ModelConfig, ThinkingConfig
+from ebt_jax.data.examples import WindowExamples
 from ebt_jax.data.windows import Windows
 from ebt_jax.evaluation import filling
 from ebt_jax.tasks import registry
+from ebt_jax.tasks.base import Data
 
 BASE = Config(
   task="infill",
@@ -85,7 +87,8 @@ def test_the_energy_after_each_step_is_that_of_the_text_there():
 def test_a_sample_shows_blanks_of_the_held_out_text_and_the_truth(tmp_path):
   task = task_of("transformer", MaskConfig(layout="suffix", rate_min=0.5, rate_max=0.5))
   tokens = np.frombuffer(b".of the people and so on", np.uint8)[None, :17].astype(np.uint16)
-  shown = filling.write_sample(task, task.init(jax.random.key(0)), Windows(tokens, np.array([16], np.int32)), tmp_path)
+  held_out = WindowExamples(Windows(tokens, np.array([16], np.int32)), np.ones(257), 257)
+  shown = filling.write_sample(task, task.init(jax.random.key(0)), Data(held_out, {"held_out": held_out}), tmp_path)
   found = json.loads((tmp_path / "sample.json").read_text())
   assert found["truth"] == "of the people an" and found["prompt"] == "of the p________"
   assert "truth" in shown and found["text"].startswith("of the p")
