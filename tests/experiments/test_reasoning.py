@@ -1,10 +1,17 @@
 """The study of reasoning: its runs cost what they say, and its statistics are those of the boards."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from ebt_jax.config import ConfigError
+from ebt_jax.evaluation.puzzles import Solved
 from ebt_jax.tasks import registry
-from experiments.reasoning import boards, train
+from experiments.reasoning import boards, picture, study, train
+from tests.helpers import REPOSITORY, environment, run
 
 # one step, three candidates, four boards
 SOLVED = np.array([[[0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 0, 0]]], bool)
@@ -42,3 +49,47 @@ def test_rivals_at_equal_flops_cost_what_ebt_costs_and_those_at_equal_steps_see_
   assert {configs[name].train.steps for name in ("ebt", "feedforward", "looped")} == {100}
   size = {(c.model.layers, c.model.width, c.train.batch_size, c.sudoku) for c in configs.values()}
   assert len(size) == 1 and len(train.SETS["4x4"]()) == 15
+
+
+def test_the_picture_is_of_a_solved_puzzle_that_was_most_wrong_at_first():
+  grid, given = np.array([int(c) for c in "3214412323411432"]), np.arange(16) % 3 == 0
+  other = np.where(given, grid, grid % 4 + 1)
+
+  def one(*steps):
+    return Solved(grid, given, np.stack(steps), np.arange(len(steps), 0.0, -1.0))
+
+  half = np.where(np.arange(16) < 8, other, grid)
+  never, little, much = one(other, other, other), one(half, grid, grid), one(other, half, grid)
+  assert picture.chosen([never, little, much]) is much
+  with pytest.raises(ConfigError, match="none of the 1 puzzles is solved"):
+    picture.chosen([never])
+  fig = picture.draw(much, 4, [1, 2, 3])
+  titles = [axes.get_title() for axes in fig.axes]
+  assert titles[:4] == ["6 givens", "step 1: 10 wrong", "step 2: 5 wrong", "step 3: none wrong"]
+  colors = [text.get_color() for text in fig.axes[2].texts]
+  assert colors.count(picture.WRONG) == 5 and colors.count(picture.GIVEN) == 6
+
+
+def test_one_seed_has_no_interval_and_what_is_unknown_is_left_out():
+  assert study.said([0.25], ".2f") == "0.25" and study.said([np.nan], ".2f") == "-"
+  assert study.said([1.0, 1.0, np.nan], ".1f") == "1.0 ± 0.0"
+
+
+@pytest.mark.slow
+def test_the_study_of_tiny_models(tmp_path):
+  tiny = ["model.layers=1", "model.heads=1", "model.width=8", "train.batch_size=4", "train.warmup=0", "train.steps=4",
+          "sudoku.boards=20", "sudoku.held_out=8", "eval.steps=2", f"sudoku.folder={tmp_path}/puzzles"]  # fmt: skip
+  for kind in ("ebt", "feedforward", "looped"):
+    flags = [f"--config={REPOSITORY}/configs/sudoku.py:4x4,{kind}", f"--workdir={tmp_path}/4x4/runs/{kind},seed=0"]
+    done = run([*flags, *(f"--config.{key}" for key in tiny)])
+    assert done.code == 0, done.err
+  command = [sys.executable, "-m", "experiments.reasoning.study", f"--workdir={tmp_path}", f"--out={tmp_path}"]
+  env = environment(tmp_path) | {"PYTHONPATH": str(REPOSITORY)}
+  done = subprocess.run([*command, "--windows=8", "--few=4"], cwd=REPOSITORY, env=env, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / "4x4.json").read_text())
+  assert (
+    found["ebt"][0]["out"]["boards"].keys() == found["looped"][0]["out"]["boards"].keys()
+    and (tmp_path / "4x4.png").exists()
+  )
+  assert set(found["ebt"][0]["out"]["candidates"]["4"]) == {"1", "2", "4", "8", "16", "32"}
