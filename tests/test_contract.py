@@ -13,7 +13,7 @@ from ebt_jax.config import ConfigError, MeshConfig, resolve, set_keys
 from ebt_jax.data.loader import Loader, in_order
 from ebt_jax.evaluation.evaluator import Evaluator
 from ebt_jax.tasks import registry
-from ebt_jax.tasks.base import Data, Mean, Task, Thinks, first_axes
+from ebt_jax.tasks.base import Data, Mean, Task, Thinks, corrupted, first_axes
 from ebt_jax.training import inspect
 from ebt_jax.training import state as state_lib
 from ebt_jax.training.step import make_train_step
