@@ -14,6 +14,7 @@ import sys
 
 from ebt_jax import cli
 from ebt_jax.config import DataConfig, ImageConfig
+from ebt_jax.data import pictures
 from ebt_jax.data.image_folder import Writer
 from ebt_jax.data.progress import Progress
 from ebt_jax.owner import Owner
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   data = DataConfig(source=args.source, held_out=args.held_out, max_bad=args.max_bad)
   data.check()
   image = ImageConfig(size=args.size, channels=args.channels, patch=1)
+  pictures.find(args.source)  # raises before a folder is made where there is no picture
   with Owner(args.out, "--out"):
     run(Writer(str(args.out), args.source, data, image))
 
