@@ -168,7 +168,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["image_ebt", "image_dit"])
+@pytest.mark.parametrize("kind", ["image_ebt", pytest.param("image_dit", marks=pytest.mark.slow)])
 def test_a_run_is_killed_resumes_and_denoises_files(kind, tmp_path):
   flags = [f"--config=configs/{kind}.py", *FLAGS]
   whole = run([*flags, f"--workdir={tmp_path}/whole"])
