@@ -24,7 +24,10 @@ def join(x_BxSxP: Float[Array, "b s p"], patch: int, channels: int) -> Float[Arr
 
 
 def positions(side: int, width: int) -> np.ndarray:
-  """Sines and cosines of the column (first half of the width) and row of each of `side` x `side` patches, `[s, d]`."""
+  """Sines and cosines of the column (first half of the width) and row of each of `side` x `side` patches, `[s, d]`.
+
+  float32 in any precision, as the authors keep them.
+  """
   frequency = 10000.0 ** (-np.arange(width // 4) / (width // 4))
 
   def of(place):
@@ -32,7 +35,7 @@ def positions(side: int, width: int) -> np.ndarray:
     return np.concatenate([np.sin(angle), np.cos(angle)], -1)
 
   row, column = np.indices((side, side), float)
-  return np.concatenate([of(column), of(row)], -1)
+  return np.concatenate([of(column), of(row)], -1).astype(np.float32)
 
 
 def time_features(t: Float[Array, " b"], width: int = 256) -> Float[Array, "b w"]:

@@ -84,8 +84,7 @@ def batch_of(task, meta, data):
   random = thinking.Randomness(
     uniform[0] if uniform else None, np.stack(more) if more else None, np.array(repeats) if repeats else None
   )
-  signal, scale = (np.float32(a).astype(clean.dtype) for a in task.problem.schedule.scales(step, clean))  # as theirs
-  noised = signal * clean + scale * noise
+  noised = diffusion.add_noise(task.problem.schedule, clean, step, noise)
   batch = {"clean": clean, "noised": noised, "step": step, "weights": jnp.ones(rows, clean.dtype)}
   return batch, random
 
