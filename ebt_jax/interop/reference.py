@@ -18,6 +18,7 @@ import numpy as np
 
 from ebt_jax.config import AuthorsConfig, ConfigError, ModelConfig, ThinkingConfig
 from ebt_jax.interop import reference_images
+from ebt_jax.interop.nested import nested
 
 _LAYER = {
   "attention.wq.weight": "attention/q/kernel",
@@ -93,17 +94,7 @@ def convert(arrays: Mapping[str, np.ndarray], layers: int, heads: int) -> dict:
     if array.ndim == 2:
       array = array.T
     stacks.setdefault(f"model/layers/{_LAYER[parts[3]]}", [None] * layers)[int(parts[2])] = array
-  for name, stack in stacks.items():
-    if any(a is None for a in stack):
-      raise ConfigError(f"{name}: layer {[a is None for a in stack].index(True)} is missing from the arrays")
-    flat[name] = np.stack(stack)
-  tree: dict = {}
-  for path, array in flat.items():
-    *folders, leaf = path.split("/")
-    node = tree
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[leaf] = array
+  tree = nested(flat, stacks)
   tree["model"].setdefault("norm", {})
   return tree
 

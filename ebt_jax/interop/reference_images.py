@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ebt_jax.config import ConfigError, ImageConfig, ModelConfig
+from ebt_jax.interop.nested import nested
 
 _LAYER = {
   "attn.proj": "attention/o",
@@ -63,18 +64,7 @@ def convert(arrays: Mapping[str, np.ndarray], layers: int) -> dict:
         raise ConfigError(f"{name}: not a parameter of the authors' image models")
     else:
       raise ConfigError(f"{name}: not a parameter of the authors' image models")
-  for name, stack in stacks.items():
-    if any(a is None for a in stack):
-      raise ConfigError(f"{name}: layer {[a is None for a in stack].index(True)} is missing from the arrays")
-    flat[name] = np.stack(stack)
-  tree: dict = {}
-  for path, array in flat.items():
-    *folders, leaf = path.split("/")
-    node = tree
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[leaf] = array
-  return tree
+  return nested(flat, stacks)
 
 
 def model_config(arrays: Mapping[str, np.ndarray], **h) -> ModelConfig:

@@ -50,13 +50,13 @@ class Model(NamedTuple):
 def find(workdir: pathlib.Path) -> list[Model]:
   """The finished runs of a folder, by the names that `train` gives them."""
   found = []
-  for result in sorted((workdir / "runs").glob("*/final_result.json")):
+  for result in sorted((workdir / "models" / "runs").glob("*/final_result.json")):
     name = re.fullmatch(r"(\w+),seed=(\d+)", result.parent.name)
     if name:
       found.append(Model(name[1], int(name[2]), runs.open_run(result.parent)))
   if not found:
     raise ConfigError(
-      f"--workdir: {workdir}/runs holds no finished run MODEL,seed=N; train first: "
+      f"--workdir: {workdir}/models/runs holds no finished run MODEL,seed=N; train first: "
       f"python -m experiments.denoising.train --workdir={workdir}"
     )
   return found

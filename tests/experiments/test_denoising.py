@@ -15,9 +15,9 @@ SMALL = ["model.layers=1", "model.heads=1", "model.width=8", "image.size=8", "im
 
 
 def test_every_model_sees_the_same_pictures():
-  runs = train.runs(list(train.MODELS), seeds=2, steps=90)
+  runs = train.models(90)
   configs = {r.name: r.resolve() for r in runs}
-  assert len(configs) == 2 * len(train.MODELS)
+  assert len(configs) == 3 * len(train.MODELS)
   for config in configs.values():
     t = config.train
     assert (t.steps, t.batch_size, t.warmup) == (90, 16, 9) and config.data == configs["ebt,seed=0"].data
@@ -30,7 +30,7 @@ def results(tmp_path_factory):
   folder = tmp_path_factory.mktemp("denoising")
   for name, config in (("ebt", "image_ebt.py"), ("dit", "image_dit.py")):
     flags = [f"--config.{key}" for key in SMALL]
-    done = run([f"--config=configs/{config}", f"--workdir={folder}/runs/{name},seed=0", *flags])
+    done = run([f"--config=configs/{config}", f"--workdir={folder}/models/runs/{name},seed=0", *flags])
     assert done.code == 0, done.err
   patch = pytest.MonkeyPatch()
   patch.setattr(study, "PASSES", {"dit": (1, 3), "flow": ()})
