@@ -33,17 +33,25 @@ RULES = (
   (r"attention/o/kernel", P(None, "model", "data")),  # [L, D, D], row-parallel
   (r"ffn/(gate|up)/kernel", P(None, "data", "model")),  # [L, D, H], column-parallel
   (r"ffn/down/kernel", P(None, "model", "data")),  # [L, H, D], row-parallel
+  (r"attention/(q|k|v)/bias|ffn/up/bias", P(None, "model")),  # [L, D] or [L, H]
+  (r"attention/o/bias|ffn/down/bias", P()),  # [L, D], added to the stream
   (r"layers/modulation/kernel", P(None, "data", "model")),  # [L, D, 6D]
   (r"layers/modulation/bias", P(None, "model")),  # [L, 6D]
   (r"head_modulation/kernel", P("data", "model")),  # [D, 2D]
   (r"head_modulation/bias", P("model")),  # [2D]
-  (r"head/kernel", P("data", None)),  # [D, 1]
-  (r"(time|place|blank)/embedding", P(None, "data")),  # [M, D], M is small
+  (r"head/kernel", P("data", None)),  # [D, 1], of pictures [D, pixels of a patch]
+  (r"(head|patches)/bias", P()),
+  (r"patches/kernel", P(None, "data")),  # [pixels of a patch, D]
+  (r"time/up/kernel", P("data", "model")),  # [features, D]
+  (r"time/up/bias", P("model")),
+  (r"time/down/kernel", P("model", "data")),  # [D, D]
+  (r"time/down/bias", P()),
+  (r"(time|place|blank|condition)/embedding", P(None, "data")),  # [M, D], M is small
   (r"(norm|\w+_norm)/\w+", P()),
   (r"thinking/\w+", P()),
   (r"replay/rows/.+", P(ROW_AXES)),  # [capacity, ...], like the rows of a batch
 )
-_RULES = tuple((re.compile(rf"(^|/){end}$"), spec) for end, spec in RULES)
+_RULES = tuple((re.compile(rf"(^|/)(?:{end})$"), spec) for end, spec in RULES)
 _SMALL = 2**14  # leaves without a rule and with at most this many elements are left whole
 
 

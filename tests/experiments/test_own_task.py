@@ -65,7 +65,7 @@ def test_it_trains_resumes_and_thinks_longer(tmp_path):
   assert done.code == 0, done.err
   assert len(json.loads(next((tmp_path / "whole").glob("eval_*think8*.json")).read_text())["boards_by_step"]) == 8
   refused = run([f"--workdir={tmp_path}/whole", "--mode=generate", "--prompt=1"])
-  assert refused.code == 2 and "generates no text" in refused.err
+  assert refused.code == 2 and "answers no prompts" in refused.err
   assert runs.open_run(tmp_path / "whole").step == 40
 
 
