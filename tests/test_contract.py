@@ -46,6 +46,15 @@ TASKS = {
   ("own", "ebt"): ("experiments/own_task/sudoku.py", []),
   ("own", "direct"): ("experiments/own_task/sudoku.py:direct", []),
 }
+# variants of what others show
+SLOW = {
+  ("infill", "diffusion"),
+  ("image", "ebt residual"),
+  ("image", "ebt system 2"),
+  ("image", "flow"),
+  ("sudoku", "ebt ired"),
+  ("sudoku", "transformer"),
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -61,7 +70,10 @@ def task_of(name) -> Task:
   return registry.make(set_keys(resolve(sweep.read_config(str(REPOSITORY / file))), [*SMALL, *more]))
 
 
-@pytest.mark.parametrize("name", TASKS, ids=" ".join)
+CASES = [pytest.param(name, id=" ".join(name), marks=[pytest.mark.slow] if name in SLOW else []) for name in TASKS]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_one_step_one_evaluation_and_an_inspection_of_every_task(name):
   task = task_of(name)
   assert isinstance(task, Task) and isinstance(task, Thinks) == name[1].startswith("ebt")
