@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 from ebt_jax import files
-from ebt_jax.config.schema import Config, ConfigError, near
+from ebt_jax.config.checks import ConfigError, near
+from ebt_jax.config.schema import Config
 from ebt_jax.errors import UserError, together
 
 # A run may go on with other values of these groups and keys; all other keys must agree.

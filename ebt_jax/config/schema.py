@@ -1,17 +1,20 @@
-"""Every config key with its default, its meaning and its checks: frozen dataclasses, one for each group of keys.
+"""Config keys with their defaults, meanings and checks: frozen dataclasses, one for each group of keys.
+
+Groups of single tasks are in `tasks`.
 
 `check` of a group looks at its own values; `Config.check` looks at what groups have to do with each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 import dataclasses
-import difflib
 import operator
 from typing import Any
 
-from ebt_jax.errors import UserError, together
+from ebt_jax.config import tasks
+from ebt_jax.config.checks import Checks, ConfigError, near
+from ebt_jax.config.tasks import ImageConfig, MaskConfig, SudokuConfig
+from ebt_jax.errors import together
 
 # layers, heads, width (paper table D.1; 4xs and 3xs come from the authors' code)
 SIZES = {
@@ -25,57 +28,11 @@ SIZES = {
   "xl": (24, 32, 2048),
 }
 
-# task of this package -> its kinds of model
-KINDS = {
-  "text": ("ebt", "transformer"),
-  "infill": ("ebt", "transformer"),
-  "sudoku": ("ebt", "transformer", "looped"),
-  "image": ("ebt", "dit", "flow"),
-}
-DIRECT = ("transformer", "looped", "dit", "flow")  # kinds of model that have no energy
-
 _MOST_ROWS = 2**24  # of a batch: with many more, a host only makes lists until its memory is full
 
 
-class ConfigError(UserError, ValueError):
-  """A config value is unknown, ill-typed or impossible; the text names the key and the fix."""
-
-
-def near(name: str, names: Iterable[str]) -> str:
-  """`did you mean ...?` for a mistyped name, or else the names that exist, at most 30 of them."""
-  names = sorted(names)
-  close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-  if close:
-    return f"did you mean {' or '.join(close)}?"
-  return f"known: {', '.join(names[:30])}" + (f" and {len(names) - 30} more" if len(names) > 30 else "")
-
-
-class _Checks:
-  """Checks of single values that name the key `config.GROUP.NAME`."""
-
-  group = ""
-
-  def _key(self, name: str) -> str:
-    return f"config.{self.group}.{name}" if self.group else f"config.{name}"
-
-  def _one_of(self, name: str, *allowed: str) -> None:
-    value = getattr(self, name)
-    if value not in allowed:
-      raise ConfigError(f"{self._key(name)}: no choice {value!r}; {near(value, allowed)}")
-
-  def _at_least(self, low: int | float, *names: str, why: str = "") -> None:
-    for name in names:
-      if getattr(self, name) < low:
-        raise ConfigError(f"{self._key(name)}: expected at least {low}{why}, found {getattr(self, name)}")
-
-  def _positive(self, *names: str) -> None:
-    for name in names:
-      if not getattr(self, name) > 0:
-        raise ConfigError(f"{self._key(name)}: expected more than 0, found {getattr(self, name)}")
-
-
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(_Checks):
+class ModelConfig(Checks):
   """Architecture (paper appendix D); where `layers`, `heads` or `width` is 0, `size` says it."""
 
   group = "model"
@@ -160,7 +117,7 @@ class ModelConfig(_Checks):
 
 
 @dataclasses.dataclass(frozen=True)
-class AuthorsConfig(_Checks):
+class AuthorsConfig(Checks):
   """Options of the authors' code that they report as no help; kept so that their numbers can be reproduced."""
 
   group = "thinking.authors"
@@ -185,7 +142,7 @@ class AuthorsConfig(_Checks):
 
 
 @dataclasses.dataclass(frozen=True)
-class ThinkingConfig(_Checks):
+class ThinkingConfig(Checks):
   """The inner optimisation in training (paper sections 3 and 4, appendix C).
 
   Step i of `steps` descends landscape min(i, landscapes - 1). With
@@ -251,7 +208,7 @@ class ThinkingConfig(_Checks):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(_Checks):
+class TrainConfig(Checks):
   """Outer optimisation: AdamW, warm-up and cosine (paper tables D.2 and D.3), or Muon."""
 
   group = "train"
@@ -303,7 +260,7 @@ class TrainConfig(_Checks):
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(_Checks):
+class DataConfig(Checks):
   """Where text comes from and how it becomes windows of `context_length` + 1 tokens.
 
   `source`: `embedded`; files or globs, comma-separated; `tfds:NAME[/CONFIG][:SPLIT]`; or a folder that
@@ -352,133 +309,7 @@ class DataConfig(_Checks):
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskConfig(_Checks):
-  """Which places of a text are blanks in `task=infill`, how they count, and how they are filled (tasks/masks.py)."""
-
-  group = "mask"
-
-  layout: str = "random"  # random (any places) | spans (of one length in a row, apart) | word (one) | suffix
-  rate_min: float = 0.0  # the share of a row that is blank is uniform above rate_min, up to rate_max; not for `word`
-  rate_max: float = 1.0
-  span_min: int = 1  # places of a span, uniform; spans alone
-  span_max: int = 8
-  weighting: str = "place"  # place: every blank alike | row: every row alike, the bound of masked diffusion (CE / t)
-  unmasking: str = "confidence"  # which blanks each pass of a Transformer settles: confidence | ancestral (sampled)
-  by_place: bool = False  # an EBT has an energy of each blank in place of one of the row
-
-  def check(self) -> None:
-    self._one_of("layout", "random", "spans", "word", "suffix")
-    self._one_of("weighting", "place", "row")
-    self._one_of("unmasking", "confidence", "ancestral")
-    if not 0 < self.rate_max <= 1:
-      raise ConfigError(f"{self._key('rate_max')}: expected a share in (0, 1], found {self.rate_max}")
-    if not 0 <= self.rate_min <= self.rate_max:
-      raise ConfigError(
-        f"{self._key('rate_min')}: expected a share from 0 to rate_max={self.rate_max}, found {self.rate_min}"
-      )
-    self._positive("span_min")
-    if self.span_max < self.span_min:
-      raise ConfigError(f"{self._key('span_max')}: expected at least span_min={self.span_min}, found {self.span_max}")
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageConfig(_Checks):
-  """Pictures, the noise to take away from them, and how denoisers do it (paper section 4.4 and appendix D.3).
-
-  A noise level l in (0, 1] is the noise of step l * `diffusion_steps` - 1 of a linear diffusion.
-  """
-
-  group = "image"
-
-  size: int = 32  # pixels on a side
-  channels: int = 3
-  patch: int = 4  # pixels on a side
-  noise_level: float = 0.1
-  random_level: bool = False  # each picture has a level from 0 to noise_level of its own
-  eval_levels: str = ""  # further levels to evaluate at, comma-separated
-  diffusion_steps: int = 1000
-  train_levels: str = (
-    "asked"  # what dit and flow learn: asked (up to the highest level evaluated) | authors (up to noise_level)
-  )
-  passes: int = 10  # of dit and flow for one answer, where eval.steps is 0
-  sampler: str = ""  # dit: ddim (default) | ddpm; flow: euler (default) | heun
-  flow_predicts: str = "clean"  # clean | velocity
-
-  @property
-  def side(self) -> int:
-    """Patches on a side."""
-    return self.size // self.patch
-
-  @property
-  def patch_pixels(self) -> int:
-    """Numbers in a patch."""
-    return self.patch**2 * self.channels
-
-  @property
-  def more_levels(self) -> list[float]:
-    """`eval_levels` as numbers."""
-    return [float(level) for level in self.eval_levels.split(",") if level.strip()]
-
-  def check(self) -> None:
-    self._positive("size", "patch", "passes")
-    if self.channels not in (1, 3):
-      raise ConfigError(f"{self._key('channels')}: expected 1 (grey) or 3 (red, green, blue), found {self.channels}")
-    self._one_of("train_levels", "asked", "authors")
-    self._one_of("sampler", "", "ddim", "ddpm", "euler", "heun")
-    self._one_of("flow_predicts", "clean", "velocity")
-    self._at_least(21, "diffusion_steps", why=" (with fewer its last steps would add more noise than there can be)")
-    if self.size % self.patch:
-      near = min((p for p in range(1, self.size + 1) if self.size % p == 0), key=lambda p: abs(p - self.patch))
-      raise ConfigError(
-        f"{self._key('patch')}: {self.patch} does not divide size={self.size}; the nearest that does is {near}"
-      )
-    try:
-      levels = self.more_levels
-    except ValueError:
-      raise ConfigError(
-        f"{self._key('eval_levels')}: expected numbers with commas between them, found {self.eval_levels!r}"
-      ) from None
-    for name, level in [("noise_level", self.noise_level), *(("eval_levels", level) for level in levels)]:
-      if not 0 < level <= 1 or round(level * self.diffusion_steps) < 1:
-        raise ConfigError(
-          f"{self._key(name)}: expected a level above 0, at most 1, and of at least one of diffusion_steps="
-          f"{self.diffusion_steps}, found {level}"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class SudokuConfig(_Checks):
-  """Puzzles of `task=sudoku` (data/sudoku.py).
-
-  With `data.source=embedded` they are made, and kept in `folder`; `data.held_out` is the share of all grids that are
-  never trained on. Else `data.source` and `data.held_out_sources` are text files with a puzzle on each line.
-  """
-
-  group = "sudoku"
-
-  size: int = 9  # of a row: 4 | 6 | 9
-  givens_min: int = 31  # fewest and most givens of puzzles to train on, and of held-out ones like them
-  givens_max: int = 42
-  harder_min: int = 17  # of held-out puzzles with fewer givens; none that is made has fewer than a minimal one
-  harder_max: int = 30
-  boards: int = 2000  # minimal puzzles, whose variants are trained on
-  held_out: int = 512  # puzzles of each held-out set that is made
-  folder: str = ""  # where puzzles that are made are kept; empty: ~/.cache/ebt_jax/sudoku
-
-  def check(self) -> None:
-    if self.size not in (4, 6, 9):
-      raise ConfigError(f"{self._key('size')}: expected 4, 6 or 9, found {self.size}")
-    self._positive("givens_min", "harder_min", "boards", "held_out")
-    for low, high in (("givens_min", "givens_max"), ("harder_min", "harder_max")):
-      if not getattr(self, low) <= getattr(self, high) < self.size**2:
-        raise ConfigError(
-          f"{self._key(high)}: expected at least {low}={getattr(self, low)} and less than the {self.size**2} cells of "
-          f"sudoku.size={self.size}, found {getattr(self, high)}"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class InferenceConfig(_Checks):
+class InferenceConfig(Checks):
   """How a trained model thinks (paper section 4.3 and appendix C)."""
 
   group = "eval"
@@ -520,7 +351,7 @@ class EvalConfig(InferenceConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig(_Checks):
+class MeshConfig(Checks):
   """Devices along each axis; -1 takes the remaining ones. FSDP over data, tensor parallel over model."""
 
   group = "mesh"
@@ -539,7 +370,7 @@ class MeshConfig(_Checks):
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointConfig(_Checks):
+class CheckpointConfig(Checks):
   """When training is saved; always at the end, at Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2."""
 
   group = "checkpoint"
@@ -555,7 +386,7 @@ class CheckpointConfig(_Checks):
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleConfig(_Checks):
+class SampleConfig(Checks):
   """What is shown at the end of training: a text that is generated, pictures that are denoised."""
 
   group = "sample"
@@ -572,7 +403,7 @@ class SampleConfig(_Checks):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_Checks):
+class Config(Checks):
   """All of a run.
 
   `task` is a name of `ebt_jax.tasks.registry`, or `package.module:function` of your own, a function of the config
@@ -606,19 +437,11 @@ class Config(_Checks):
   def check(self) -> None:
     """Raises ConfigError, naming key and fix."""
     groups = [self.model, self.thinking, self.train, self.data, self.eval, self.mesh, self.checkpoint, self.sample]
-    groups += [getattr(self, self.task)] if self.task in ("image", "sudoku") else []
-    groups += [self.mask] if self.task == "infill" else []
+    groups += [getattr(self, tasks.GROUPS[self.task])] if self.task in tasks.GROUPS else []
     together(ConfigError, operator.methodcaller("check"), groups)
     m, t, r = self.model, self.thinking, self.train
     if ":" not in self.task:
-      self._one_of("task", *KINDS)
-      m._one_of("kind", *KINDS[self.task])
-    if self.task == "infill":
-      self._check_infill()
-    if self.task == "image":
-      self._check_image()
-    if self.task == "text" and t.start == "input":
-      raise ConfigError("config.thinking.start: input is for pictures; set it to noise, zeros or context")
+      tasks.check(self)
     if m.embedder == "tied" and t.authors.normalize == "never":
       raise ConfigError(
         "config.model.embedder: tied mixes token embeddings by probability; set thinking.authors.normalize"
@@ -638,56 +461,8 @@ class Config(_Checks):
       )
     if self.eval.candidates > 1:
       many = f"config.eval.candidates: {self.eval.candidates} candidates"
-      if m.kind in DIRECT:
+      if m.kind in tasks.DIRECT:
         raise ConfigError(f"{many} need energies to choose by, which model.kind={m.kind} has not; set it to 1")
       alike = not t.start_is_random and not (t.noise and t.authors.eval_noise or self.eval.noise)
       if self.task in ("text", "infill") and alike:
         raise ConfigError(f"{many} that start alike end alike; set thinking.start='noise', or candidates to 1")
-
-  def _check_infill(self) -> None:
-    """What models of masked rows do not have."""
-    m, t, length = self.model, self.thinking, self.data.context_length
-    if m.residual or t.start == "context":
-      key = "model.residual" if m.residual else "thinking.start"
-      raise ConfigError(f"config.{key}: infilling has no residual energy; set model.residual=False, start=noise")
-    if m.passes > 1:
-      raise ConfigError(f"config.model.passes: {m.passes}, but infilling applies its blocks once; set eval.steps")
-    if m.vocab_chunk:
-      raise ConfigError(f"config.model.vocab_chunk: {m.vocab_chunk}, but infilling holds answers whole; set it to 0")
-    if self.mask.by_place and self.eval.candidates > 1:
-      raise ConfigError(
-        f"config.eval.candidates: {self.eval.candidates} candidates with mask.by_place would mix answers blank by "
-        "blank; set one of the two off"
-      )
-    if self.mask.layout == "spans" and self.mask.span_max > length:
-      raise ConfigError(
-        f"config.mask.span_max: expected at most data.context_length={length} places, found {self.mask.span_max}"
-      )
-
-  def _check_image(self) -> None:
-    """What pictures have to do with model and thinking."""
-    m, t, i = self.model, self.thinking, self.image
-    if m.width % 4:  # each head has an even width already
-      raise ConfigError(f"config.model.width: {m.width} must divide by 4 for the positions of patches")
-    for name, value in (("variant", "default"), ("norm", "rms"), ("activation", "silu"), ("embedder", "linear")):
-      if getattr(m, name) != value:
-        raise ConfigError(f"config.model.{name}: models of pictures have no choice of it; leave it out")
-    if t.authors.soften_targets:
-      raise ConfigError("config.thinking.authors.soften_targets: is for probabilities; leave it out for pictures")
-    if m.kind != "ebt":
-      samplers = {"dit": ("ddim", "ddpm"), "flow": ("euler", "heun")}[m.kind]
-      if i.sampler and i.sampler not in samplers:
-        raise ConfigError(f"config.image.sampler: model.kind={m.kind} has {' and '.join(samplers)}, found {i.sampler}")
-      if m.residual:
-        raise ConfigError(f"config.model.residual: model.kind={m.kind} has no energy; set it to False, or kind=ebt")
-    elif t.start not in ("input", "context"):
-      raise ConfigError(
-        f"config.thinking.start: {t.start!r} forgets the noised picture; set it to 'input', or with model.residual to "
-        "'context'"
-      )
-    elif t.start == "context" and not m.residual:
-      raise ConfigError(
-        "config.thinking.start: context is what a residual energy predicts; set model.residual, or input"
-      )
-    if m.kind == "ebt" and self.eval.candidates > 1 and not t.start_scale:
-      raise ConfigError("config.thinking.start_scale: 0, so that all of eval.candidates start alike; set it above 0")

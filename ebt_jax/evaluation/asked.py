@@ -11,11 +11,11 @@ class Asked(NamedTuple):
   """The flags of mode `generate`."""
 
   prompts: list[str]
-  prompts_file: str = ""
-  max_tokens: int = 200
-  sampling: Sampling = Sampling()
-  seed: int = 0
-  out: str = ""
+  prompts_file: str
+  max_tokens: int
+  sampling: Sampling
+  seed: int
+  out: str
 
 
 def read_prompts(prompts: list[str], file: str) -> list[str]:

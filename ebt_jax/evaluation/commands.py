@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from ebt_jax import files, parallel, record, runs
-from ebt_jax.config import Config, ConfigError, MeshConfig
+from ebt_jax.config import GROUPS, Config, ConfigError, MeshConfig
 from ebt_jax.evaluation import evaluator, samples
 from ebt_jax.evaluation.asked import Asked
 from ebt_jax.evaluation.evaluator import Evaluator
@@ -40,7 +40,8 @@ def _report(run: runs.Run, result: dict[str, Any]) -> None:
   name = "".join(c if c.isalnum() else "_" for c in result["source"]).strip("_")[-60:]
   path = run.folder / f"eval_{name}_step{run.step}_think{run.task.eval_steps}.json"
   config = run.config.to_dict()
-  settings = {"source": result["source"], **{group: config[group] for group in ("seed", "eval", "data", "mask")}}
+  groups = ["seed", "eval", "data", *filter(None, [GROUPS.get(run.config.task)])]
+  settings = {"source": result["source"], **{group: config[group] for group in groups}}
   if kept := files.keep_others(path, settings):
     print(f"a result of other settings that was there is kept as {kept}")
   files.write_json(path, {**result, "settings": settings})

@@ -141,12 +141,7 @@ class AutoregressiveEBT(Energy):
     condition = self._condition(params, landscape)
     config = self.config if self.first_order else dataclasses.replace(self.config, attention="plain")
     x_BxSxD = trunk.candidates(config, params["layers"], y, context, condition, self.unroll)
-    x_BxSxD = self._norm.apply({"params": params["norm"]}, x_BxSxD)
-    if self.modulated:
-      modulation = layers.modulation(self.config, 2)
-      shift, scale = jnp.split(modulation.apply({"params": params["head_modulation"]}, nn.silu(condition)), 2)
-      x_BxSxD = x_BxSxD * (1 + scale) + shift
-    return jnp.einsum("bsd,do->bs", layers.wide(x_BxSxD), params["head"]["kernel"])
+    return layers.energy_head(self.config, params, x_BxSxD, condition)
 
   def energies(
     self, params: dict, context: Context, y: Float[Array, "n b s d"], landscape: Landscape = 0

@@ -91,12 +91,7 @@ class EnergyStack:
       x_BxSxD = jnp.concatenate([time, x_BxSxD], axis=1)
     positions = jnp.arange(x_BxSxD.shape[1]) if self.rotary else None
     x_BxSxD = trunk.whole(c, params["layers"], x_BxSxD, positions, condition, unroll)[:, self.prefix :]
-    x_BxSxD = norm(c).apply({"params": params["norm"]}, x_BxSxD)
-    if self.modulated:
-      modulation = layers.modulation(c, 2).apply({"params": params["head_modulation"]}, nn.silu(condition))
-      shift, scale = jnp.split(modulation, 2, -1)
-      x_BxSxD = x_BxSxD * (1 + scale) + shift
-    return jnp.einsum("bsd,do->bs", layers.wide(x_BxSxD), params["head"]["kernel"])
+    return layers.energy_head(c, params, x_BxSxD, condition)
 
   def cost(self, places: int) -> tuple[Pass, int]:
     """FLOPs of one stream of `places` positions, and those of modulation by one condition."""

@@ -94,6 +94,16 @@ def modulation(config: ModelConfig, parts: int) -> Linear:
   return Linear(parts * config.width, init, init)
 
 
+def energy_head(config: ModelConfig, params: dict, x_BxSxD: jax.Array, condition: jax.Array | None) -> jax.Array:
+  """An energy of each position, `[b, s]`: norm, modulated by a condition where there is one, and a product."""
+  x_BxSxD = Norm(config.norm, config.dyt_scale).apply({"params": params["norm"]}, x_BxSxD)
+  if condition is not None:
+    parts = modulation(config, 2).apply({"params": params["head_modulation"]}, nn.silu(condition))
+    shift, scale = jnp.split(parts, 2, -1)
+    x_BxSxD = x_BxSxD * (1 + scale) + shift
+  return jnp.einsum("bsd,do->bs", wide(x_BxSxD), params["head"]["kernel"])
+
+
 def rope(positions: jax.Array, head_dim: int, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
   """Cosines and sines of rotary angles, base 10000.
 

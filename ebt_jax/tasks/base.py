@@ -19,8 +19,6 @@ import numpy as np
 from ebt_jax import streams
 from ebt_jax.config import Config, ConfigError
 
-_CORRUPT = 2**21  # folded into the key of a step or of a row
-
 Batch = dict[str, Any]  # every leaf [b, ...]; `weights` is 0 for rows that only fill up a batch
 Params = dict[str, Any]  # {"model": ...}, and {"thinking": {"step_size", "noise"}} where a task thinks
 
@@ -267,7 +265,7 @@ class Proposal(NamedTuple):
 
 def corrupted(problem: Problem, batch: Batch, key: Array) -> Batch:
   """`problem.corrupt` with keys that serve nothing else: what every task does first with a batch."""
-  return problem.corrupt(batch, streams.fold(key, _CORRUPT))
+  return problem.corrupt(batch, streams.fold(key, streams.CORRUPT))
 
 
 def one_row(problem: Problem) -> Batch:

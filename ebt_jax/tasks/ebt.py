@@ -114,8 +114,8 @@ class EBTTask:
       batch = {name: _joined(a, replayed[name]) for name, a in fresh.items()}
     unanswered = None
     if training and self.config.model.residual_drop:
-      drop_key = jax.random.fold_in(think_key, 1)
-      unanswered = jax.random.bernoulli(drop_key, self.config.model.residual_drop, (len(jax.tree.leaves(batch)[0]),))
+      shape = (len(jax.tree.leaves(batch)[0]),)
+      unanswered = jax.random.bernoulli(streams.fold(key, streams.DROP), self.config.model.residual_drop, shape)
     context = self.context(params, batch, unanswered)
     if start is None:
       start = self.problem.start(space, start_key, fresh)
@@ -143,7 +143,7 @@ class EBTTask:
       training=training, randomness=randomness, rule=rule,
     )  # fmt: skip
     if t.contrast:
-      wrong = self.problem.wrong(streams.fold(key, 2), batch)  # 0 and 1 are start and thinking
+      wrong = self.problem.wrong(streams.fold(key, streams.WRONG), batch)
       energies = [self._energy_of(model, params, context, answer) for answer in (target, wrong)]
       total = total + t.contrast * losses.energy_contrast(*energies, first_axes(weights, energies[0].ndim))
     finished, metrics = (), self._metrics(params, batch, weights, aux)

@@ -67,9 +67,7 @@ class ImageProblem(Problem):
   def data_config(self) -> DataConfig:
     """With the path of the source as the run meant it, wherever it is used from."""
     data, kept = self.config.data, self.kept
-    if kept is None or data.source != kept.config.data.source:
-      return data
-    return dataclasses.replace(data, source=find.located(data.source, kept.places))
+    return find.as_meant(data, kept.config.data, kept.places) if kept else data
 
   def data(self) -> Data:
     found = images.build(self.data_config, self.config.image)

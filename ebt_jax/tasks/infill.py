@@ -31,7 +31,6 @@ from ebt_jax.tasks.base import Batch, Kept, Mean
 from ebt_jax.tasks.direct import DirectTask
 from ebt_jax.tasks.ebt import EBTTask
 
-_SAMPLE = 2**20  # folded into the key of a row, whose parts draw its blanks
 LENGTHS = 8  # spans of up to so many places are counted apart by length
 
 
@@ -75,7 +74,7 @@ class InfillProblem(text.TextProblem):
     keys = key if key.ndim else streams.split(key, len(batch["tokens"]))
     of_words = masks.Words(*map(jnp.asarray, self._words)) if self.config.mask.layout == "word" else None
     asked = masks.draw(self.config.mask, key, batch["weights"], self.target(batch), of_words)
-    return {**batch, "asked": asked, "seed": jax.vmap(jax.random.bits)(streams.fold(keys, _SAMPLE))}
+    return {**batch, "asked": asked, "seed": jax.vmap(jax.random.bits)(streams.fold(keys, streams.SAMPLE))}
 
   def inputs(self, batch: Batch) -> Masked | Blanks:
     asked = batch["asked"]

@@ -38,10 +38,6 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
     raise ConfigError(f"config.model.vocab_size: {m.vocab_size}, but sudoku.size={size} has {size} digits; set it to 0")
   if m.residual or t.start == "context":
     raise ConfigError("config.model.residual: Sudoku has no residual energy; set it to False, and thinking.start=noise")
-  if m.passes != 1:
-    raise ConfigError(
-      f"config.model.passes: {m.passes}, but here a loop is model.kind=looped, with thinking.steps passes"
-    )
   config = dataclasses.replace(config, model=dataclasses.replace(m, vocab_size=size))
   problem, cells = SudokuProblem(config, kept), size * size
   if m.kind == "ebt":

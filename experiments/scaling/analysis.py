@@ -7,7 +7,7 @@ Every other series is compared with the first one: they are b and a in `ebt_jax/
 from collections.abc import Sequence
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -160,6 +160,40 @@ def compare(a: Fit, b: Fit) -> Pair:
     gap = None
   cross = scaling.crossing(fa, fb, low, high) if low < high else None
   return Pair(scaling.faster(a.line, b.line), exponent, cross, high, gap, "laws" if both else "lines")
+
+
+class Paired(NamedTuple):
+  """Two series at one x, over the seeds that both have there: means, and the difference with its Student interval."""
+
+  x: float
+  seeds: int
+  first: float
+  second: float
+  difference: float
+  half: float
+  lower: int  # seeds where the second series is lower
+
+
+def paired(rows: Sequence[Row], axis: dict[str, Any], first: str, second: str) -> list[Paired]:
+  """Differences between runs of the same level, step and seed, wherever two seeds or more have both."""
+
+  def by_run(series):
+    return {(r["level"], r["step"], r["seed"]): r for r in on_axis(rows, axis, series)}
+
+  a, b = by_run(first), by_run(second)
+  both: dict[tuple, list[tuple[Row, Row]]] = {}
+  for key in a.keys() & b.keys():
+    both.setdefault(key[:2], []).append((a[key], b[key]))
+  out = []
+  for pairs in both.values():
+    if len(pairs) > 1:
+      ours, theirs = np.array([[r[axis["y"]] for r in pair] for pair in pairs]).T
+      mean, half = scaling.student(theirs - ours)
+      x = float(np.mean([r[axis["x"]] for pair in pairs for r in pair]))  # seeds may differ by a short row of data
+      out.append(
+        Paired(x, len(pairs), float(ours.mean()), float(theirs.mean()), mean, half, int(np.sum(theirs < ours)))
+      )
+  return sorted(out)
 
 
 def equal_cost(rows: Sequence[Row], axis: dict[str, Any], cost: str) -> dict[str, list[tuple[float, Interval]]]:

@@ -212,9 +212,26 @@ def axis_section(result: AxisResult, rows: list[dict[str, Any]], figure: str, wo
     f"<h2>{html.escape(axis['title'])}</h2><figure>{figure}<figcaption>Each mark is one evaluation of one "
     f"seed. Lines: the law with an irreducible loss where it could be fitted, else the straight line of "
     f"{html.escape(line_y)}; bands hold {scaling.CONFIDENCE:.0%} of the draws.</figcaption></figure>"
-    + (html_table(head, body) if body else "")
+    + (html_table(head, body) + paired_table(rows, axis, words) if body else "")
     + "".join(f'<p class="note">{n}</p>' for n in notes)
   )
+
+
+def paired_table(rows: list[dict[str, Any]], axis: dict[str, Any], words: Words) -> str:
+  """Differences from the first series, between runs of the same seed, in a part of the page that is closed at first."""
+  first, *others = axis["runs"]
+  body = [
+    [
+      html.escape(name), si(p.x), f"{p.seeds}", f"{p.first:.4f}", f"{p.second:.4f}",
+      f"{p.difference:+.4f} ± {p.half:.4f}", f"{p.lower}",
+    ]
+    for name in others for p in analysis.paired(rows, axis, first, name)
+  ]  # fmt: skip
+  if not body:
+    return ""
+  head = ["series", html.escape(words.label(axis["x"])), "seeds", html.escape(first), "series' own",
+          f"less {html.escape(first)}", "seeds where lower"]  # fmt: skip
+  return f"<details><summary>Differences, paired by seed</summary>{html_table(head, body)}</details>"
 
 
 def _seeds(p: scaling.Points) -> str:

@@ -134,6 +134,8 @@ def numbers_of(found: dict[str, np.ndarray], step_size: float) -> dict[str, floa
       "beta": beta / step_size,
       "spearman": float(stats.spearmanr(found["energy"], loss)[0]),
     }
+    out["one_hot_less_loss"] = out["one_hot_nats"] - out["loss"]
+    out["entropy_less_energy"] = out["auroc_entropy"] - out["auroc_energy"]
   return out
 
 
@@ -143,10 +145,12 @@ ROWS = (
   ("truth_is_least", "truth has the least energy", ".4f"),
   ("truth_in_5", "truth among the 5 least", ".4f"),
   ("one_hot_nats", "softmax(-a E) one-hot, nats", ".4f"),
-  ("best_beta_nats", "the same, best beta (2nd half)", ".4f"),
+  ("one_hot_less_loss", "the same less loss of the thought", ".4f"),
+  ("best_beta_nats", "one-hot, best beta (2nd half)", ".4f"),
   ("beta", "best beta / a", ".3f"),
   ("spearman", "Spearman, energy and loss", ".3f"),
   *((f"auroc_{name}", f"AUROC of errors, {label}", ".4f") for name, label in SIGNALS.items()),
+  ("entropy_less_energy", "entropy's AUROC less final energy's", ".4f"),
 )
 
 

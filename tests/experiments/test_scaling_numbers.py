@@ -145,6 +145,14 @@ def test_the_number_at_the_end_is_the_mean_over_seeds_at_the_largest_x():
   assert analysis.at_the_end(rows, axis_of(rows), "a", "accuracy") is None
 
 
+def test_series_are_compared_seed_by_seed_at_each_x():
+  rows = [row("a", 10, 5.0), row("a", 10, 7.0, seed=1), row("b", 10, 4.0), row("b", 10, 8.0, seed=1)]
+  rows += [row("a", 20, 3.0), row("b", 20, 2.0), row("b", 20, 2.0, seed=1)]  # one seed has both
+  (found,) = analysis.paired(rows, axis_of(rows), "a", "b")
+  assert found[:5] == (10, 2, 6.0, 6.0, 0.0) and found.lower == 1
+  assert found.half == pytest.approx(12.706 * np.sqrt(2) / np.sqrt(2), rel=1e-3)  # t at one degree of freedom
+
+
 def test_points_of_a_run(tmp_path):
   """1000 seconds on 4 devices are 4000 device seconds, half of them at half of the steps; so are the paper's FLOPs."""
   config = config_lib.resolve({"model": {"layers": 3, "width": 32, "heads": 2}, "train": {"warmup": 5}})
@@ -207,7 +215,8 @@ def test_a_table_of_an_axis():
     for x in (10.0, 100.0, 1000.0):
       rows += [row("a", x, 8 * x**-0.25, seed), row("b", x, 8 * x**-0.5, seed)]
   result = analysis.analyse_axis(rows, axis_of(rows))
-  text = report.axis_section(result, rows, "", WORDS)
+  text, _, paired = report.axis_section(result, rows, "", WORDS).partition("<details>")
+  assert "<td>b</td><td>10</td><td>2</td><td>4.4987</td><td>2.5298</td><td>-1.9689 ± 0.0000</td><td>2</td>" in paired
   heads = re.findall("<th>(.*?)</th>", text)
   cells = [re.sub("<small>.*", "", c) for c in re.findall("<td>(.*?)</td>", text)]
   first, second = (dict(zip(heads, cells[i : i + len(heads)])) for i in (0, len(heads)))

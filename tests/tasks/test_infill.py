@@ -155,7 +155,7 @@ def problem_spec():
   [
     ({"model": {"residual": True}}, "config.model.residual: infilling has no residual energy"),
     ({"thinking": {"start": "context"}}, "config.thinking.start: infilling has no residual energy"),
-    ({"model": {"kind": "transformer", "passes": 2}}, "config.model.passes: 2, but infilling applies its blocks once"),
+    ({"model": {"kind": "transformer", "passes": 2}}, "config.model.passes: 2, but task 'infill' loops by eval.steps"),
     ({"model": {"vocab_chunk": 8}}, "config.model.vocab_chunk: 8, but infilling holds answers whole"),
     ({"model": {"kind": "dit"}}, "config.model.kind: no choice 'dit'"),
     (

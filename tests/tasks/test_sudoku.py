@@ -103,7 +103,10 @@ def test_flops_are_those_of_the_traced_gradient(arg, keys):
   [
     (["model.vocab_size=5"], "sudoku.size=4 has 4 digits"),
     (["model.residual=True"], "config.model.residual: Sudoku has no residual energy"),
-    (["model.passes=2", "model.kind=transformer"], "config.model.passes: 2, but here a loop is model.kind=looped"),
+    (
+      ["model.passes=2", "model.kind=transformer"],
+      "2, but task 'sudoku' loops by model.kind=looped",
+    ),
     (["sudoku.size=5"], "config.sudoku.size: expected 4, 6 or 9, found 5"),
     (["sudoku.givens_max=16"], "less than the 16 cells"),
     (["model.kind=mlp"], "config.model.kind: no choice 'mlp'"),
