@@ -25,3 +25,11 @@ def test_a_row_draws_the_same_whatever_stands_beside_it():
   assert streams.split(whole, 3).shape == (3, 6)
   assert data(streams.split(whole, 3)[1, 4]) == data(jax.random.split(whole[4], 3)[1])
   assert data(streams.fold(whole, 7)[4]) == data(jax.random.fold_in(whole[4], 7))
+
+
+def test_what_is_folded_into_a_key_is_not_what_start_and_thinking_have_of_it():
+  key = jax.random.key(3)
+  parts = [data(k) for k in streams.split(key, 2)]
+  assert parts == [data(streams.fold(key, number)) for number in (0, 1)]
+  numbers = (streams.WRONG, streams.DROP, streams.SAMPLE, streams.CORRUPT)
+  assert len({*parts, *(data(streams.fold(key, number)) for number in numbers)}) == 6

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import losses
+from ebt_jax import losses, streams
 from ebt_jax.config import Config, ConfigError, DataConfig, ModelConfig, ThinkingConfig, TrainConfig, resolve
 from ebt_jax.tasks import registry
 from ebt_jax.training import state as state_lib
@@ -83,7 +83,17 @@ def test_rows_that_train_without_the_residual_term_are_left_to_the_learnt_energy
   context = task.context(params, batch, jnp.arange(B) % 2 == 0)
   assert np.all(context.state[::2] == 0)
   np.testing.assert_array_equal(context.state[1::2], task.context(params, batch).state[1::2])
-  loss, _ = task.loss(params, batch, jax.random.key(0))
+  seen = []
+
+  class Watched(type(task)):
+    def context(self, params, batch, unanswered=None):
+      seen.append(unanswered)
+      return super().context(params, batch, unanswered)
+
+  watched, key = Watched(**vars(task)), jax.random.key(0)
+  loss, _ = watched.loss(params, batch, key)
+  drawn = jax.random.bernoulli(streams.fold(key, streams.DROP), 0.5, (B,))
+  np.testing.assert_array_equal(seen[0], drawn)
   whole, _ = task.loss(params, batch, jax.random.key(0), training=False)
   assert abs(loss.value() - whole.value()) > 0.01
 
