@@ -156,7 +156,7 @@ def _batch(task: Task, pixels: np.ndarray) -> Batch:
   batch = {"picture": pixels, "label": np.zeros(n, np.int32), "level": np.zeros(n, np.float32)}
   batch["weights"] = np.ones(n, np.float32)
   if c.sample.noised:
-    step = round(c.image.noise_level * c.image.diffusion_steps) - 1
+    step = int(task.problem.schedule.step_of(c.image.noise_level))
     batch |= {"noised": pixels.astype(np.float32) / 127.5 - 1, "step": np.full(n, step, np.int32)}
   return batch
 

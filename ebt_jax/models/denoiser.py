@@ -43,10 +43,6 @@ class Denoiser(Predictor):
     x_BxSxD = dit.stream(self.config, self.image, params, x, condition)
     return patches.join(dit.head(self.config, params, x_BxSxD, condition), self.image.patch, self.outputs)
 
-  def patch_stream(self, params: dict, x: Float[Array, "b h w c"], time: Float[Array, " b"]) -> Float[Array, "b s d"]:
-    """The patches of a picture after the last block: what a linear probe reads."""
-    return dit.stream(self.config, self.image, params, x, self._condition(params, time))
-
   def _condition(self, params, time):
     """`[b, 1, d]` of times `[b]`, a diffusion's step numbers or of that size."""
     up, down = self._time_layers()

@@ -78,11 +78,8 @@ class ImageEBT(Energy):
   def patch_energies(self, params: dict, y: Float[Array, "b h w c"]) -> Float[Array, "b s"]:
     """What E_theta is the mean of."""
     condition = self._condition(params, 0)
-    return dit.head(self.config, params, self.patch_stream(params, y), condition)[..., 0]
-
-  def patch_stream(self, params: dict, y: Float[Array, "b h w c"]) -> Float[Array, "b s d"]:
-    """The patches of a picture after the last block: what a linear probe reads."""
-    return dit.stream(self.config, self.image, params, y, self._condition(params, 0), self.unroll)
+    x_BxSxD = dit.stream(self.config, self.image, params, y, condition, self.unroll)
+    return dit.head(self.config, params, x_BxSxD, condition)[..., 0]
 
   def _condition(self, params, row):
     return params["condition"]["embedding"][row][None, None]

@@ -20,11 +20,11 @@ import numpy as np
 from ebt_jax import cli, diffusion, files, record, runs, streams
 from ebt_jax.config import ConfigError
 from ebt_jax.data import images
-from ebt_jax.data.loader import in_order
 from ebt_jax.evaluation import image_report
 from ebt_jax.owner import Owner
 from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Examples, Task, Thinks, corrupted
+from experiments.thinking import common
 
 THINKING = 16  # steps of EBT, most
 PASSES = {"dit": (1, 2, 5, 10, 20, 50, 100), "flow": (1, 2, 5, 10, 20, 50)}
@@ -70,27 +70,14 @@ def at_level(model: Model, level: float) -> Examples:
 
 def means(function, params: Any, examples: Examples, count: int, rows: int = 32) -> dict[str, np.ndarray]:
   """Means over pictures of what `function(params, batch, keys)` says of each, arrays `[..., b]`."""
-  numbers = np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)
   key, step = streams.key_for(0, streams.EVALUATE), jax.jit(function)
   sums, seen = {}, 0.0
-  for at, batch in in_order(_Some(examples, numbers), min(rows, len(numbers))):
+  for at, batch in common.batches(examples, min(count, len(examples)), rows):
     weights = batch["weights"]
     seen += weights.sum()
     for name, value in jax.device_get(step(params, batch, streams.each(key, at))).items():
       sums[name] = sums.get(name, 0) + np.sum(np.asarray(value, np.float64) * weights, -1)
   return {name: total / seen for name, total in sums.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Some:
-  examples: Examples
-  numbers: np.ndarray
-
-  def __len__(self):
-    return len(self.numbers)
-
-  def rows(self, index):
-    return self.examples.rows(self.numbers[index])
 
 
 def measured(task: Task, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
@@ -129,9 +116,10 @@ def non_local_means(model: Model, examples: Examples, count: int) -> dict[str, f
   except ImportError:
     return None
   task = model.task()
-  numbers = np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)
-  keys = streams.each(streams.key_for(0, streams.EVALUATE), np.arange(len(numbers)))
-  batch = jax.device_get(corrupted(task.problem, examples.rows(numbers), keys))
+  count = min(count, len(examples))
+  numbers, rows = next(common.batches(examples, count, rows=count))  # the pictures and the noise of `means`
+  keys = streams.each(streams.key_for(0, streams.EVALUATE), numbers)
+  batch = jax.device_get(corrupted(task.problem, rows, keys))
   signal, scale = task.problem.schedule.scales(batch["step"], batch["noised"])
   sigmas = np.ravel(scale / signal) / 2  # of values from 0 to 1
   rescaled = np.asarray(task.problem.rescaled(batch)) / 2 + 0.5
