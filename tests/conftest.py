@@ -32,6 +32,12 @@ def x64():
   jax.config.update("jax_enable_x64", False)
 
 
+def pytest_xdist_auto_num_workers(config):
+  """Folders of tests share the cores, four at most; files that are named run in this process."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  return min(4, cores) if all(os.path.isdir(name) for name in config.args) else 0
+
+
 def pytest_terminal_summary(terminalreporter):
   """One line on parity: how many golden files, and the worst relative error of each precision."""
   errors = {}
