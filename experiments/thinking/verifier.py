@@ -22,7 +22,13 @@ from ebt_jax.thinking.think import at_landscape, step_size_of
 from experiments.thinking import common
 
 KINDS = ("s1", "s2", "residual_context", "residual_noise", "residual_s2", "transformer")
-SIGNALS = {"energy": "final energy", "fall": "rise of energy", "free_energy": "free energy", "entropy": "entropy"}
+SIGNALS = {
+  "energy": "final energy",
+  "fall": "rise of energy",
+  "free_energy": "free energy",
+  "normalised": "normalised energy",
+  "entropy": "entropy",
+}
 AT_ONCE = 16  # one-hot candidates of a position that are scored together
 LEVELS = np.linspace(0.05, 1.0, 20)  # of coverage, in the figure
 
@@ -52,11 +58,13 @@ def thought(task, params, batch, keys) -> dict[str, jax.Array]:
     found = task.think(params, context, *task.starts(params, context, keys, batch))
     x, final = found.best(found.candidates), found.best(found.final)
     size = step_size_of(params["thinking"], task.config.thinking)
+    one_hot = one_hot_energies(task, params, context)
     out = {
       "energy": final,
       "fall": final - found.best(found.energies, 1)[0],
       "free_energy": size * final + task.space.potential(x),
-      "one_hot": one_hot_energies(task, params, context),
+      "normalised": size * jnp.min(one_hot, 0) + jax.nn.logsumexp(-size * one_hot, 0),  # -max log softmax(-a E)
+      "one_hot": one_hot,
     }
   else:
     x, out = task.model.predict(params["model"], task.problem.inputs(batch)), {}
@@ -136,6 +144,7 @@ def numbers_of(found: dict[str, np.ndarray], step_size: float) -> dict[str, floa
     }
     out["one_hot_less_loss"] = out["one_hot_nats"] - out["loss"]
     out["entropy_less_energy"] = out["auroc_entropy"] - out["auroc_energy"]
+    out["entropy_less_normalised"] = out["auroc_entropy"] - out["auroc_normalised"]
   return out
 
 
@@ -151,6 +160,7 @@ ROWS = (
   ("spearman", "Spearman, energy and loss", ".3f"),
   *((f"auroc_{name}", f"AUROC of errors, {label}", ".4f") for name, label in SIGNALS.items()),
   ("entropy_less_energy", "entropy's AUROC less final energy's", ".4f"),
+  ("entropy_less_normalised", "entropy's AUROC less normalised energy's", ".4f"),
 )
 
 
