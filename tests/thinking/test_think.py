@@ -47,7 +47,7 @@ def test_descent_of_a_bowl_is_its_closed_form(x64):
 
 
 def test_momentum_sums_the_slopes(x64):
-  """Of slopes of -1, beta = 1/2 takes steps of a, 3a/2, 7a/4; the energy is minus the sum of the entries before each."""
+  """Of slopes of -1, beta = 1/2 takes steps of a, 3a/2, 7a/4; energies are minus the sums of the entries."""
   x0, params = jnp.array([[0.0, 1.0]]), parameters(0.2)
   config = ThinkingConfig(steps=3, momentum=0.5)
   moved = np.cumsum([0.2, 0.3, 0.35])
