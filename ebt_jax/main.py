@@ -71,8 +71,8 @@ def start(config: Config, flags: argparse.Namespace) -> None:
   from ebt_jax import parallel
   from ebt_jax.evaluation import commands
   from ebt_jax.evaluation.asked import Asked
-  from ebt_jax.evaluation.sampling import Sampling
   from ebt_jax.training import inspect, loop
+  from ebt_jax.use.sampling import Sampling
 
   if flags.mode in ("train", "eval", "generate") and not flags.workdir:
     raise ConfigError(f"--workdir: mode {flags.mode} needs the folder of a run")

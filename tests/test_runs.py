@@ -50,6 +50,8 @@ def test_a_run_opens_without_its_optimiser(trained, tmp_path):
   }
   with pytest.raises(ConfigError, match="holds no run"):
     runs.open_run(tmp_path)
+  model = ebt_jax.load(folder, settings={"eval.seed": 3})
+  assert model.step == 4 and model.config.eval.seed == 3 and model.score("of it").log_likelihood.shape == (5,)
 
 
 def test_a_finished_run_goes_on_as_if_it_had_never_ended(trained, corpus, tmp_path):
