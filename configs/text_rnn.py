@@ -4,8 +4,8 @@
       --config.data.source=data/fineweb_256 --config.data.tokenizer=gpt-neox-20b/tokenizer.json
   python -m ebt_jax.main --config=configs/text_rnn.py:xxs,lstm --workdir=runs/lstm_xxs ...
 
-Its cell is RG-LRU (Griffin and Hawk, arXiv 2402.19427) or, with `,lstm`, an LSTM. The paper's RNN is that of its Table 1
-and of its Sudoku; it trains none on text, so these learning rates are Transformer++'s.
+Its cell is RG-LRU (Griffin and Hawk, arXiv 2402.19427) or, with `,lstm`, an LSTM. The paper names RNNs in its Table 1
+and trains none on text, so these learning rates are Transformer++'s.
 """
 
 from configs import text_transformer
