@@ -35,6 +35,8 @@ CONFIGS = {
     with_model(variant="time_embed"), thinking=dataclasses.replace(BASE.thinking, landscapes=2)
   ),
   "transformer": with_model(kind="transformer"),
+  "rnn": with_model(kind="rnn"),
+  "lstm": with_model(kind="rnn", cell="lstm"),
   "residual": dataclasses.replace(
     with_model(residual=True), thinking=dataclasses.replace(BASE.thinking, start="context")
   ),
@@ -58,6 +60,7 @@ FAST = {
   ("transformer", (1, 8, 1)),
   ("replay", (1, 4, 2)),
   ("residual", (1, 4, 2)),
+  ("rnn", (2, 2, 2)),
 }  # each mesh once
 CASES = [
   pytest.param(name, sizes, id=f"{name}-{mesh}", marks=() if (name, sizes) in FAST else pytest.mark.slow)
