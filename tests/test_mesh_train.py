@@ -36,7 +36,6 @@ CONFIGS = {
   ),
   "transformer": with_model(kind="transformer"),
   "rnn": with_model(kind="rnn"),
-  "lstm": with_model(kind="rnn", cell="lstm"),
   "residual": dataclasses.replace(
     with_model(residual=True), thinking=dataclasses.replace(BASE.thinking, start="context")
   ),
@@ -134,9 +133,10 @@ def test_one_device_has_the_loss_of_a_plain_loop(name):
 def assert_slices(state, replica, data, model):
   """Weights and both moments lie in slices over `data` and `model`, in copies over `replica`."""
   adam = state.optimizer[1].inner_states["weights"].inner_state[0]
+  first = ("attention", "q") if "attention" in state.params["model"]["layers"] else ("recurrent", "x")
   for tree in (state.params["model"], adam.mu["model"], adam.nu["model"]):
     for kernel, dims in (
-      (tree["layers"]["attention"]["q"]["kernel"], (2, D // data, D // model)),
+      (tree["layers"][first[0]][first[1]]["kernel"], (2, D // data, D // model)),
       (tree["layers"]["ffn"]["down"]["kernel"], (2, D // model, D // data)),
       (tree["embed"]["embedding"], (V // model, D // data)),
     ):
