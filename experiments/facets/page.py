@@ -44,7 +44,8 @@ def said(values: list[float], form: str) -> str:
   """Mean and interval over seeds, or the one value of one seed; a dash where there is none."""
   values = [v for v in values if v is not None and not math.isnan(v)]
   if len(values) > 1:
-    return common.over_seeds(values, form)
+    mean, half = common.mean_interval(values)
+    return f"{mean:{form}} ± {half:{form.removeprefix('+')}}"
   return f"{values[0]:{form}}" if values else "-"
 
 
