@@ -90,9 +90,9 @@ class BlockLinear(nn.Module):
 
     kernel_GxIxO = self.param("kernel", init, (GATE_BLOCKS, side, side))
     bias = self.param("bias", nn.initializers.zeros, (c.width,))
-    parts = jnp.split(x_BxSxD.reshape(-1, c.width), GATE_BLOCKS, axis=1)
-    y = [layers.einsum("ni,io->no", x, k, layers.compute_dtype(c)) for x, k in zip(parts, kernel_GxIxO)]
-    return jnp.concatenate(y, 1).reshape(x_BxSxD.shape) + bias
+    x_NxGxI = x_BxSxD.reshape(-1, GATE_BLOCKS, side)
+    y = layers.mark_saved(layers.einsum("ngi,gio->ngo", x_NxGxI, kernel_GxIxO, layers.compute_dtype(c)))
+    return y.reshape(x_BxSxD.shape) + bias
 
 
 class TemporalConv(nn.Module):
