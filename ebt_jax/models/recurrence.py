@@ -27,7 +27,7 @@ def recurrence(
 ) -> Float[Array, "b s d"]:
   """h[t] = decay[t] h[t - 1] + inputs[t] from h[-1] = 0; reversed, from the last position to the first.
 
-  An associative scan, in log(s) rounds of parallel work. CPUs run the plain loop, which is three to six times as fast there (tools/RESULTS.md).
+  An associative scan, in log(s) rounds of parallel work. CPUs run the plain loop, there three to six times as fast.
   """
   return (in_a_loop if jax.default_backend() == "cpu" else in_parallel)(decay_BxSxD, inputs_BxSxD, reverse)
 
