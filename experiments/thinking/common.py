@@ -18,7 +18,7 @@ from ebt_jax.data.loader import in_order
 from ebt_jax.evaluation.evaluator import pretty
 from ebt_jax.owner import Owner
 from ebt_jax.tasks import registry
-from ebt_jax.tasks.base import Examples, Scores, Task
+from ebt_jax.tasks.base import Examples, Scores, Task, corrupted
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent
 
@@ -180,7 +180,9 @@ def scores(model: Model, examples: Examples, count: int, **inference) -> dict[st
 
   @jax.jit
   def score(params, batch, numbers):
-    found: Scores = task.scores(params, batch, streams.each(key, numbers))
+    keys = streams.each(key, numbers)
+    batch = corrupted(task.problem, batch, keys)
+    found: Scores = task.scores(params, batch, keys)
     counts = {name: mean for name, mean in task.problem.counts(batch).items()}
     return found, task.problem.target(batch), task.problem.weights(batch), counts
 
