@@ -172,8 +172,8 @@ def scores(model: Model, examples: Examples, count: int, **inference) -> dict[st
   """`task.scores` of every answer that counts, flat.
 
   Returns:
-    `loss` and, where there are energies, `energy`, `[t, answers]`; `final_energy`, `steps`, `weight`, `target` and
-    `[answers]`; and the problem's counts as values.
+    `loss` and, where there are energies, `energy`, `[t, answers]`; `final_energy`, `steps`, `weight` and,
+    where each has a weight, `target`, `[answers]`; and the problem's counts as values.
   """
   task = model.task(**inference)
   key = streams.key_for(inference.get("seed", 0), streams.EVALUATE)
@@ -192,7 +192,7 @@ def scores(model: Model, examples: Examples, count: int, **inference) -> dict[st
     seen, target, weights, counts = jax.device_get(score(model.params, batch, numbers))
     asked = weights > 0
     parts = {"loss": seen.error, "energy": seen.energy, "final_energy": seen.final_energy, "steps": seen.steps}
-    parts |= {"target": target, "weight": weights}
+    parts |= {"target": target if target.shape == weights.shape else None, "weight": weights}
     for name, value in parts.items():
       if value is not None:
         found.setdefault(name, []).append(value[..., asked])

@@ -93,7 +93,9 @@ def test_a_flat_energy_prefers_nothing_and_a_denoiser_its_own_answer(monkeypatch
   monkeypatch.setattr(study.common, "held_out", lambda model: Pictures())
   assert study.pictures(ebt, flow, 6) == (0.5, 6)
   assert study.pictures(flow, flow, 6) == (0.0, 6)  # which is why no model judges its own seed
-  assert study.pictures(flow, ebt, 6)[1] == 6
+  found = study.common.scores(ebt, Pictures(), 6)
+  assert found["loss"].shape == (1, 6) and (found["loss"] > 0).all() and "target" not in found
+  assert found["final_energy"].tolist() == [0] * 6
 
 
 def test_answers_are_of_another_seed():
