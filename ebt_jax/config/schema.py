@@ -52,6 +52,7 @@ class ModelConfig(Checks):
   energy_gain: float = 1.0  # multiplies E_theta of a residual energy; 0: only the context's own prediction is left
   residual_drop: float = 0.0  # share of the rows that train without the residual term
   answer_layers: int = 0  # blocks of the context after which a residual energy reads its answer; 0: all of them
+  cell: str = "rg_lru"  # of kind rnn: rg_lru (Griffin's and Hawk's) | lstm
   passes: int = 1  # times that Transformer++ applies its blocks, with the same weights (a looped Transformer)
   embedder: str = "linear"  # candidate probabilities -> width: linear | tied (token table)
   init: str = "xavier"  # xavier | he
@@ -90,6 +91,7 @@ class ModelConfig(Checks):
     self._one_of("init", "xavier", "he")
     self._one_of("dtype", "float32", "bfloat16")
     self._one_of("attention", "plain", "fused")
+    self._one_of("cell", "rg_lru", "lstm")
     self._positive("layers", "heads", "width", "ffn_multiplier", "passes")
     self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain", "answer_layers")
     for name, off in (("energy_gain", 1), ("residual_drop", 0), ("answer_layers", 0)):
@@ -103,8 +105,15 @@ class ModelConfig(Checks):
       )
     if self.passes > 1 and self.kind == "ebt":
       raise ConfigError(f"{self._key('passes')}: an EBT thinks instead; set thinking.steps, or model.kind=transformer")
-    if self.residual and self.kind == "transformer":
-      raise ConfigError(f"{self._key('residual')}: model.kind=transformer has no energy; set it to False, or kind=ebt")
+    if self.residual and self.kind in ("transformer", "rnn"):
+      raise ConfigError(f"{self._key('residual')}: model.kind={self.kind} has no energy; set it to False, or kind=ebt")
+    if self.cell != "rg_lru" and self.kind != "rnn":
+      raise ConfigError(f"{self._key('cell')}: {self.cell} is a recurrent cell; set model.kind=rnn, or leave it out")
+    for name, only in (("passes", 1), ("attention", "plain"), ("attention_block", 0), ("variant", "default")):
+      if self.kind == "rnn" and getattr(self, name) != only:
+        raise ConfigError(
+          f"{self._key(name)}: model.kind=rnn has no choice of it, found {getattr(self, name)}; leave it out"
+        )
     if self.hidden < 1:
       raise ConfigError(
         f"config.model.ffn_multiplier: {self.ffn_multiplier} leaves no hidden unit at width {self.width}"

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 # task of this package -> its kinds of model
 KINDS = {
-  "text": ("ebt", "transformer"),
+  "text": ("ebt", "transformer", "rnn"),
   "infill": ("ebt", "transformer"),
   "sudoku": ("ebt", "transformer", "looped"),
   "image": ("ebt", "dit", "flow"),
 }
-DIRECT = ("transformer", "looped", "dit", "flow")  # kinds of model that have no energy
+DIRECT = ("transformer", "rnn", "looped", "dit", "flow")  # kinds of model that have no energy
 GROUPS = {"infill": "mask", "image": "image", "sudoku": "sudoku"}  # task -> its own group of keys
 
 

@@ -87,7 +87,7 @@ class Steps:
   def _compile(self, rival):
     config, task = rival.task.config, rival.task
     m, shape = config.model, (config.train.batch_size, config.data.context_length)
-    like = (m.kind, m.variant, m.residual, m.layers, m.heads, m.width, m.vocab_size, config.thinking.landscapes)
+    like = (m.kind, m.cell, m.variant, m.residual, m.layers, m.heads, m.width, m.vocab_size, config.thinking.landscapes)
     if like not in self._params:
       self._params[like] = task.init(jax.random.key(0))
     tokens = np.random.default_rng(0).integers(0, m.vocab_size, (shape[0], shape[1] + 1)).astype(np.int32)

@@ -17,6 +17,7 @@ from ebt_jax.thinking import descent
 from ebt_jax.use.generate import Generator
 from ebt_jax.use.sampling import Sampling
 from tools.bench import authors, timing
+from tools.bench.recurrent import recurrent
 from tools.bench.rivals import (
   BASE,
   COST,
@@ -253,4 +254,12 @@ def torch(args, shape, rows, decode=False):
   return found
 
 
-SUITES = {"train": train, "sizes": sizes, "vocab": vocab, "attention": attention, "decode": decode, "mesh": mesh}
+SUITES = {
+  "train": train,
+  "sizes": sizes,
+  "vocab": vocab,
+  "attention": attention,
+  "decode": decode,
+  "recurrent": recurrent,
+  "mesh": mesh,
+}
