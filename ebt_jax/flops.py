@@ -82,6 +82,7 @@ def training_by_thinking(
   """
   t = thinking
   learnt, free = learnt_and_free(t)
+  free += t.steps * t.explore if t.explore > 1 else 0  # of each start, to find the best
   candidate, again = cost.candidate.forward, cost.candidate.again
   # a gradient with respect to the candidate goes to both factors of such a product, which doubles its backward pass
   mutual = cost.mutual

@@ -117,7 +117,9 @@ class EBTTask:
       shape = (len(jax.tree.leaves(batch)[0]),)
       unanswered = jax.random.bernoulli(streams.fold(key, streams.DROP), self.config.model.residual_drop, shape)
     context = self.context(params, batch, unanswered)
-    if start is None:
+    if start is None and training and self.config.thinking.explore > 1:
+      start = self._explored(space, params, context, start_key, fresh)
+    elif start is None:
       start = self.problem.start(space, start_key, fresh)
       if self.starts_at_context:
         start = space.start_at(params["model"], start, jax.tree.map(lambda a: a[:rows], self._direct(params, context)))
@@ -143,14 +145,28 @@ class EBTTask:
       training=training, randomness=randomness, rule=rule,
     )  # fmt: skip
     if t.contrast:
-      wrong = self.problem.wrong(streams.fold(key, streams.WRONG), batch)
+      wrong = self.problem.wrong(streams.fold(key, streams.WRONG), batch, aux.candidate)
       energies = [self._energy_of(model, params, context, answer) for answer in (target, wrong)]
-      total = total + t.contrast * losses.energy_contrast(*energies, first_axes(weights, energies[0].ndim))
+      contrast = losses.energy_judgement if t.contrast_of == "each" else losses.energy_contrast
+      total = total + t.contrast * contrast(*energies, first_axes(weights, energies[0].ndim))
     finished, metrics = (), self._metrics(params, batch, weights, aux)
     if replayed:
       finished = {**fresh, "start": jax.tree.map(lambda a: a[:rows], aux.candidate)}
       metrics["replayed"] = Mean(jnp.sum(weights[rows:]), jnp.sum(weights))  # the buffer's share of the weight
     return Mean(total, jnp.sum(weights)), Output(metrics, finished)
+
+  def _explored(self, space, params, context, key, batch):
+    """The best of `thinking.explore` starts of each answer."""
+    target, weights = self.problem.target(batch), self.problem.weights(batch)
+    start_key, key = jax.random.split(key)
+    start_keys = jax.random.split(start_key, (self.config.thinking.explore, len(jax.tree.leaves(batch)[0])))
+    starts = self.problem.start(space, start_keys, batch)
+
+    def error(x):  # of each candidate
+      return jax.vmap(lambda x: weights * self.problem.error(x, target))(x)
+
+    several = self.model.for_inference().energies
+    return thinking.best_start(several, space, params, context, starts, key, error, self.config.thinking)[0]
 
   def _share(self, total, i, count):
     """What step i of `count` adds to the loss."""
@@ -179,6 +195,12 @@ class EBTTask:
     landscape = self.config.thinking.landscapes - 1
     y = self.space.embed_target(params["model"], answer)
     return model.energy(params["model"], thinking.at_landscape(context, landscape), y, landscape)
+
+  def energies_of(self, params: Params, context: Any, answers: Array) -> Array:
+    """Energies `[n, *e]` of answers like the target, `[n, b, ...]`, at the last landscape."""
+    model, landscape = self.model.for_inference(), self.config.thinking.landscapes - 1
+    y = self.space.embed_target(params["model"], answers)
+    return model.energies(params["model"], thinking.at_landscape(context, landscape), y, landscape)
 
   def _contrast(self, params, context, target, weights, energies):
     """Energy of the truth against that of the last prediction."""

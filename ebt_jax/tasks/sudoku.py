@@ -116,13 +116,15 @@ class SudokuProblem(Problem):
   def error(self, x: Float[Array, "b s v"], target: Int[Array, "b s"], smoothing: Any = None) -> Float[Array, "b s"]:
     return losses.token_losses(x, target, smoothing)
 
-  def wrong(self, key: Array, batch: Batch) -> Int[Array, "b s"]:
-    """One blank, and `WRONG` of the others, have another digit."""
+  def wrong(self, key: Array, batch: Batch, x: Float[Array, "b s v"]) -> Int[Array, "b s"]:
+    """The model's own board x where it is wrong. Else one blank, and `WRONG` of the others, have another digit."""
     where, digit = jax.random.split(key)
     lots = jnp.where(batch["asked"] > 0, jax.random.uniform(where, batch["asked"].shape), -1.0)
     changed = (lots > 1 - WRONG) | ((lots == jnp.max(lots, -1, keepdims=True)) & (lots >= 0))
     by = jax.random.randint(digit, lots.shape, 1, self.size)
-    return jnp.where(changed, (batch["target"] + by) % self.size, batch["target"])
+    made = jnp.where(changed, (batch["target"] + by) % self.size, batch["target"])
+    own = jnp.where(batch["asked"] > 0, jnp.argmax(x, -1), batch["target"])
+    return jnp.where(jnp.any(own != batch["target"], -1, keepdims=True), own, made)
 
   def measures(self, x: Float[Array, "b s v"], batch: Batch) -> dict[str, Array]:
     """`cells`: of the blanks; `boards`: all blanks of a board right."""

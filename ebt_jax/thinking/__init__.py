@@ -7,6 +7,7 @@ from ebt_jax.thinking import replay
 from ebt_jax.thinking.chunked import ChunkedSimplex
 from ebt_jax.thinking.descent import double_reverse, reverse_over_forward, second_order
 from ebt_jax.thinking.diagnose import diagnose, warnings_for
+from ebt_jax.thinking.explore import best_start
 from ebt_jax.thinking.loss import ThinkingAux, thinking_loss
 from ebt_jax.thinking.spaces import ArraySpace, Euclidean, Simplex, Space
 from ebt_jax.thinking.think import PerLandscape, Randomness, StepPlan, Thoughts, at_landscape, step_plan, think
@@ -25,6 +26,7 @@ __all__ = [
   "Thoughts",
   "Verified",
   "at_landscape",
+  "best_start",
   "diagnose",
   "double_reverse",
   "replay",

@@ -23,6 +23,12 @@ class Boards(NamedTuple):
   energy: np.ndarray | None  # [t, n, b], after each step
   used: np.ndarray | None  # [n, b], thinking steps taken
   givens: np.ndarray  # [b]
+  doubts: dict[str, np.ndarray] = {}  # `doubts_of` the distributions of the blanks, and `decoded`, each [t, n, b]
+
+  @property
+  def judges(self) -> dict[str, np.ndarray]:
+    """What may tell a wrong board from a right one: name -> `[t, n, b]`, higher where a board is wrong."""
+    return {**({} if self.energy is None else {"energy": self.energy}), **self.doubts}
 
   def best_of(self, n: int, step: int = -1) -> tuple[np.ndarray, np.ndarray]:
     """Whether the candidate of least energy among the first n is right, `[b]`, and its energy."""
@@ -36,27 +42,50 @@ def answer(model: common.Model, examples: Examples, count: int, **inference) -> 
   task = model.task(**inference)
   key = streams.key_for(inference.get("seed", 0), streams.EVALUATE)
 
-  def right(x, batch):
-    """`[..., b, cells]`."""
-    return (jnp.argmax(x, -1) == batch["target"]) & (batch["asked"] > 0)
+  def seen(x, batch):
+    """Right blanks `[..., b, cells]`, and doubts `[..., b]`."""
+    return (jnp.argmax(x, -1) == batch["target"]) & (batch["asked"] > 0), doubts_of(x, batch["asked"])
 
   @jax.jit
   def run(params, batch, numbers):
     if not isinstance(task, Thinks):
       x = task.answers(params["model"], task.problem.inputs(batch), task.eval_steps)
-      return right(x, batch)[:, None], None, None
-    found = task.verified(params, batch, streams.each(key, numbers), lambda x: right(x, batch))
-    return found.observed, jnp.concatenate([found.energies[1:], found.final[None]]), found.steps_used
+      right, doubts = jax.tree.map(lambda a: a[:, None], seen(x, batch))
+      return right, doubts, None, None
+    context = task.context(params, batch)
+
+    def observe(x):
+      right, doubts = seen(x, batch)
+      return right, {**doubts, "decoded": task.energies_of(params, context, jnp.argmax(x, -1))}
+
+    found = task.verified(params, batch, streams.each(key, numbers), observe)
+    return *found.observed, jnp.concatenate([found.energies[1:], found.final[None]]), found.steps_used
 
   parts = []
   for numbers, batch in in_order(examples, min(ROWS, count), count):
-    seen, energy, used = jax.device_get(run(model.params, batch, numbers))
+    right, doubts, energy, used = jax.device_get(run(model.params, batch, numbers))
     rows = batch["weights"] > 0
     asked = (batch["asked"] > 0).sum(-1)
-    hits = seen.sum(-1)
-    part = (hits == asked, hits / np.maximum(asked, 1), energy, used, batch["asked"].shape[-1] - asked)
-    parts.append([None if a is None else a[..., rows] for a in part])
-  return Boards(*(None if a[0] is None else np.concatenate(a, -1) for a in zip(*parts)))
+    hits = right.sum(-1)
+    part = (hits == asked, hits / np.maximum(asked, 1), energy, used, batch["asked"].shape[-1] - asked, doubts)
+    parts.append(jax.tree.map(lambda a: a[..., rows], part))
+  return Boards(*jax.tree.map(lambda *a: np.concatenate(a, -1), *parts))
+
+
+def doubts_of(x: jax.Array, asked: jax.Array) -> dict[str, jax.Array]:
+  """How unsure distributions of the blanks are, without any energy: the honest rivals of one.
+
+  Args:
+    x: logits `[..., b, cells, digits]`.
+    asked: `[b, cells]`, 1 for blanks.
+
+  Returns:
+    `entropy`: the sum over the blanks, in nats. `surprise`: -log of the probability of the board that is read off.
+    `weakest`: -log of the probability of the least sure of its digits. All `[..., b]`.
+  """
+  log_p = jax.nn.log_softmax(x)
+  entropy, surprise = -jnp.sum(jnp.exp(log_p) * log_p, -1) * asked, -jnp.max(log_p, -1) * asked
+  return {"entropy": entropy.sum(-1), "surprise": surprise.sum(-1), "weakest": surprise.max(-1)}
 
 
 def auroc(solved: np.ndarray, energy: np.ndarray) -> float:

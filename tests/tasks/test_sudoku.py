@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import losses, parallel, runs, sweep
+from ebt_jax import parallel, runs, sweep, thinking
 from ebt_jax.config import ConfigError, MeshConfig, resolve, set_keys
 from ebt_jax.data import sudoku
 from ebt_jax.evaluation import puzzles
@@ -53,26 +53,34 @@ def test_a_board_counts_where_all_its_blanks_are_right():
 
 def test_wrong_answers_differ_at_blanks_and_nowhere_else():
   problem, batch = task_of().problem, batch_of(40)
-  wrong = problem.wrong(jax.random.key(0), batch)
+  right = jax.nn.one_hot(batch["target"], 4)
+  wrong = problem.wrong(jax.random.key(0), batch, right)
   changed = np.asarray(wrong != batch["target"])
   assert (changed.sum(1) >= 1).all() and not changed[np.asarray(batch["asked"]) == 0].any()
   assert 1 < changed.sum(1).mean() < 2 and set(np.unique(wrong)) == {0, 1, 2, 3}
+  own = jnp.where(jnp.arange(40)[:, None, None] % 2, jnp.roll(right, 1, -1), right)  # every other board all wrong
+  found = problem.wrong(jax.random.key(0), batch, own)
+  np.testing.assert_array_equal(found[::2], wrong[::2])
+  np.testing.assert_array_equal(found[1::2], ((batch["target"] + batch["asked"].astype(int)) % 4)[1::2])
 
 
-def test_the_contrast_adds_the_softplus_of_right_less_wrong_energies():
+@pytest.mark.parametrize("of", ["pair", "each"])
+def test_the_contrast_adds_the_softplus_of_energies(of):
   batch, key = batch_of(), jax.random.key(3)
-  plain, with_contrast = task_of(), task_of("4x4", "thinking.contrast=2")
+  plain, with_contrast = task_of(), task_of("4x4", "thinking.contrast=2", f"thinking.contrast_of={of}")
   params = plain.init(jax.random.key(0))
   (without, _), (found, _) = (jax.jit(task.loss)(params, batch, key) for task in (plain, with_contrast))
   context = plain.context(params, batch)
-  wrong = plain.problem.wrong(jax.random.fold_in(key, 2), batch)
+  start = plain.problem.start(plain.space, jax.random.split(key)[0], batch)
+  found = thinking.think(plain.model.energy, plain.space, params, context, start, key, plain.config.thinking)
+  wrong = plain.problem.wrong(jax.random.fold_in(key, 2), batch, found.candidate)
   right, false = (
     plain.model.energy(params["model"], context, jax.nn.one_hot(a, 4) @ plain.model.table(params["model"]))
     for a in (batch["target"], wrong)
   )
-  expected = without.total + 2 * jnp.sum(jax.nn.softplus(right - false))
+  contrast = right - false if of == "pair" else jnp.stack([right, -false])
+  expected = without.total + 2 * jnp.sum(jax.nn.softplus(contrast))
   assert float(found.total) == pytest.approx(float(expected), rel=1e-5)
-  assert float(losses.energy_contrast(right, false, jnp.ones(6))) > 0
 
 
 @pytest.mark.parametrize(
