@@ -27,14 +27,17 @@ class Boards(NamedTuple):
 
   @property
   def judges(self) -> dict[str, np.ndarray]:
-    """What may tell a wrong board from a right one: name -> `[t, n, b]`, higher where a board is wrong."""
+    """What may tell a wrong board from a right one: name -> `[t, n, b]`, higher where a board is wrong.
+
+    `energy` of the candidate, `decoded` of the board that is read off it, and `doubts_of` its distributions.
+    """
     return {**({} if self.energy is None else {"energy": self.energy}), **self.doubts}
 
-  def best_of(self, n: int, step: int = -1) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the candidate of least energy among the first n is right, `[b]`, and its energy."""
-    energies = self.energy[step, :n]
-    kept = np.argmin(energies, 0)[None]
-    return tuple(np.take_along_axis(a, kept, 0)[0] for a in (self.solved[step, :n], energies))
+  def best_of(self, n: int, step: int = -1, judge: str = "energy") -> tuple[np.ndarray, np.ndarray]:
+    """Whether the candidate among the first n that one of `judges` has least against is right, `[b]`, and its value."""
+    values = self.judges[judge][step, :n]
+    kept = np.argmin(values, 0)[None]
+    return tuple(np.take_along_axis(a, kept, 0)[0] for a in (self.solved[step, :n], values))
 
 
 def answer(model: common.Model, examples: Examples, count: int, **inference) -> Boards:
@@ -88,9 +91,9 @@ def doubts_of(x: jax.Array, asked: jax.Array) -> dict[str, jax.Array]:
   return {"entropy": entropy.sum(-1), "surprise": surprise.sum(-1), "weakest": surprise.max(-1)}
 
 
-def auroc(solved: np.ndarray, energy: np.ndarray) -> float:
-  """The chance that a solved board has a lower energy than one that is not; NaN where there is but one kind."""
-  good, bad = energy[solved], energy[~solved]
+def auroc(solved: np.ndarray, judged: np.ndarray) -> float:
+  """The chance that a solved board has a lower value than one that is not; NaN where there is but one kind."""
+  good, bad = judged[solved], judged[~solved]
   if not len(good) or not len(bad):
     return float("nan")
   return 1 - stats.mannwhitneyu(good, bad).statistic / (len(good) * len(bad))

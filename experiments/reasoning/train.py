@@ -16,8 +16,8 @@ SEEDS = [0, 1, 2]
 
 
 def sudoku(size: str, steps: int, seeds: list[int], equal_flops: bool) -> list[sweep.Run]:
-  """EBT, one pass and several passes with the same number of steps, and the rivals also with the FLOPs of EBT."""
-  files = {kind: f"configs/sudoku.py:{size},{kind}" for kind in ("ebt", "feedforward", "looped")}
+  """EBT, its judge, one pass and several passes with the same number of steps; the rivals also with its FLOPs."""
+  files = {kind: f"configs/sudoku.py:{size},{kind}" for kind in ("ebt", "judge", "feedforward", "looped")}
   plan = [(kind, kind, steps) for kind in files]
   if equal_flops:
     cost = {k: registry.make(resolve(sweep.read_config(file))).flops().row["total"] for k, file in files.items()}
