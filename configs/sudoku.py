@@ -52,6 +52,7 @@ def get_config(arg=""):
     config.thinking.update(contrast=1.0, contrast_of="each")
   if kind == "ired":
     config.model.variant = "adaln"
-    config.thinking.update(landscapes=4, steps=4, noise=0.5, noise_falls=True, contrast=0.5)
-    config.eval.accept = "lower"
+    config.thinking.update(gradient="denoise", landscapes=4, steps=4, contrast=0.5)
+    config.thinking.update(step_size=0.25, learn_step_size=False)  # the noise of the last landscape
+    config.eval.update(accept="lower", steps_of="every")
   return config
