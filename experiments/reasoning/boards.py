@@ -75,6 +75,21 @@ def answer(model: common.Model, examples: Examples, count: int, **inference) -> 
   return Boards(*jax.tree.map(lambda *a: np.concatenate(a, -1), *parts))
 
 
+def after(model: common.Model, examples: Examples, count: int, steps: tuple[int, ...], **inference) -> Boards:
+  """`answer` after these numbers of steps alone, the most last.
+
+  They are steps of one thought, but where the landscapes share a budget of steps: then each number is a budget.
+  """
+  if model.config.eval.steps_of == "every" and model.config.thinking.landscapes > 1:
+    found = [(answer(model, examples, count, steps=k, **inference), -1) for k in steps]
+  else:
+    whole = answer(model, examples, count, steps=steps[-1], **inference)
+    found = [(whole, k - 1) for k in steps]
+  parts = [jax.tree.map(lambda a: a[at], one._replace(used=None, givens=None)) for one, at in found]
+  stacked = jax.tree.map(lambda *a: np.stack(a), *parts)
+  return stacked._replace(used=found[-1][0].used, givens=found[-1][0].givens)
+
+
 def doubts_of(x: jax.Array, asked: jax.Array) -> dict[str, jax.Array]:
   """How unsure distributions of the blanks are, without any energy: the honest rivals of one.
 

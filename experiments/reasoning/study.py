@@ -19,10 +19,12 @@ from ebt_jax.tasks.sudoku import HARDER
 from experiments.reasoning import boards
 from experiments.thinking import common
 
-COLORS = {"ebt": "#1b6ca8", "judge": "#2a9d5c", "feedforward": "#444444", "looped": "#d1495b"}
+COLORS = {"ebt": "#1b6ca8", "judge": "#2a9d5c", "ired": "#e9a23b", "feedforward": "#444444", "looped": "#d1495b"}
 LABELS = {
   "ebt": "EBT",
   "judge": "EBT that judges boards",
+  "ired": "IRED, equal steps",
+  "ired_flops": "IRED, equal FLOPs",
   "feedforward": "one pass, equal steps",
   "feedforward_flops": "one pass, equal FLOPs",
   "looped": "looped, equal steps",
@@ -47,30 +49,32 @@ def evaluate(folder, args) -> dict:
   steps = DOUBLINGS if loops else (1,)
   out["answer_flops"] = {k: model.task(steps=k).flops().prediction["total"] for k in steps}
   for short, name in SETS.items():
-    found = boards.answer(model, held_out[name], args.windows, steps=steps[-1])
+    found = boards.after(model, held_out[name], args.windows, steps)
+    at = {k: i for i, k in enumerate(steps)}
     mine = out[short] = {
-      "boards": {k: float(found.solved[k - 1].mean()) for k in steps},
-      "cells": {k: float(found.cells[k - 1].mean()) for k in steps},
+      "boards": {k: float(found.solved[i].mean()) for k, i in at.items()},
+      "cells": {k: float(found.cells[i].mean()) for k, i in at.items()},
+      "wrong": {k: int((~found.solved[i]).sum()) for k, i in at.items()},
     }
-    mine["givens"] = {k: boards.by_givens(found.solved[k - 1, 0], found.givens) for k in (1, LAST) if k in steps}
-    mine["wrong"] = {k: int((~found.solved[k - 1]).sum()) for k in steps}
+    mine["givens"] = {k: boards.by_givens(found.solved[at[k], 0], found.givens) for k in (1, LAST) if k in at}
     mine["auroc"] = {
-      k: {name: boards.auroc(found.solved[k - 1, 0], a[k - 1, 0]) for name, a in found.judges.items()} for k in steps
+      k: {name: boards.auroc(found.solved[i, 0], a[i, 0]) for name, a in found.judges.items()} for k, i in at.items()
     }
     if found.energy is None:
       continue
     if model.config.thinking.contrast and model.config.thinking.contrast_of == "each":
-      mine["called"] = {k: float(((found.energy[k - 1] < 0) == found.solved[k - 1]).mean()) for k in steps}
+      mine["called"] = {k: float(((found.energy[i] < 0) == found.solved[i]).mean()) for k, i in at.items()}
     stopped = boards.answer(model, held_out[name], args.windows, steps=steps[-1], tolerance=TOLERANCE)
     mine["used"] = boards.by_givens(stopped.used[0], stopped.givens)
     mine["stopped"] = [float(stopped.used.mean()), float(stopped.solved[-1].mean())]
     if short == "out":
-      several = boards.answer(model, held_out[name], args.few, steps=LAST, candidates=CANDIDATES[-1])
+      some = {k: i for k, i in at.items() if k <= LAST}
+      several = boards.after(model, held_out[name], args.few, tuple(some), candidates=CANDIDATES[-1])
       mine["candidates"] = {
-        k: {by: {n: float(several.best_of(n, k - 1, by)[0].mean()) for n in CANDIDATES} for by in CHOICES}
-        for k in steps if k <= LAST
+        k: {by: {n: float(several.best_of(n, i, by)[0].mean()) for n in CANDIDATES} for by in CHOICES}
+        for k, i in some.items()
       }  # fmt: skip
-      mine["within"] = {k: boards.ordered(several, k - 1) for k in steps if k <= LAST}
+      mine["within"] = {k: boards.ordered(several, i) for k, i in some.items()}
   return out
 
 

@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
-from ebt_jax.config import ConfigError
+from ebt_jax.config import Config, ConfigError, EvalConfig, ThinkingConfig
 from ebt_jax.evaluation.puzzles import Solved
 from ebt_jax.tasks import registry
 from experiments.reasoning import boards, page, picture, study, train
@@ -39,6 +40,24 @@ def test_doubts_are_those_of_the_blanks_alone():
   assert list(judged.judges) == ["energy", "entropy"]
   right, value = judged.best_of(3, 0, "entropy")  # the candidate of most energy
   assert right.tolist() == [True, False, False, True] and value.tolist() == [-9, -2, -2, -6]
+
+
+@pytest.mark.parametrize("steps_of, asked", [("final", [4]), ("every", [1, 2, 4])])
+def test_landscapes_that_share_a_budget_are_asked_anew_for_each(monkeypatch, steps_of, asked):
+  """The answer after step k of a budget of n is 10 n + k here."""
+  config = Config(thinking=ThinkingConfig(steps=2, landscapes=2), eval=EvalConfig(steps_of=steps_of))
+  model, budgets = types.SimpleNamespace(config=config), []
+
+  def answer(model, examples, count, steps, **inference):
+    budgets.append(steps)
+    each = 10 * steps + np.arange(1, steps + 1)[:, None, None]
+    return boards.Boards(each, each, each, each[-1], np.array([5]), {"entropy": -each})
+
+  monkeypatch.setattr(boards, "answer", answer)
+  found = boards.after(model, None, 8, (1, 2, 4))
+  wanted = [11, 22, 44] if steps_of == "every" else [41, 42, 44]
+  assert budgets == asked and found.energy[:, 0, 0].tolist() == wanted and found.used.tolist() == [[44]]
+  assert found.doubts["entropy"].ravel().tolist() == [-n for n in wanted]
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order():
