@@ -164,7 +164,6 @@ class EBTTask:
     landscape, context = jax.random.randint(landscape_key, (), 0, t.landscapes), self.context(params, batch)
     right = self.space.point(target)
     noise = self.space.noise(noise_key, right.shape)
-
     errors, energies = thinking.denoise(model.energy, self.space, params, context, right, noise, landscape, t, rule)
     total = jnp.sum(weights * jnp.mean(errors, axis=tuple(range(weights.ndim, noise.ndim))))
     count = jnp.sum(weights)
@@ -187,7 +186,7 @@ class EBTTask:
       return jax.vmap(lambda x: weights * self.problem.error(x, target))(x)
 
     several = self.model.for_inference().energies
-    return thinking.best_start(several, space, params, context, starts, key, error, self.config.thinking)[0]
+    return thinking.best_start(several, space, params, context, starts, key, error, self.config.thinking)
 
   def _share(self, total, i, count):
     """What step i of `count` adds to the loss."""

@@ -26,7 +26,7 @@ def best_start(
   key: Key[Array, ""],
   error: Callable[[Any], Float[Array, " n *p"]],
   config: ThinkingConfig = ThinkingConfig(),
-) -> tuple[Any, Float[Array, " n *e"]]:
+) -> Any:
   """Of n starts of each energy, the one from which thinking ends with the least error; nothing has a derivative.
 
   They think as in evaluation, without the random numbers of training. The first of equal ones is taken.
@@ -39,7 +39,7 @@ def best_start(
     error: of candidates with a leading axis n; summed over the axes that an energy does not have.
 
   Returns:
-    The starts, leaves `[*e, ...]`, and the errors of all.
+    The starts, leaves `[*e, ...]`.
 
   Raises:
     TypeError: `space` does not hold candidates as arrays.
@@ -49,11 +49,10 @@ def best_start(
   params, context, starts = jax.lax.stop_gradient((params, context, starts))
   found = think(several, space, params, context, starts, key, config)
   errors, ndim = error(found.candidate), found.energies.ndim - 1
-  errors = jax.lax.stop_gradient(jnp.sum(errors, axis=tuple(range(ndim, errors.ndim))))
-  best = jnp.argmin(errors, 0)
+  best = jnp.argmin(jnp.sum(errors, axis=tuple(range(ndim, errors.ndim))), 0)
 
   def take(leaf):
     index = best.reshape(1, *best.shape, *[1] * (leaf.ndim - 1 - best.ndim))
     return jnp.take_along_axis(leaf, index, axis=0)[0]
 
-  return jax.tree.map(take, starts), errors
+  return jax.tree.map(take, starts)
