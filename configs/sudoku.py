@@ -53,6 +53,6 @@ def get_config(arg=""):
   if kind == "ired":
     config.model.variant = "adaln"
     config.thinking.update(gradient="denoise", landscapes=4, steps=4, contrast=0.5)
-    config.thinking.update(step_size=0.25, learn_step_size=False)  # the noise of the last landscape
+    config.thinking.update(step_size=1.0, learn_step_size=False)
     config.eval.update(accept="lower", steps_of="every")
   return config

@@ -19,12 +19,11 @@ from ebt_jax.tasks.sudoku import HARDER
 from experiments.reasoning import boards
 from experiments.thinking import common
 
-COLORS = {"ebt": "#1b6ca8", "judge": "#2a9d5c", "ired": "#e9a23b", "feedforward": "#444444", "looped": "#d1495b"}
+COLORS = {"ebt": "#1b6ca8", "judge": "#2a9d5c", "pair": "#e9a23b", "feedforward": "#444444", "looped": "#d1495b"}
 LABELS = {
   "ebt": "EBT",
   "judge": "EBT that judges boards",
-  "ired": "IRED, equal steps",
-  "ired_flops": "IRED, equal FLOPs",
+  "pair": "EBT with a contrast of pairs",
   "feedforward": "one pass, equal steps",
   "feedforward_flops": "one pass, equal FLOPs",
   "looped": "looped, equal steps",

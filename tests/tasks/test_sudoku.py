@@ -99,10 +99,8 @@ def test_ired_learns_the_noise_of_one_landscape_and_contrasts_under_the_same_noi
   def energies(x):
     return task.model.energy(params["model"], thinking.at_landscape(context, k), x @ table, k)
 
-  right, false = (
-    (1 - share**2) ** 0.5 * (2 * jax.nn.one_hot(answer, 4) - 1) + share * noise for answer in (batch["target"], wrong)
-  )
-  missed = jax.grad(lambda x: jnp.sum(energies(x)))(right) - noise
+  right, false = (2 * jax.nn.one_hot(answer, 4) - 1 + share * noise for answer in (batch["target"], wrong))
+  missed = jax.grad(lambda x: jnp.sum(energies(x)))(right) / share - noise
   denoising = jnp.sum(batch["asked"] * jnp.mean(missed**2, -1))
   contrast = jnp.sum(jax.nn.softplus(energies(right) - energies(false)))
   assert float(mean.total) == pytest.approx(float(denoising + 2 * contrast), rel=1e-5)
