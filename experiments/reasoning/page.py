@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from ebt_jax import cli, files
+from ebt_jax.config import ConfigError
 from ebt_jax.metrics import si
 from experiments.reasoning import study
 from experiments.reasoning.study import CHOICES, FIRST, LABELS, LAST, over
@@ -36,6 +37,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, list[dict]]]:
       return {int(k) if k.isdecimal() else k: restored(v) for k, v in tree.items()}
     return [restored(v) for v in tree] if isinstance(tree, list) else tree
 
+  if "answer_flops" not in found.get("ebt", [{}])[0]:
+    raise ConfigError(f"{path}: no results of this program's study of reasoning; run experiments.reasoning.study again")
   return found["settings"], {kind: restored(found[kind]) for kind in LABELS if kind in found}
 
 

@@ -147,6 +147,9 @@ def test_the_page_holds_what_was_measured(tmp_path):
     assert words in text, words
   assert "src=" not in text and 'href="http' not in text
   assert "EBT, out: 4 -&gt; 16 steps +18.8 ± 0.0 points.</li>" in text
+  (tmp_path / "old.json").write_text(json.dumps({"settings": {}, "ebt": [{"steps": 800}]}))
+  with pytest.raises(ConfigError, match="run experiments.reasoning.study again"):
+    page.read(tmp_path / "old.json")
   rows = study.table(results)
   assert any("AUROC of energy 0.755 ± 0.064, entropy 0.990" in row for row in rows)
 
