@@ -71,6 +71,7 @@ def counted(config, save_memory=False):
     dict(thinking=dict(steps=3, gradient="last", step_size_path=False)),
     dict(thinking=dict(steps=3, gradient="last", learn_step_size=False)),
     dict(remat=True, thinking=dict(steps=3, gradient="last", authors=AuthorsConfig(contrastive=0.1))),
+    dict(thinking=dict(steps=3, explore=2)),
     dict(thinking=dict(steps=3, gradient="unrolled")),
     dict(remat=True, thinking=dict(steps=2, gradient="unrolled")),
   ],

@@ -83,6 +83,7 @@ def chunked_space(config: Config, space: thinking.Simplex, chunk: int) -> thinki
     name
     for name, on in (
       ("thinking.replay_rows", t.replay_rows),
+      ("thinking.explore", t.explore > 1),
       ("thinking.authors.normalize", t.authors.normalize != "every"),
       ("thinking.authors.clip_gradient", t.authors.clip_gradient),
     )
