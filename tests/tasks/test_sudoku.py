@@ -72,8 +72,8 @@ def test_the_contrast_adds_the_softplus_of_energies(of):
   (without, _), (found, _) = (jax.jit(task.loss)(params, batch, key) for task in (plain, with_contrast))
   context = plain.context(params, batch)
   start = plain.problem.start(plain.space, jax.random.split(key)[0], batch)
-  found = thinking.think(plain.model.energy, plain.space, params, context, start, key, plain.config.thinking)
-  wrong = plain.problem.wrong(jax.random.fold_in(key, 2), batch, found.candidate)
+  thoughts = thinking.think(plain.model.energy, plain.space, params, context, start, key, plain.config.thinking)
+  wrong = plain.problem.wrong(jax.random.fold_in(key, 2), batch, thoughts.candidate)
   right, false = (
     plain.model.energy(params["model"], context, jax.nn.one_hot(a, 4) @ plain.model.table(params["model"]))
     for a in (batch["target"], wrong)
