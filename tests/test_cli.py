@@ -42,6 +42,8 @@ COMMANDS = {  # command: a mistake in its flags, and what is said of it
   "-m experiments.denoising.train": ("--jobs=0", "--jobs: expected 1 or more, found 0"),
   "-m experiments.denoising.study": ("", "the following arguments are required: --out"),
   "-m experiments.denoising.page": ("nowhere", "nowhere"),
+  "-m experiments.denoising.probe": ("--pictures=0", "--pictures: expected 1 or more, found 0"),
+  "-m experiments.denoising.uncertainty": ("--workdir=nowhere", "nowhere/models/runs holds no finished run MODEL"),
   "-m experiments.runner.cost": ("", "error"),
   "tools/tokenize_text.py": (
     "--source=x --tokenizer=bytes --out=y --held_out=2",

@@ -47,17 +47,17 @@ class Model(NamedTuple):
     return registry.make(changed, kept=record.kept(self.run.folder))
 
 
-def find(workdir: pathlib.Path) -> list[Model]:
-  """The finished runs of a folder, by the names that `train` gives them."""
+def find(workdir: pathlib.Path, among: str = "models") -> list[Model]:
+  """The finished runs of a set, by the names that `train` gives them."""
   found = []
-  for result in sorted((workdir / "models" / "runs").glob("*/final_result.json")):
+  for result in sorted((workdir / among / "runs").glob("*/final_result.json")):
     name = re.fullmatch(r"(\w+),seed=(\d+)", result.parent.name)
     if name:
       found.append(Model(name[1], int(name[2]), runs.open_run(result.parent)))
   if not found:
     raise ConfigError(
-      f"--workdir: {workdir}/models/runs holds no finished run MODEL,seed=N; train first: "
-      f"python -m experiments.denoising.train --workdir={workdir}"
+      f"--workdir: {workdir}/{among}/runs holds no finished run MODEL,seed=N; train first: "
+      f"python -m experiments.denoising.train --set={among} --workdir={workdir}"
     )
   return found
 

@@ -17,6 +17,7 @@ from ebt_jax.evaluation.sampling import Sampling
 from ebt_jax.tasks import decoding, registry
 from ebt_jax.thinking import descent
 from tools.bench import authors, timing
+from tools.bench.pictures import image
 from tools.bench.rivals import (
   BASE,
   COST,
@@ -249,4 +250,6 @@ def torch(args, shape, rows, decode=False):
   return found
 
 
-SUITES = {"train": train, "sizes": sizes, "vocab": vocab, "attention": attention, "decode": decode, "mesh": mesh}
+SUITES = {
+  "train": train, "sizes": sizes, "vocab": vocab, "attention": attention, "decode": decode, "image": image, "mesh": mesh
+}  # fmt: skip
