@@ -3,9 +3,9 @@
   python -m experiments.denoising.probe --workdir=runs/denoising [--among=cifar] [--pictures=2000] [--windows=1024]
 
 Features of a clean picture are the mean of its patches after a block, DiT and flow matching at time 0. A logistic
-regression is fitted to features of training pictures and tells labels of held-out ones (`--windows`). Labels are classes (CIFAR-10),
-or which of the photographs in this package a crop is of. Beside it: raw pixels, as many principal components as
-features, and the same models before their first step. Needs scikit-learn.
+regression is fitted to features of training pictures and tells labels of held-out ones (`--windows`). Labels are
+classes (CIFAR-10), or which of the photographs in this package a crop is of. Beside it: raw pixels, as many principal
+components as features, and the same models before their first step. Needs scikit-learn.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from ebt_jax.config import ConfigError
 from ebt_jax.models import dit
 from ebt_jax.tasks.base import Examples, Task, Thinks
 from experiments.denoising.page import label_of
-from experiments.denoising.study import Model, find
+from experiments.denoising.study import Model, find, once
 from experiments.thinking import common
 
 STRENGTHS = tuple(10.0**k for k in range(-4, 2))  # C of the regression; the smaller, the stronger its L2 penalty
@@ -87,7 +87,6 @@ def probe(train: np.ndarray, labels: np.ndarray, held_out: np.ndarray, truth: np
   from sklearn.linear_model import LogisticRegression
   from sklearn.pipeline import make_pipeline
   from sklearn.preprocessing import StandardScaler
-
   from threadpoolctl import threadpool_limits
 
   def fitted(strength, x, y):
@@ -138,8 +137,8 @@ def table(found: dict[str, list[dict[str, Probed]]], plain: dict[str, Probed], t
   """Baselines, then models: mean over seeds after each block; then differences to DiT, paired by seed."""
   classes = np.bincount(held_out.labels)
   rows = [
-    f"top-1, %; {len(train.labels)} training and {len(held_out.labels)} held-out pictures, {np.sum(classes > 0)} classes, "
-    f"the most frequent one {100 * classes.max() / classes.sum():.1f}"
+    f"top-1, %; {len(train.labels)} training and {len(held_out.labels)} held-out pictures, {np.sum(classes > 0)} "
+    f"classes, the most frequent one {100 * classes.max() / classes.sum():.1f}"
   ]
   rows += [f"  {name:<28} {100 * p.top1:.1f} [{100 * p.low:.1f}, {100 * p.high:.1f}]" for name, p in plain.items()]
   for series, seeds in found.items():
@@ -177,8 +176,10 @@ def main():
   data = record.data_of(models[0].run.task, models[0].run.folder)
   train, held_out = some(data.train, args.pictures), some(next(iter(data.held_out.values())), args.windows)
   found: dict[str, list[dict[str, Probed]]] = {}
+  about = f"{args.among},{args.pictures},{args.windows}"
   for model in models:
-    found.setdefault(model.series, []).append(of_run(model, train, held_out))
+    mine = once(args.workdir / "probe", about, model, lambda m: of_run(m, train, held_out))
+    found.setdefault(model.series, []).append({name: Probed(*p) for name, p in mine.items()})
     print(f"probed: {model.series}, seed {model.seed}", flush=True)
   plain = baselines(train, held_out, models[0].run.config.model.width)
   result = {

@@ -7,6 +7,7 @@ A pass of EBT is a thinking step, the energy and its gradient; one of DiT and fl
 the same held-out pictures with the same noise: at the level that EBT was trained at, and at others that it never saw.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import pathlib
@@ -60,6 +61,19 @@ def find(workdir: pathlib.Path, among: str = "models") -> list[Model]:
       f"python -m experiments.denoising.train --set={among} --workdir={workdir}"
     )
   return found
+
+
+def once(folder: pathlib.Path, about: str, model: Model, measure: Callable[[Model], Any]) -> Any:
+  """`measure(model)`, as JSON, or what an earlier call has left in `folder`: a study that was stopped goes on.
+
+  Args:
+    about: what the result depends on beside the run and the step that it has been trained to.
+  """
+  path = folder / f"{model.series},seed={model.seed},step={model.run.step},{about}.json"
+  if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, measure(model))
+  return files.read_json(path, "what was measured of a run", "delete it")
 
 
 def at_level(model: Model, level: float) -> Examples:
@@ -197,7 +211,8 @@ def main(argv: list[str]) -> None:
       if classical := non_local_means(first, at_level(first, level), args.pictures):
         trivials.append({"answer": "non-local means", "level": level, **classical})
       for model in models:
-        rows += rows_of(model, level, args.pictures)
+        about = f"{level:g},{args.pictures}"
+        rows += once(args.workdir / "study", about, model, lambda m: rows_of(m, level, args.pictures))
         print(f"level {level}: {model.series}, seed {model.seed}", flush=True)
       shown = [next(m for m in models if m.series == s) for s in dict.fromkeys(m.series for m in models)]
       files.replace_bytes(args.out / f"panel_{level:g}.png", panel(shown, level))

@@ -11,8 +11,9 @@ fetched CIFAR-10).
 
 import dataclasses
 import functools
+import hashlib
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from ebt_jax.data import images
 from ebt_jax.models import patches
 from ebt_jax.tasks.base import Examples, Task, Thinks, corrupted
 from experiments.denoising.page import label_of
-from experiments.denoising.study import Model, at_level, find
+from experiments.denoising.study import Model, at_level, find, once
 from experiments.thinking import common
 from experiments.thinking.verifier import auroc
 
@@ -36,14 +37,6 @@ SIGNALS = {
   "moved": "how far thinking moves it",
   "error": "error after noise, reconstruction",
 }
-
-
-class Found(NamedTuple):
-  """Numbers of one run, as they are written."""
-
-  series: str
-  seed: int
-  values: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +138,7 @@ def ranked(usual: np.ndarray, other: np.ndarray) -> list[float]:
   return [of(usual, other), float(draws.confidence_interval.low), float(draws.confidence_interval.high)]
 
 
-def of_run(model: Model, sources: str, count: int) -> Found:
+def of_run(model: Model, sources: str, count: int) -> dict[str, Any]:
   """All numbers of one run."""
   held_out = next(iter(record.data_of(model.run.task, model.run.folder).held_out.values()))
   values: dict[str, Any] = {}
@@ -164,46 +157,46 @@ def of_run(model: Model, sources: str, count: int) -> Found:
   for name, examples in others(model, held_out, sources).items():
     other = over(looked_at, model, examples, count)
     values["auroc"][name] = {s: ranked(usual[s], other[s]) for s in SIGNALS if s in usual}
-  return Found(model.series, model.seed, values)
+  return values
 
 
-def over_seeds(runs: list[Found], *path: str) -> str:
+def over_seeds(runs: list[dict[str, Any]], *path: str) -> str:
   """Mean and interval of one number over several seeds; of one seed its interval over pictures, where it has one."""
-  values = [functools.reduce(lambda tree, key: tree[key], path, run.values) for run in runs]
+  values = [functools.reduce(lambda tree, key: tree[key], path, run) for run in runs]
   first = [v[0] if isinstance(v, list) else v for v in values]
   if len(values) > 1:
     return common.over_seeds(first, ".3f")
   return f"{first[0]:.3f}" + (f" [{values[0][1]:.3f}, {values[0][2]:.3f}]" if isinstance(values[0], list) else "")
 
 
-def table(found: dict[str, list[Found]], count: int) -> list[str]:
-  rows = [f"at most {count} pictures of each kind; AUROC: a picture of another kind above a held-out one, 0.5 is chance"]
+def table(found: dict[str, list[dict[str, Any]]], count: int) -> list[str]:
+  rows = [f"at most {count} pictures of each kind; AUROC of pictures of another kind above held-out ones, 0.5: chance"]
   for series, runs in found.items():
     rows.append(f"{label_of(series)}, {len(runs)} seed{'s' if len(runs) > 1 else ''}:")
-    if "energy_and_level" in runs[0].values:
+    if "energy_and_level" in runs[0]:
       rows.append(f"  Spearman of energy and noise level        {over_seeds(runs, 'energy_and_level')}")
       rows.append(f"  the same picture, more noise, more energy {over_seeds(runs, 'in_order')}")
       for key, words in (("energy_and_error", "pictures"), ("by_patch", "patches")):
         cells = "  ".join(f"{level}: {over_seeds(runs, key, str(level))}" for level in LEVELS)
         rows.append(f"  Spearman of energy and error, {words:<8}    {cells}")
-    for kind, signals in runs[0].values["auroc"].items():
+    for kind, signals in runs[0]["auroc"].items():
       for signal in signals:
         rows.append(f"  AUROC, {kind}, {SIGNALS[signal]}: {over_seeds(runs, 'auroc', kind, signal)}")
   return rows
 
 
-def draw(found: dict[str, list[Found]]):
+def draw(found: dict[str, list[dict[str, Any]]]):
   """Energy against level, and AUROC of each kind."""
   fig, (left, right) = common.figure(9.0, 3.2, nrows=1, ncols=2)
   for series, runs in found.items():
-    if "energy_at_level" in runs[0].values:
-      energies = np.array([r.values["energy_at_level"] for r in runs])
+    if "energy_at_level" in runs[0]:
+      energies = np.array([r["energy_at_level"] for r in runs])
       left.plot(LEVELS, (energies - energies[:, :1]).mean(0), "o-", ms=3, label=label_of(series))
   left.set(xlabel="noise level", ylabel=f"energy less that at {LEVELS[0]}", xscale="log")
-  bars = [(s, signal) for s, runs in found.items() for signal in next(iter(runs[0].values["auroc"].values()))]
-  kinds = list(next(iter(found.values()))[0].values["auroc"])
+  bars = [(s, signal) for s, runs in found.items() for signal in next(iter(runs[0]["auroc"].values()))]
+  kinds = list(next(iter(found.values()))[0]["auroc"])
   for i, (series, signal) in enumerate(bars):
-    heights = [np.mean([r.values["auroc"][kind][signal][0] for r in found[series]]) for kind in kinds]
+    heights = [np.mean([r["auroc"][kind][signal][0] for r in found[series]]) for kind in kinds]
     places = np.arange(len(kinds)) + (i - len(bars) / 2) * 0.8 / len(bars)
     right.bar(places, heights, 0.8 / len(bars), label=f"{label_of(series)}: {SIGNALS[signal]}")
   right.axhline(0.5, color="#888888", lw=1, ls=":")
@@ -217,12 +210,14 @@ def draw(found: dict[str, list[Found]]):
 def main():
   args = common.arguments(__doc__, "uncertainty", "denoising", windows=256, among="models", sources="")
   args.study = f"uncertainty_{args.among}"
-  found: dict[str, list[Found]] = {}
+  found: dict[str, list[dict[str, Any]]] = {}
+  digest = hashlib.sha256(args.sources.encode()).hexdigest()[:8] if args.sources else ""
+  about = f"{args.among},{args.windows},{digest}"
   for model in find(args.workdir, args.among):
-    found.setdefault(model.series, []).append(of_run(model, args.sources, args.windows))
+    mine = once(args.workdir / "uncertainty", about, model, lambda m: of_run(m, args.sources, args.windows))
+    found.setdefault(model.series, []).append(mine)
     print(f"measured: {model.series}, seed {model.seed}", flush=True)
-  result = {s: [{"seed": r.seed, **r.values} for r in runs] for s, runs in found.items()}
-  common.write_study(args, {"levels": LEVELS, "models": result}, "\n".join(table(found, args.windows)), draw(found))
+  common.write_study(args, {"levels": LEVELS, "models": found}, "\n".join(table(found, args.windows)), draw(found))
 
 
 if __name__ == "__main__":

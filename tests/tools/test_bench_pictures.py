@@ -54,12 +54,11 @@ def parts(x64):
   return of
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_the_authors_ebt_in_pytorch(parts, steps):
+def test_the_authors_ebt_in_pytorch(parts):
   torch = pytest.importorskip("torch")
   from tools.bench import pytorch_images
 
-  task, params, batch = parts("ebt", steps=steps, step_size=3.0)
+  task, params, batch = parts("ebt", steps=2, step_size=3.0)
   image, weights = task.config.image, pytorch_images.to_torch(jax.device_get(params["model"]))
   clean, noised = (torch.tensor(np.array(batch[name], np.float64)) for name in ("clean", "noised"))
   found = pytorch_images.energies(weights, noised, image, 2)
@@ -67,7 +66,7 @@ def test_the_authors_ebt_in_pytorch(parts, steps):
   np.testing.assert_allclose(found.detach().numpy(), ours, rtol=1e-10)
 
   size = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-  theirs = pytorch_images.ebt_loss(weights, size, clean, noised, image, 2, steps)
+  theirs = pytorch_images.ebt_loss(weights, size, clean, noised, image, 2, 2)
   theirs.backward()
 
   def mean(params):
@@ -78,7 +77,7 @@ def test_the_authors_ebt_in_pytorch(parts, steps):
   np.testing.assert_allclose(theirs.item(), value, rtol=1e-9)
   np.testing.assert_allclose(size.grad.item(), gradients["thinking"]["step_size"], rtol=1e-7)
   for a, leaf in zip(jax.tree.leaves(gradients["model"]), jax.tree.leaves(weights), strict=True):
-    np.testing.assert_allclose(0 if leaf.grad is None else leaf.grad, a, rtol=1e-7, atol=1e-9 * float(jnp.abs(a).max()))
+    np.testing.assert_allclose(0 if leaf.grad is None else leaf.grad, a, rtol=1e-7, atol=1e-12)
 
 
 def test_dit_in_pytorch(parts):
@@ -89,6 +88,8 @@ def test_dit_in_pytorch(parts):
   task, params, batch = parts("dit")
   weights = pytorch_images.to_torch(jax.device_get(params["model"]))
   x, time = jnp.asarray(batch["noised"], jnp.float64), jnp.array([3.0, 170.0])
-  theirs = pytorch_images.denoiser(weights, torch.tensor(np.array(x)), torch.tensor(np.array(time)), task.config.image, 2)
+  theirs = pytorch_images.denoiser(
+    weights, torch.tensor(np.array(x)), torch.tensor(np.array(time)), task.config.image, 2
+  )
   ours = task.model.predict(params["model"], (x, time))
   np.testing.assert_allclose(theirs.detach().numpy(), patches.cut(ours, 4), rtol=1e-9, atol=1e-9)

@@ -72,7 +72,11 @@ def main(argv):
   parser.add_argument("--mesh_sizes", type=names_of(SIZES), default="medium,xl", help="of suite mesh")
   parser.add_argument("--max_gb", type=float, default=0.0, help="programs that need more are compiled and not run")
   parser.add_argument(
-    "--torch", nargs="?", const=sys.executable, default="", help="train, decode, image: PyTorch too; optionally its python (image takes this one)"
+    "--torch",
+    nargs="?",
+    const=sys.executable,
+    default="",
+    help="train, decode, image: PyTorch too; optionally its python",
   )
   args = parser.parse_args(argv)
   asked = {**vars(args), "out": str(args.out)}
