@@ -16,6 +16,7 @@ import sys
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ebt_jax import cli, diffusion, files, record, runs, streams
@@ -29,7 +30,7 @@ from experiments.thinking import common
 
 THINKING = 16  # steps of EBT, most
 PASSES = {"dit": (1, 2, 5, 10, 20, 50, 100), "flow": (1, 2, 5, 10, 20, 50)}
-AGAIN = (2, 3)  # applications of a DiT of as many passes as it has steps, as the authors count 200 and 300
+AGAIN = 3  # applications of a DiT with its most passes, as the authors count 100, 200 and 300
 CANDIDATES = (2, 4, 8)
 MEASURES = ("psnr", "ssim", "mse")
 
@@ -103,17 +104,19 @@ def measured(task: Task, params: Any, batch: Any, keys: Any) -> dict[str, jax.Ar
   return out
 
 
-def applied(task: Any, times: int, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
-  """A denoiser whose answer is taken for a noised picture again, as the authors do."""
+def applied(task: Any, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
+  """Measures `[AGAIN, b]` of a denoiser whose answer is taken for a noised picture again, as the authors do."""
   batch = corrupted(task.problem, batch, keys)
   x, t = task.problem.inputs(batch), task.problem.step(batch)
 
   def network(x, time):
     return task.model.predict(params["model"], (x, time))
 
-  for i in range(times):
+  found = []
+  for i in range(AGAIN):
     x, _ = diffusion.denoise(task.process, network, x, t, task.passes, streams.fold(keys, i), lambda x: ())
-  return task.problem.measures(x, batch)
+    found.append(task.problem.measures(x, batch))
+  return jax.tree.map(lambda *a: jnp.stack(a), *found)
 
 
 def trivial(task: Task, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
@@ -165,14 +168,14 @@ def rows_of(model: Model, level: float, count: int) -> list[dict[str, Any]]:
       add(steps, found, -1, candidates=n)
     return out
   kind = model.run.config.model.kind
-  for passes in PASSES[kind]:
+  *fewer, most = PASSES[kind]
+  for passes in fewer if kind == "dit" else PASSES[kind]:
     found = means(functools.partial(measured, model.task(steps=passes)), params, examples, count)
     add(passes, found, -1)
   if kind == "dit":
-    most = PASSES[kind][-1]
-    for times in AGAIN:
-      found = means(functools.partial(applied, model.task(steps=most), times), params, examples, count)
-      add(times * most, found)
+    found = means(functools.partial(applied, model.task(steps=most)), params, examples, count)
+    for i in range(AGAIN):
+      add((i + 1) * most, found, i)
   return out
 
 
@@ -197,7 +200,7 @@ def main(argv: list[str]) -> None:
   parser = cli.Parser(prog="experiments.denoising.study", description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/denoising"))
   parser.add_argument("--levels", default="0.1,0.2,0.3", help="noise levels; the first is that of training")
-  parser.add_argument("--pictures", type=cli.at_least(1), default=256, help="held-out pictures")
+  parser.add_argument("--pictures", type=cli.at_least(1), default=128, help="held-out pictures")
   parser.add_argument("--out", type=cli.path, required=True, help="folder of the results")
   args = parser.parse_args(argv)
   levels = [float(level) for level in args.levels.split(",")]

@@ -113,13 +113,13 @@ def looked_at(task: Task, params: Any, batch: Any, keys: Any) -> dict[str, jax.A
   return {**error, "energy": energy_of(task, params, given), "thought": found.best(found.final), "moved": moved}
 
 
-def over(function, model: Model, examples: Examples, count: int) -> dict[str, np.ndarray]:
-  """`function(task, params, batch, keys)` of at most `count` examples."""
-  key, step = streams.key_for(0, streams.EVALUATE), jax.jit(functools.partial(function, model.run.task))
+def over(step, params: Any, examples: Examples, count: int) -> dict[str, np.ndarray]:
+  """`step(params, batch, keys)` of at most `count` examples."""
+  key = streams.key_for(0, streams.EVALUATE)
   found: dict[str, list] = {}
   for numbers, batch in common.batches(examples, min(count, len(examples))):
     counts = batch["weights"] > 0
-    for name, value in jax.device_get(step(model.run.params, batch, streams.each(key, numbers))).items():
+    for name, value in jax.device_get(step(params, batch, streams.each(key, numbers))).items():
       found.setdefault(name, []).append(value[counts])
   return {name: np.concatenate(parts) for name, parts in found.items()}
 
@@ -142,8 +142,10 @@ def of_run(model: Model, sources: str, count: int) -> dict[str, Any]:
   """All numbers of one run."""
   held_out = next(iter(record.data_of(model.run.task, model.run.folder).held_out.values()))
   values: dict[str, Any] = {}
-  if isinstance(model.run.task, Thinks):
-    by_level = [over(answered, model, at_level(model, level), count) for level in LEVELS]
+  params, task = model.run.params, model.run.task
+  answer, look = (jax.jit(functools.partial(function, task)) for function in (answered, looked_at))
+  if isinstance(task, Thinks):
+    by_level = [over(answer, params, at_level(model, level), count) for level in LEVELS]
     before = np.stack([f["noised"] for f in by_level])  # [levels, pictures]
     values["energy_at_level"] = before.mean(1).tolist()
     values["energy_and_level"] = spearman(before, np.repeat(LEVELS, before.shape[1]))
@@ -152,10 +154,10 @@ def of_run(model: Model, sources: str, count: int) -> dict[str, Any]:
     values["by_patch"] = {
       str(level): spearman(f["patch_energy"], f["patch_error"]) for level, f in zip(LEVELS, by_level)
     }
-  usual = over(looked_at, model, held_out, count)
+  usual = over(look, params, held_out, count)
   values["auroc"] = {}
   for name, examples in others(model, held_out, sources).items():
-    other = over(looked_at, model, examples, count)
+    other = over(look, params, examples, count)
     values["auroc"][name] = {s: ranked(usual[s], other[s]) for s in SIGNALS if s in usual}
   return values
 

@@ -17,12 +17,17 @@ TINY = (2, 2, 8)
 ARGS = SimpleNamespace(batch=2, dtype="float32", max_gb=10.0, rounds=1, torch="", only="DiT;EBT, each 1")
 
 
+class Ran(Program):
+  def __call__(self, *_):
+    raise AssertionError("times are given")
+
+
 def test_rows_ratios_and_what_loading_costs(monkeypatch, capsys):
   """EBT's step takes 6 seconds, DiT's 2 and PyTorch's EBT 9; 20 batches load in 4."""
   seconds = {"DiT": [2.0], "EBT, each 1": [6.0], "PyTorch, EBT, each 1": [9.0], "load": [4.0]}
-  monkeypatch.setattr(pictures, "SHAPES", {"tiny": TINY})
+  monkeypatch.setattr(pictures, "SHAPES", {"tiny": (TINY, (1,), ())})
   monkeypatch.setattr(pictures.timing, "interleaved", lambda calls, *_: {name: seconds[name] for name in calls})
-  monkeypatch.setattr(pictures.timing, "compiled", lambda step, *_: (Program(), 1.5))
+  monkeypatch.setattr(pictures.timing, "compiled", lambda step, *_: (Ran(), 1.5))
   monkeypatch.setattr(pictures, "pytorch_calls", lambda steps: {"PyTorch, EBT, each 1": None})
   ARGS.torch = "python"
   rows = {row["name"]: row for row in pictures.image(ARGS)["tiny"]["rows"]}

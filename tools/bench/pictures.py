@@ -11,7 +11,8 @@ from ebt_jax.tasks import registry
 from tools.bench import timing
 from tools.bench.rivals import COST, LAST, STEP, Rival, Steps, chosen
 
-SHAPES = {"laptop": (4, 4, 128), "12 layers": (12, 6, 384)}  # layers, heads, width
+# layers, heads, width; thinking steps of mode `each` and of `last`
+SHAPES = {"laptop": ((4, 4, 128), (1, 2, 4, 8), (2, 3, 16)), "12 layers": ((12, 6, 384), (1, 2), (3,))}
 BASE = "DiT"
 PYTORCH = "PyTorch, "
 LOADED = 20  # batches that are loaded to time one
@@ -34,7 +35,7 @@ def configured(shape, kind, batch, dtype, thinking=None, residual=False):
   )
 
 
-def rivals_of(shape, batch, dtype):
+def rivals_of(shape, each, last, batch, dtype):
   """DiT, flow matching, and EBT by gradient mode and thinking steps."""
 
   def ebt(name, steps, residual=False, **thinking):
@@ -43,8 +44,8 @@ def rivals_of(shape, batch, dtype):
 
   out = [Rival(name, registry.make(configured(shape, kind, batch, dtype)), name)
          for name, kind in ((BASE, "dit"), ("flow matching", "flow"))]  # fmt: skip
-  out += [ebt(f"EBT, each {n}", n) for n in (1, 2, 4, 8)]
-  out += [ebt(f"EBT, last {n}", n, **LAST) for n in (2, 3, 16)]
+  out += [ebt(f"EBT, each {n}", n) for n in each]
+  out += [ebt(f"EBT, last {n}", n, **LAST) for n in last]
   return [*out, ebt("EBT, residual 1", 1, residual=True)]
 
 
@@ -81,9 +82,9 @@ def loading(rival) -> float:
 def image(args):
   """Training steps on pictures: EBT beside DiT and flow matching, and with --torch the authors' EBT in PyTorch."""
   found = {}
-  for name, shape in SHAPES.items():
+  for name, (shape, *counts) in SHAPES.items():
     batch = args.batch or 16
-    steps = Steps(chosen(args, rivals_of(shape, batch, args.dtype)), args.max_gb)
+    steps = Steps(chosen(args, rivals_of(shape, *counts, batch, args.dtype)), args.max_gb)
     steps.run(args.rounds, also=pytorch_calls(steps) if args.torch else {})
     steps.compare(BASE)
     seconds = {row["name"]: row["seconds"] for row in steps.rows if "seconds" in row}
