@@ -3,7 +3,7 @@
   python -m tools.bench --suite=train,sizes,vocab,attention,decode,image,mesh [--rounds=5] [--out=build/bench]
 
 The rival of every suite is EBT in its authors' formulation (tools/bench/authors.py). A step is the loss and the
-gradient of one batch; the optimiser is left out. Ratios are to Transformer++ at the same shape.
+gradient of one batch; the optimiser is left out. Ratios are to Transformer++ at the same shape; of pictures, to DiT.
 """
 
 import argparse
