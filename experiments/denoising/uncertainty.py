@@ -3,10 +3,10 @@
   python -m experiments.denoising.uncertainty --workdir=runs/denoising [--sources=NAME=SOURCE,...]
 
 Does the energy rise with the noise of a picture, and does the energy of an answer tell its error, picture by picture
-and patch by patch? Does it rank pictures of another kind above held-out ones? Beside it: how far thinking has moved the
-picture, and of every model the error of an answer to a picture that was noised first (reconstruction). Other kinds are
-noise, held-out pictures with their patches shuffled, and any source that `config.data.source` takes (a folder, an .npz,
-fetched CIFAR-10).
+and patch by patch (maps of both are drawn)? Does it rank pictures of another kind above held-out ones? Beside it: how
+far thinking has moved the picture, and of every model the error of an answer to a picture that was noised first
+(reconstruction). Other kinds are noise, held-out pictures with their patches shuffled, and any source that
+`config.data.source` takes (a folder, an .npz, fetched CIFAR-10).
 """
 
 import dataclasses
@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from ebt_jax import cli, record, streams, thinking
+from ebt_jax import cli, files, record, streams, thinking
 from ebt_jax.config import ConfigError
 from ebt_jax.data import images
+from ebt_jax.evaluation import image_report
 from ebt_jax.models import patches
 from ebt_jax.tasks.base import Examples, Task, Thinks, corrupted
 from experiments.denoising.page import label_of
@@ -162,6 +163,26 @@ def of_run(model: Model, sources: str, count: int) -> dict[str, Any]:
   return values
 
 
+def as_map(by_patch: np.ndarray, image: Any) -> np.ndarray:
+  """Numbers of patches `[n, s]` as pictures: the least is black, the largest of all white."""
+  low, high = by_patch.min(), by_patch.max()
+  scaled = 2 * (by_patch - low) / max(high - low, 1e-30) - 1
+  squares = scaled.reshape(-1, image.side, image.side).repeat(image.patch, 1).repeat(image.patch, 2)
+  return np.repeat(squares[..., None], image.channels, -1)
+
+
+def maps(model: Model, level: float, count: int = 6) -> bytes:
+  """A PNG of some noised pictures: answers, their energy and their error, patch by patch."""
+  task, examples, image = model.run.task, at_level(model, level), model.run.config.image
+  batch = examples.rows(np.linspace(0, len(examples) - 1, count).astype(int))
+  found = jax.device_get(image_report.denoised(task, model.run.params, batch, 0))
+  answer, clean = jnp.asarray(found.steps[-1]), jnp.asarray(found.batch["clean"])
+  energies = np.asarray(task.model.patch_energies(model.run.params["model"], answer))
+  errors = np.asarray(jnp.mean(patches.cut((answer - clean) ** 2, image.patch), -1))
+  columns = {"clean": clean, "noised": found.batch["noised"], "answer": answer}
+  return image_report.sheet({**columns, "energy": as_map(energies, image), "error": as_map(np.sqrt(errors), image)})
+
+
 def over_seeds(runs: list[dict[str, Any]], *path: str) -> str:
   """Mean and interval of one number over several seeds; of one seed its interval over pictures, where it has one."""
   values = [functools.reduce(lambda tree, key: tree[key], path, run) for run in runs]
@@ -215,10 +236,13 @@ def main():
   found: dict[str, list[dict[str, Any]]] = {}
   digest = hashlib.sha256(args.sources.encode()).hexdigest()[:8] if args.sources else ""
   about = f"{args.among},{args.windows},{digest}"
-  for model in find(args.workdir, args.among):
+  models = find(args.workdir, args.among)
+  for model in models:
     mine = once(args.workdir / "uncertainty", about, model, lambda m: of_run(m, args.sources, args.windows))
     found.setdefault(model.series, []).append(mine)
     print(f"measured: {model.series}, seed {model.seed}", flush=True)
+  if first := next((m for m in models if isinstance(m.run.task, Thinks)), None):
+    files.replace_bytes(args.out / f"{args.study}_maps.png", maps(first, first.run.config.image.noise_level))
   common.write_study(args, {"levels": LEVELS, "models": found}, "\n".join(table(found, args.windows)), draw(found))
 
 

@@ -84,6 +84,13 @@ def test_pictures_of_another_kind():
   assert all(cut(a) == cut(b) for a, b in zip(usual, mixed)) and not all((a == b).all() for a, b in zip(usual, mixed))
 
 
+def test_maps_show_each_patch_in_its_place():
+  image = config_of().image  # four patches of 4 pixels
+  found = uncertainty.as_map(np.array([[1.0, 3.0, 5.0, 2.0]]), image)
+  assert found.shape == (1, 8, 8, 3) and (found[0, :4, 4:] == 0).all() and (found[0, 4:, :4] == 1).all()
+  assert (found[0, :4, :4] == -1).all() and (found[0, 4:, 4:] == -0.5).all()
+
+
 def test_auroc_is_the_share_of_pairs_and_its_interval_is_about_it():
   rng = np.random.default_rng(0)
   usual, other = rng.normal(size=80), 1 + rng.normal(size=60)

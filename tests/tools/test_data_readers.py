@@ -8,8 +8,8 @@ import pathlib
 import sys
 import zlib
 
-from PIL import Image
 import numpy as np
+from PIL import Image
 import pytest
 
 TOOLS = str(pathlib.Path(__file__).parents[2] / "tools")
