@@ -1,6 +1,6 @@
 """Probes, energies as uncertainty and Fréchet distances of denoisers: known answers."""
 
-import dataclasses
+import functools
 import pickle
 import sys
 import types
@@ -110,18 +110,18 @@ def test_energies_are_those_of_the_picture_that_is_given():
 def test_moved_and_errors_by_patch(model):
   task, params = model
   batch, keys = batch_of(task), jax.random.split(jax.random.key(1), 8)
-  found = uncertainty.answered(task, params, batch, keys)
+  found = jax.jit(functools.partial(uncertainty.answered, task))(params, batch, keys)
   assert found["patch_error"].shape == (8, 4)
   np.testing.assert_allclose(found["error"], found["patch_error"].mean(1), rtol=1e-5)
-  seen = uncertainty.looked_at(task, params, batch, keys)
-  assert ("moved" in seen) == hasattr(task, "think") and ("energy" in seen) == ("moved" in seen)
-  if "moved" in seen:
+  look = jax.jit(functools.partial(uncertainty.looked_at, task))
+  seen, thinks = look(params, batch, keys), hasattr(task, "think")
+  np.testing.assert_allclose(seen["error"], found["error"], rtol=1e-5)
+  assert seen.keys() == ({"error", "energy", "thought", "moved"} if thinks else {"error"})
+  if thinks:
     clean = jnp.asarray(batch["picture"], float) / 127.5 - 1
     np.testing.assert_allclose(seen["energy"], task.model.energy(params["model"], (), clean), rtol=1e-4, atol=1e-6)
-    still = dataclasses.replace(task, config=dataclasses.replace(task.config, thinking=dataclasses.replace(
-      task.config.thinking, step_size_min=0.0)))  # fmt: skip
-    frozen = {**params, "thinking": jax.tree.map(jnp.zeros_like, params["thinking"])}
-    assert float(jnp.max(uncertainty.looked_at(still, frozen, batch, keys)["moved"])) == 0 < float(seen["moved"].min())
+    still = {**params, "thinking": jax.tree.map(jnp.zeros_like, params["thinking"])}  # steps of the least size
+    assert float(look(still, batch, keys)["moved"].max()) < 1e-6 * float(seen["moved"].min())
 
 
 def test_the_distance_of_two_normal_distributions():
