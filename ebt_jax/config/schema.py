@@ -162,6 +162,7 @@ class ThinkingConfig(Checks):
   random_step_size: float = 1.0  # s > 1: uniform on [a/s, a*s], one draw for each energy, training only
   random_steps_min: int = 0
   random_steps_of: str = "every"  # every | final: which landscapes are repeated at random
+  momentum: float = 0.0  # beta in [0, 1): a step follows the sum of its slopes, each beta times the one after it
   noise: float = 0.0  # Langevin noise: standard deviation, added to the candidate before each step
   learn_noise: bool = False
   noise_falls: bool = False  # from landscape to landscape: of k, landscape i has 1 - i / k of the noise
@@ -193,7 +194,9 @@ class ThinkingConfig(Checks):
     self._positive("replay_fraction", "replay_gb")
     self._at_least(1.0, "random_step_size", why=" (1 is off)")
     self._at_least(0, "random_steps_min", "replay_rows", why=" (0 is off)")
-    self._at_least(0.0, "noise", "start_scale", "loss_rise", "contrast")
+    self._at_least(0.0, "noise", "start_scale", "loss_rise", "contrast", "momentum")
+    if self.momentum >= 1:
+      raise ConfigError(f"config.thinking.momentum: expected at least 0 (off) and less than 1, found {self.momentum:g}")
     if self.landscapes > self.steps:
       raise ConfigError(
         f"config.thinking.landscapes: {self.landscapes} landscapes need at least as many steps, found "
@@ -446,6 +449,8 @@ class Config(Checks):
       raise ConfigError(
         "config.model.embedder: tied mixes token embeddings by probability; set thinking.authors.normalize"
       )
+    if t.momentum and self.eval.accept == "lower_authors":
+      raise ConfigError("config.eval.accept: lower_authors is not built for thinking.momentum; set it to lower")
     if self.init_skip and not self.init_from:
       raise ConfigError("config.init_skip: names parameters that init_from leaves out, and init_from is not set")
     replayed = self.replayed_rows

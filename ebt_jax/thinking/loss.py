@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 from ebt_jax import streams, trees
 from ebt_jax.config import ThinkingConfig
 from ebt_jax.thinking import descent
+from ebt_jax.thinking.momentum import moving
 from ebt_jax.thinking.shapes import check_prefix
 from ebt_jax.thinking.spaces import Space
 from ebt_jax.thinking.think import Process, Randomness, check_context, make_step, step_plan, with_thinking
@@ -77,13 +78,13 @@ def thinking_loss(
   energy, params = descent.with_landscape(energy), with_thinking(params, config)
   plan_key, step_key = streams.split(key, 2)
   process = Process(step_plan(config, training, plan_key, randomness.repeats), step_key, randomness)
-  candidate0 = jax.tree.map(jnp.asarray, candidate0)
+  candidate0, space = jax.tree.map(jnp.asarray, candidate0), moving(space, config)
   start = space.prepare(params["model"], candidate0, len(process.plan.landscapes))
   step = make_step(energy, space, config, rule or descent.second_order(), training)
 
   def measured(params, context, x, i, process):
     x, energies = step(params, context, x, i, process)
-    loss, seen = measure(params, context, x, energies, i, process.plan.count)
+    loss, seen = measure(params, context, space.candidate(x), energies, i, process.plan.count)
     return loss, _Parts(x, energies, seen)
 
   shapes = jax.eval_shape(measured, params, context, start, 0, process)
@@ -95,7 +96,7 @@ def thinking_loss(
     loss, aux = _last(measured, shapes, free_step, config, params, context, start, process)
   else:
     loss, aux = _unrolled(measured, shapes, params, context, start, process)
-  return loss, jax.lax.stop_gradient(aux)
+  return loss, jax.lax.stop_gradient(aux._replace(candidate=space.candidate(aux.candidate)))
 
 
 def _each(measured, shapes, params, context, x0, process):

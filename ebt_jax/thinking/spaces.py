@@ -44,6 +44,10 @@ class Space(abc.ABC):
     """The start in the form that thinking carries from step to step, with room for `steps` of them."""
     return x
 
+  def candidate(self, x: Any) -> Any:
+    """The candidate alone of what thinking carries from step to step."""
+    return x
+
   @abc.abstractmethod
   def add_noise(self, x: Any, key: Key[Array, "*k"], scale: Any, noise: Any = None) -> Any:
     """x with Langevin noise of standard deviation `scale`; `noise`: standard normal numbers in place of the key's."""

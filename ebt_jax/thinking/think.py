@@ -14,6 +14,7 @@ import numpy as np
 from ebt_jax import streams
 from ebt_jax.config import InferenceConfig, ThinkingConfig
 from ebt_jax.thinking import descent
+from ebt_jax.thinking.momentum import moving
 from ebt_jax.thinking.shapes import check_prefix
 from ebt_jax.thinking.spaces import Space, draw
 
@@ -237,13 +238,13 @@ def think(
   plan_key, step_key = streams.split(key, 2)
   plan = step_plan(config, training, plan_key, randomness.repeats) if plan is None else plan
   longest = len(plan.landscapes)
-  candidate0 = jax.tree.map(jnp.asarray, candidate0)
+  candidate0, space = jax.tree.map(jnp.asarray, candidate0), moving(space, config)
   step = make_step(energy, space, config, descent.double_reverse, training)
   process = Process(plan, step_key, randomness)
   start = space.prepare(params["model"], candidate0, longest)
 
   def see(x):
-    return observe(x) if observe else ()
+    return observe(space.candidate(x)) if observe else ()
 
   def body(i, carry):
     x, energies, observed = carry
@@ -254,4 +255,4 @@ def think(
   check_prefix(shapes[0], candidate0)
   energies, observed = jax.tree.map(lambda s: jnp.zeros((longest, *s.shape), s.dtype), shapes)
   candidate, energies, observed = jax.lax.fori_loop(0, plan.count, body, (start, energies, observed))
-  return Thoughts(candidate, energies, observed, plan.count)
+  return Thoughts(space.candidate(candidate), energies, observed, plan.count)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from ebt_jax.config import InferenceConfig, ThinkingConfig
 from ebt_jax.thinking import descent
+from ebt_jax.thinking.momentum import moving
 from ebt_jax.thinking.shapes import check_prefix, select
 from ebt_jax.thinking.spaces import ArraySpace, Space
 from ebt_jax.thinking.think import (
@@ -114,13 +115,14 @@ def think_and_verify(
     return jax.vmap(lambda y: energy(params, context, y, landscape))(y)
 
   several = descent.with_landscape(several) if several else mapped
-  step = make_step(several, space, config, descent.double_reverse, inference=inference)
+  within = moving(space, config)
+  step = make_step(several, within, config, descent.double_reverse, inference=inference)
 
   def see(x):
-    return observe(x) if observe else ()
+    return observe(within.candidate(x)) if observe else ()
 
   def energies_of(x, landscape):
-    return several(model, at_landscape(context, landscape), space.energy_input(model, x, landscape), landscape)
+    return several(model, at_landscape(context, landscape), within.energy_input(model, x, landscape), landscape)
 
   def body(carry):
     i, x, before, finished, used, energies, observed = carry
@@ -140,14 +142,15 @@ def think_and_verify(
     i, finished = carry[0], carry[3]
     return (i < plan.count) & ~jnp.all(finished)
 
-  shapes = jax.eval_shape(lambda x: (step(params, context, x, 0, process)[1], see(x)), candidates0)
+  start = within.prepare(model, candidates0, len(landscapes))
+  shapes = jax.eval_shape(lambda x: (step(params, context, x, 0, process)[1], see(x)), start)
   try:
     check_prefix(shapes[0], candidates0)
   except ValueError as error:
     raise ValueError(f"candidates0 needs a leading axis of candidates, also for one: {error}") from None
   energies, observed = jax.tree.map(lambda s: jnp.zeros((len(landscapes), *s.shape), s.dtype), shapes)
   finished: Bool[Array, " n *e"] = jnp.zeros(energies.shape[1:], bool)
-  carry = (jnp.int32(0), candidates0, energies[0], finished, jnp.zeros(finished.shape, jnp.int32), energies, observed)
+  carry = (jnp.int32(0), start, energies[0], finished, jnp.zeros(finished.shape, jnp.int32), energies, observed)
   if inference.tolerance:
     carry = jax.lax.while_loop(going, body, carry)
   else:  # a loop of known length, which compilers like better
@@ -159,7 +162,7 @@ def think_and_verify(
     return jnp.where(rest.reshape(-1, *[1] * (a.ndim - 1)), a[count - 1], a)
 
   energies, observed = jax.tree.map(fill, (energies, observed))
-  final = energies_of(x, config.landscapes - 1)
+  final, x = energies_of(x, config.landscapes - 1), within.candidate(x)
   if inference.choose == "free_energy":
     value = step_size_of(params["thinking"], config) * inference.step_size_factor * final + space.potential(x)
   else:

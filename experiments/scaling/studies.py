@@ -29,6 +29,7 @@ class Axis:
     y: field of a point that is compared: a positive number, lower is better.
     curve: every evaluation of a run is a point of the axis; False: only the last one.
     kinds: `model.kind` of the series that take part; empty: all.
+    without: series of the study that do not take part.
   """
 
   name: str
@@ -39,6 +40,7 @@ class Axis:
   y: str = "loss"
   curve: bool = False
   kinds: tuple[str, ...] = ()
+  without: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Study:
       a.name: {
         label: sweep.runs(config, a.levels, base, label, range(a.seeds))
         for label, config in series.items()
-        if not a.kinds or kinds[label] in a.kinds
+        if (not a.kinds or kinds[label] in a.kinds) and label not in a.without
       }
       for a in self.axes
     }
@@ -150,9 +152,10 @@ def _laptop() -> Study:
       Axis("params", "Parameters", "params_non_embedding", sizes, curve=True),
       Axis("flops", "FLOPs", "flops", sizes),
       Axis("decay", "Data, cosine to each budget", "items", decayed),
-      Axis("thinking", "Thinking steps in training", "thinking_steps", thinking, kinds=("ebt",)),
+      Axis("thinking", "Thinking steps in training", "thinking_steps", thinking, kinds=("ebt",), without=("residual",)),
       Axis("rates", "Check of the learning rate", "learning_rate", rates, seeds=1),
     ],
+    {**SERIES, "residual": f"{RECIPE}:residual"},
   )
 
 

@@ -186,12 +186,12 @@ def agree(run, path) -> float:
 
 @pytest.mark.parametrize("path", of_kind(lambda n: n.startswith("infer_")))
 def test_inference_agrees(path, x64, record_property):
-  record_property("golden inference", agree(infer, path))
+  record_property("golden inference", float(agree(infer, path)))
 
 
 @pytest.mark.parametrize("path", of_kind(lambda n: "replay" in n))
 def test_replay_agrees(path, x64, record_property):
-  record_property("golden replay", agree(replay, path))
+  record_property("golden replay", float(agree(replay, path)))
 
 
 def infer(path, double) -> dict[str, tuple]:

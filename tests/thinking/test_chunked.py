@@ -11,7 +11,7 @@ from ebt_jax import losses, thinking
 from ebt_jax.config import ThinkingConfig
 
 SHAPE, WIDTH = (2, 6, 7), 3
-RANDOM = {"step_size": 0.8, "noise": 0.3, "random_step_size": 2.0, "steps": 3, "random_steps_min": 2}
+RANDOM = {"step_size": 0.8, "noise": 0.3, "random_step_size": 2.0, "steps": 3, "random_steps_min": 2, "momentum": 0.5}
 
 
 def energy(params, context, y):

@@ -46,6 +46,20 @@ def test_descent_of_a_bowl_is_its_closed_form(x64):
   assert thoughts.steps_used == n
 
 
+def test_momentum_sums_the_slopes(x64):
+  """Of slopes of -1, beta = 1/2 takes steps of a, 3a/2, 7a/4; energies are minus the sums of the entries."""
+  x0, params = jnp.array([[0.0, 1.0]]), parameters(0.2)
+  config = ThinkingConfig(steps=3, momentum=0.5)
+  moved = np.cumsum([0.2, 0.3, 0.35])
+  thoughts = thinking.think(slide, SPACE, params, None, x0, KEY, config, observe=lambda x: x)
+  np.testing.assert_allclose(thoughts.observed[:, 0], moved[:, None] + x0, rtol=1e-12)
+  np.testing.assert_allclose(thoughts.energies[:, 0], [-1, -1.4, -2.0], rtol=1e-12)
+  found = thinking.think_and_verify(slide, SPACE, params, None, x0[None], KEY, config, observe=lambda x: x)
+  np.testing.assert_allclose(found.observed[:, 0], thoughts.observed, rtol=1e-12)
+  np.testing.assert_allclose(found.final[0], [-1 - 2 * moved[-1]], rtol=1e-12)
+  np.testing.assert_allclose(found.candidates[0], thoughts.candidate, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
   "repeats, order",
   [

@@ -15,6 +15,7 @@ MODES = ("each", "last", "unrolled")
 ALONE = ThinkingConfig(steps=3, landscapes=2, learn_noise=True, noise=0.3, random_step_size=2.0)
 RANDOM = dataclasses.replace(ALONE, steps=4, random_steps_min=1)  # either landscape once to three times
 CLIPPED = dataclasses.replace(ALONE, authors=AuthorsConfig(clip_gradient=0.4))  # about half of the entries
+MOVING = dataclasses.replace(ALONE, momentum=0.6)
 DETACHED = dataclasses.replace(ALONE, step_size_path=False)
 SPACE = thinking.Simplex(table=lambda params: params["embed"])
 
@@ -51,24 +52,26 @@ def problem(config):
 
 def oracle(mode, config, order, params, contexts, batch, x, randomness):
   """Thinking as a plain loop. Returns three times the loss, and the cross-entropy of each step."""
-  stop, total, seen = jax.lax.stop_gradient, 0.0, []
+  stop, total, seen, m = jax.lax.stop_gradient, 0.0, [], 0.0
   inner = params["thinking"]
   base = jnp.maximum(inner["step_size"], config.step_size_min)
   low, high = base / config.random_step_size, base * config.random_step_size
   for i, k in enumerate(order):
     last = i == len(order) - 1
     if mode == "each" or (mode == "last" and last and not config.step_size_path):
-      x = stop(x)
+      x, m = stop((x, m))
     x = x + inner["noise"] * randomness.noise[i]
     p = SPACE.read(x, k)
     context = {name: a[k] for name, a in contexts.items()}
-    energies_of = lambda p: energy(params["model"], context, SPACE.embed(params["model"], p), k)
-    slope = jax.grad(lambda p: jnp.sum(energies_of(p)))(p)
+    energies_of = lambda y: energy(params["model"], context, y, k)
+    y = SPACE.embed(params["model"], p)
+    m = config.momentum * m + jax.grad(lambda y: jnp.sum(energies_of(y)))(y)
+    slope = SPACE.embed_vjp(params["model"], p, m)
     if mode == "last" and not last:
-      slope = stop(slope)
+      slope, m = stop((slope, m))
     if config.authors.clip_gradient:
       slope = jnp.clip(slope, -config.authors.clip_gradient / base, config.authors.clip_gradient / base)
-    energies = energies_of(p)
+    energies = energies_of(y)
     x = p - (low + randomness.step_size[..., None] * (high - low)) * slope
     loss, now = measure(batch, params, contexts, x, energies, i, len(order))
     seen.append(now["ce"])
@@ -112,6 +115,7 @@ CASES = [
   ("random", RANDOM, (1, 3)),
   ("random", RANDOM, (3, 3)),
   ("clipped", CLIPPED, None),
+  ("momentum", MOVING, None),
 ]
 
 

@@ -33,6 +33,7 @@ from tools.bench.rivals import (
   transformer,
 )
 
+RESIDUAL = {"residual": True}
 REPEATS = 5  # calls in one timing, where a single call is too short to time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -48,6 +49,7 @@ def train(args):
   other = {note: rule for note, rule in rules.items() if rule is not descent.second_order()}
   rivals += [ebt(shape, n, rule=rule, note=note) for note, rule in other.items() for n in (2, 8)]
   rivals.append(ebt(shape, 2, model={"variant": "time_embed"}, note=", time_embed", landscapes=2))
+  rivals += [ebt(shape, n, model=RESIDUAL, note=", residual") for n in (1, 2)]
   steps = Steps(chosen(args, rivals), args.max_gb)
   steps.run(args.rounds)
   steps.compare()
@@ -157,12 +159,14 @@ def decode(args):
   exact = authors.Generator(authors.AuthorsText.of(ours.config), params, multiple=1)
   many = registry.make(configured(shape, thinking=thinking, evaluation={"candidates": 8}))
   write["EBT, 8 candidates"] = text_generator(many, params)
+  residual = registry.make(configured(shape, model=RESIDUAL, thinking=thinking))
+  write["EBT, residual"] = text_generator(residual, residual.init(jax.random.key(0)))
 
   def call(generator, length, count, times=1):
     prompts = texts[:, :length].tolist()
     return lambda: [generator(prompts, count, how) for _ in range(times)]
 
-  calls = {(name, "whole"): call(write[name], prompt, tokens) for name in ("EBT", "authors'", BASE)}
+  calls = {(name, "whole"): call(write[name], prompt, tokens) for name in ("EBT", "EBT, residual", "authors'", BASE)}
   most = shape["context"] // 16  # tokens whose times give the time of one; the last prefix leaves room for half of them
   prefixes = [round(shape["context"] * n / 256) for n in (20, 64, 128, 200)] + [shape["context"] - 1 - most // 2]
   several = {n: min(most, shape["context"] - 1 - n) for n in prefixes}
@@ -175,7 +179,7 @@ def decode(args):
   times = timing.interleaved(calls, args.rounds)
 
   rows = []
-  for name in ("authors'", "EBT", BASE):
+  for name in ("authors'", "EBT", "EBT, residual", BASE):
     row = {"name": f"{name}: {tokens} tokens after {prompt}", **timing.summary(times[name, "whole"])}
     rows.append({**row, "family": name, "tokens_per_second": shape["batch"] * tokens / row["seconds"]})
   for name in write:
