@@ -284,8 +284,9 @@ def test_studies(name):
   plan = study.runs(study.series)
   for axis, of_series in plan.items():
     configs = {s: [r.resolve() for r in rs] for s, rs in of_series.items()}
-    if len(configs) == 2:
-      for a, b in zip(*configs.values()):
+    first, *others = configs.values()
+    for other in others:
+      for a, b in zip(first, other, strict=True):
         assert (a.train, a.data, a.eval, a.seed) == (b.train, b.data, b.eval, b.seed)
         assert (a.model.layers, a.model.width) == (b.model.layers, b.model.width)
     if name == "laptop" and axis in ("data", "batch"):
