@@ -73,8 +73,8 @@ def once(folder: pathlib.Path, about: str, model: Model, measure: Callable[[Mode
   path = folder / f"{model.series},seed={model.seed},step={model.run.step},{about}.json"
   if not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, measure(model))
-  return files.read_json(path, "what was measured of a run", "delete it")
+    files.write_json(path, {"found": measure(model)})
+  return files.read_json(path, "what was measured of a run", "delete it")["found"]
 
 
 def at_level(model: Model, level: float) -> Examples:
