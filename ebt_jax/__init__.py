@@ -1,7 +1,7 @@
 """Energy-Based Transformers in JAX (arXiv 2507.02092).
 
-What a library user calls: `think`, `think_and_verify`, spaces of candidates, and their configs. The rest of the package
-is reached by its modules; `ebt_jax/README.md` is the map.
+What a library user calls: `load` for a trained run; for energies of their own `think`, `think_and_verify`, spaces of
+candidates, and their configs. The rest of the package is reached by its modules; `ebt_jax/README.md` is the map.
 """
 
 import importlib
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from ebt_jax.config import InferenceConfig, ThinkingConfig
   from ebt_jax.thinking import Euclidean, PerLandscape, Randomness, Simplex, think, think_and_verify
+  from ebt_jax.use.load import load
 
   __version__: str
 
 _WHERE = {
   "ebt_jax.config": ("InferenceConfig", "ThinkingConfig"),
+  "ebt_jax.use.load": ("load",),
   "ebt_jax.thinking": ("Euclidean", "PerLandscape", "Randomness", "Simplex", "think", "think_and_verify"),
 }
 
@@ -26,6 +28,7 @@ __all__ = [
   "Simplex",
   "ThinkingConfig",
   "__version__",
+  "load",
   "think",
   "think_and_verify",
 ]

@@ -9,11 +9,14 @@ from ebt_jax import cli
 from ebt_jax import config as config_lib
 from ebt_jax.config import Config, ConfigError
 
-MODES = ("train", "eval", "generate", "shapes", "compile")
+MODES = ("train", "eval", "generate", "export", "shapes", "compile")
 # flag: the modes that use it; flags that are not listed are used by every mode
-USED_BY = {"checkpoint_step": ("eval", "generate"), "source": ("eval",)} | dict.fromkeys(
-  ("prompt", "prompts_file", "max_tokens", "temperature", "top_k", "top_p", "seed", "out"), ("generate",)
-)
+USED_BY = {
+  "checkpoint_step": ("eval", "generate", "export"),
+  "source": ("eval",),
+  "out": ("generate", "export"),
+  "half": ("export",),
+} | dict.fromkeys(("prompt", "prompts_file", "max_tokens", "temperature", "top_k", "top_p", "seed"), ("generate",))
 REMOVED = {"thinking_steps": "eval.steps=", "candidates": "eval.candidates=", "eval": "eval."}  # flag: now --set ...
 
 DESCRIPTION = """\
@@ -23,6 +26,7 @@ modes:
   train     train the run in --workdir, or continue it (the default)
   eval      evaluate a trained run on its held-out data, or on --source
   generate  answer prompts with a trained run: continue or fill texts, solve puzzles, denoise pictures
+  export    write a trained run as a folder to share: safetensors, config, tokenizer, model card
   shapes    trace a run without computing, and print its parameters
   compile   compile a training step without running it, and print its memory, FLOPs and communication
 
@@ -34,6 +38,7 @@ examples:
   python -m ebt_jax.main --config=configs/quickstart.py:transformer --workdir=runs/baseline --set train.steps=900 seed=1
   python -m ebt_jax.main --workdir=runs/quickstart --mode=eval --set eval.steps=2
   python -m ebt_jax.main --workdir=runs/quickstart --mode=generate --prompt="The people of" --set eval.candidates=8
+  python -m ebt_jax.main --workdir=runs/quickstart --mode=export --out=shared/quickstart
   python -m ebt_jax.main --config=configs/text_ebt_s1.py:small --mode=compile --set mesh.model=2
 
 ebt_jax/config/schema.py has every config key with its meaning and its default.
@@ -82,7 +87,7 @@ def _parser() -> _Parser:
   key = {"action": _Key, "default": argparse.SUPPRESS}
   flag("--config.KEY", **key, metavar="VALUE", help="the same, on top of --config; also --config.KEY, --noconfig.KEY")
   flag("--distributed", action="store_true", help="call jax.distributed.initialize first (TPU pods, clusters)")
-  flag = parser.add_argument_group("eval, generate").add_argument
+  flag = parser.add_argument_group("eval, generate, export").add_argument
   flag(
     "--checkpoint_step",
     type=cli.at_least(-1),
@@ -112,7 +117,15 @@ def _parser() -> _Parser:
   flag("--top_k", type=int, default=0, metavar="K", help="sample from the K likeliest tokens (default: from all)")
   flag("--top_p", type=float, default=1.0, metavar="P", help="sample from the fewest tokens that have this probability")
   flag("--seed", type=int, default=0, metavar="N", help="seed of candidates and samples (default: 0)")
-  flag("--out", type=cli.local, default="", metavar="FILE", help="also write text and energies to this JSON file")
+  flag(
+    "--out",
+    type=cli.local,
+    default="",
+    metavar="PATH",
+    help="generate: also write answers to this JSON file; export: the folder",
+  )
+  flag = parser.add_argument_group("export").add_argument
+  flag("--half", action="store_true", help="round parameters to 16 bits")
   for name in config_lib.keys():
     boolean = isinstance(functools.reduce(getattr, name.split(".")[1:], Config()), bool)
     parser.add_argument(f"--{name}", **key, nargs="?" if boolean else None, const="true", help=argparse.SUPPRESS)
@@ -141,5 +154,5 @@ def parse(argv: list[str]) -> argparse.Namespace:
     raise ConfigError(f"--mode: no mode {flags.mode!r}; expected {'|'.join(MODES)}")
   for name, modes in USED_BY.items():
     if flags.mode not in modes and getattr(flags, name) != parser.get_default(name):
-      raise ConfigError(f"--{name}: mode {flags.mode} does not use it, only {' and '.join(modes)}; leave it out")
+      raise ConfigError(f"--{name}: mode {flags.mode} does not use it, only {', '.join(modes)}; leave it out")
   return flags

@@ -71,10 +71,10 @@ def start(config: Config, flags: argparse.Namespace) -> None:
   from ebt_jax import parallel
   from ebt_jax.evaluation import commands
   from ebt_jax.evaluation.asked import Asked
-  from ebt_jax.evaluation.sampling import Sampling
   from ebt_jax.training import inspect, loop
+  from ebt_jax.use.sampling import Sampling
 
-  if flags.mode in ("train", "eval", "generate") and not flags.workdir:
+  if flags.mode in ("train", "eval", "generate", "export") and not flags.workdir:
     raise ConfigError(f"--workdir: mode {flags.mode} needs the folder of a run")
   if flags.distributed:
     parallel.initialize_distributed()
@@ -88,6 +88,8 @@ def start(config: Config, flags: argparse.Namespace) -> None:
       sampling = Sampling(flags.temperature, flags.top_k, flags.top_p)
       asked = Asked(flags.prompt, flags.prompts_file, flags.max_tokens, sampling, flags.seed, flags.out)
       commands.generate(flags.workdir, config, step, asked)
+    case "export":
+      commands.export(flags.workdir, step, flags.out, flags.half)
     case "shapes":
       parallel.print_once(inspect.shapes(config))
     case "compile":

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from ebt_jax import config as config_lib
-from ebt_jax import files, metrics, parallel, record
+from ebt_jax import files, metrics, parallel, record, weights
 from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.owner import Owner
@@ -67,7 +67,7 @@ def open_run(
   """A run with the parameters of one of its checkpoints; neither optimiser nor replay buffer is read.
 
   Args:
-    workdir: folder of the run.
+    workdir: folder of the run, or one that was exported.
     step: of the checkpoint; None: the newest that is intact.
     config: how to use the run, such as with more thinking steps; None: as it was trained.
     mesh: where the parameters go; None: the first device.
@@ -82,6 +82,11 @@ def open_run(
   if mesh is None:
     mesh = parallel.make_mesh(config_lib.MeshConfig(data=1), jax.devices()[:1])
   task = registry.make(config, parallel.shards_of(mesh), record.kept(folder))
+  if (folder / weights.FILE).exists():
+    at, params = weights.read(folder, abstract_params(task, mesh))
+    if step not in (None, at):
+      raise CheckpointError(f"--checkpoint_step: {folder} was exported at step {at}, and has no step {step}")
+    return Run(task.config, task, params, at, folder)
   with Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
     found = checkpoints.restore({"params": abstract_params(task, mesh)}, step)
   if found is None:
@@ -173,6 +178,11 @@ def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
     The final result of a run that is finished; None where there is something to train, as where a finished run is asked
     for more steps.
   """
+  if (folder / weights.FILE).exists():
+    raise ConfigError(
+      f"--workdir: {folder} is an exported model, which is not trained further in place; give another folder, and "
+      f"--config.init_from={folder} to start with its parameters"
+    )
   result = _result(folder)
   finished = result is not None and result["steps"] == config.train.steps  # then no data are read
   if (folder / CONFIG).exists():

@@ -62,7 +62,7 @@ def test_a_run_folder_is_a_config(tmp_path):
     (["--eval=tolerance=0.01"], "--eval: was removed; use --set eval.tolerance=0.01"),
     (["--prompt=a"], "--prompt: mode train does not use it, only generate; leave it out"),
     (["--mode=eval", "--top_k", "3"], "--top_k: mode eval does not use it"),
-    (["--mode=shapes", "--checkpoint_step=0"], "mode shapes does not use it, only eval and generate; leave it out"),
+    (["--mode=shapes", "--checkpoint_step=0"], "only eval, generate, export; leave it out"),
     (["--mode=generate", "--source=x.txt"], "--source: mode generate does not use it, only eval"),
     (["--work=x"], "--work: no such flag; did you mean --workdir"),
     (["-config=x.py"], "-config: no such flag; did you mean --config"),

@@ -13,6 +13,7 @@ PACKAGES = {
   "flax": ("models/", "top"),
   "optax": ("training/optimizer.py", "top"),
   "orbax": ("checkpoint.py", "top"),
+  "safetensors": ("weights.py", "top"),
   "grain": ("data/", "inside"),
   "tensorflow_datasets": ("data/", "inside"),
   "array_record": ("data/", "inside"),

@@ -1,4 +1,4 @@
-"""What README.md tells a newcomer to type: the commands of *Start* and *Use*, in order, and the library example."""
+"""What README.md tells a newcomer to type: the commands of *Start* and *Use*, in order, and the examples in Python."""
 
 import os
 import pathlib
@@ -17,6 +17,7 @@ SMALLER = {
   "train": (*MODEL, *TRAIN, *SAMPLE),
   "eval": ("eval.max_windows=8",),
   "generate": (),
+  "export": (),
   "shapes": MODEL,
   "compile": (*MODEL, "model.vocab_size=300"),
 }
@@ -57,14 +58,20 @@ def run_line(line: str, folder: pathlib.Path) -> None:
   assert done.code == 0, f"{line}\n{done.err[-2000:]}"
 
 
-def test_the_commands_run_in_order(tmp_path):
+def test_the_commands_run_in_order(tmp_path, monkeypatch, capsys):
   for name in ("configs", "experiments"):
     os.symlink(REPOSITORY / name, tmp_path / name)
   lines = commands()
   assert len(lines) > 8 and {"eval", "generate", "shapes", "compile"} <= set(re.findall(r"--mode=(\w+)", str(lines)))
   for line in lines:
     run_line(line, tmp_path)
-  assert (tmp_path / "generated.json").exists()
+  assert (tmp_path / "generated.json").exists() and (tmp_path / "shared/quickstart/README.md").exists()
+  monkeypatch.chdir(tmp_path)
+  names = {}
+  exec(block("From Python", "python"), names)
+  assert names["token"].text in capsys.readouterr().out and names["found"].energies.shape[1] == len(
+    "My fellow citizens"
+  )
 
 
 def test_the_library_example_runs():

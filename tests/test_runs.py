@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 import ebt_jax
-from ebt_jax import metrics, runs
+from ebt_jax import metrics, runs, weights
+from ebt_jax.checkpoint import CheckpointError
 from ebt_jax.config import ConfigError
 from ebt_jax.owner import FILE, Owner
+from ebt_jax.use import export
 from tests.helpers import quickstart, run, write_corpus
 
 
@@ -50,6 +53,59 @@ def test_a_run_opens_without_its_optimiser(trained, tmp_path):
   }
   with pytest.raises(ConfigError, match="holds no run"):
     runs.open_run(tmp_path)
+  model = ebt_jax.load(folder, settings={"eval.seed": 3})
+  assert model.step == 4 and model.config.eval.seed == 3 and model.score("of it").log_likelihood.shape == (5,)
+
+
+def test_an_exported_run_is_the_run(trained, tmp_path):
+  folder, flags = trained
+  out = tmp_path / "shared"
+  done = run([f"--workdir={folder}", "--mode=export", f"--out={out}"])
+  assert done.code == 0 and "model.safetensors" in done.out, done
+  names = {p.name for p in out.iterdir()}
+  assert names == {"README.md", "config.json", "data.json", "final_result.json", "model.safetensors"}
+  card = (out / "README.md").read_text()
+  assert "Transformer++" in card and "for 4 steps" in card and "| bits/byte |" in card
+  there, shared = runs.open_run(folder), runs.open_run(out)
+  assert shared.step == there.step == 4
+  assert {k: v.tobytes() for k, v in leaves(shared.params).items()} == {
+    k: v.tobytes() for k, v in leaves(there.params).items()
+  }
+  half = export.export(folder, tmp_path / "half", half=True)
+  assert (half / weights.FILE).stat().st_size < 0.6 * (out / weights.FILE).stat().st_size
+  for name, leaf in leaves(runs.open_run(half).params).items():
+    np.testing.assert_array_equal(leaf, leaves(there.params)[name].astype(np.float16).astype(np.float32))
+  score = "of it"
+  assert (
+    ebt_jax.load(out).score(score).log_likelihood.tolist() == ebt_jax.load(folder).score(score).log_likelihood.tolist()
+  )
+  for command, said in (
+    ([f"--workdir={out}", *flags], f"is an exported model.*--config.init_from={out}"),
+    ([f"--workdir={folder}", "--mode=export", f"--out={out}"], f"--out: {out} exists already"),
+    ([f"--workdir={out}", "--mode=eval", "--checkpoint_step=2"], "was exported at step 4, and has no step 2"),
+    ([f"--workdir={folder}", "--mode=export"], "--out: mode export needs"),
+  ):
+    done = run(command)
+    assert done.code == 2 and re.search(said, done.err), done
+
+
+def test_damaged_weights_are_named(trained, tmp_path):
+  out = export.export(trained[0], tmp_path / "shared")
+  whole = (out / weights.FILE).read_bytes()
+  for damaged, said in (
+    (whole[: len(whole) // 2], "cannot be read"),
+    (whole[:-1] + bytes([whole[-1] ^ 1]), "its content has changed"),
+    (b"", "cannot be read"),
+  ):
+    (out / weights.FILE).write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=f"{weights.FILE}: {said}.*export the run again"):
+      runs.open_run(out)
+  (out / weights.FILE).write_bytes(whole)
+  config = json.loads((out / "config.json").read_text())
+  config["model"] |= {"width": 2 * config["model"]["width"]}
+  (out / "config.json").write_text(json.dumps(config))
+  with pytest.raises(CheckpointError, match=r"(?s)of another model.*embedding: found float32\[257, .*expected float32"):
+    runs.open_run(out)
 
 
 def test_a_finished_run_goes_on_as_if_it_had_never_ended(trained, corpus, tmp_path):

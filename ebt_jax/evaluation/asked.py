@@ -4,7 +4,7 @@ import pathlib
 from typing import NamedTuple
 
 from ebt_jax.config import ConfigError
-from ebt_jax.evaluation.sampling import Sampling
+from ebt_jax.use.sampling import Sampling
 
 
 class Asked(NamedTuple):

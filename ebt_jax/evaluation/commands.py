@@ -11,6 +11,7 @@ from ebt_jax.config import GROUPS, Config, ConfigError, MeshConfig
 from ebt_jax.evaluation import evaluator, samples
 from ebt_jax.evaluation.asked import Asked
 from ebt_jax.evaluation.evaluator import Evaluator
+from ebt_jax.use import export as export_lib
 
 
 def evaluate(workdir: str, config: Config, step: int | None = None, source: str = "") -> dict[str, dict[str, Any]]:
@@ -65,6 +66,15 @@ def generate(workdir: str, config: Config, step: int | None, asked: Asked) -> li
   if asked.out:
     files.write_json(asked.out, results)
   return results
+
+
+def export(workdir: str, step: int | None, out: str, half: bool) -> None:
+  """Writes a finished run as a folder to share."""
+  if not out:
+    raise ConfigError("--out: mode export needs the folder to make")
+  if jax.process_index() == 0:
+    folder = export_lib.export(workdir, out, step, half)
+    print(f"written to {folder}: " + ", ".join(sorted(p.name for p in folder.iterdir())))
 
 
 def _progress(done: int, total: int) -> None:

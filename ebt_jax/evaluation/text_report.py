@@ -14,11 +14,11 @@ from ebt_jax.config import Config
 from ebt_jax.data.tokenizers import StreamDecoder, Tokenizer, split_text
 from ebt_jax.data.windows import Windows
 from ebt_jax.evaluation.asked import Asked, read_prompts
-from ebt_jax.evaluation.generate import Generator, Written
-from ebt_jax.evaluation.sampling import Sampling
 from ebt_jax.runs import Run
 from ebt_jax.tasks import decoding
 from ebt_jax.tasks.base import Data, Params, Task
+from ebt_jax.use.generate import Generator, Written
+from ebt_jax.use.sampling import Sampling
 
 _BARS = {"blocks": "▁▂▃▄▅▆▇█", "digits": "12345678"}  # digits for terminals without blocks
 WIDTH = 100  # most columns of a line

@@ -1,6 +1,7 @@
 """Generation of token sequences: prompts are encoded once, then each token costs one thought and one append."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,13 +86,17 @@ class EBTWriter:
     return Decoding(jax.vmap(one)(self._landscapes))
 
   def propose(self, params: Params, state: Decoding, keys: Array) -> Proposal:
+    found = self.think(params, state, keys)
+    return Proposal(*(found.best(a)[:, 0] for a in (found.candidates, found.final, found.steps_used)))
+
+  def think(self, params: Params, state: Decoding, keys: Array, observe: Any = None) -> thinking.Verified:
+    """How the next token of each row is found; candidates are `[n, b, 1, v]`."""
     rows = {"tokens": jnp.zeros((len(keys), 2), jnp.int32)}  # one position each
     context = thinking.PerLandscape(state.context)
     if self.task.model.shared_context:
       context = jax.tree.map(lambda a: a[0], state.context)
     start, think_keys = self.task.starts(params, context, keys, rows)
-    found = self.task.think(params, context, start, think_keys)
-    return Proposal(*(found.best(a)[:, 0] for a in (found.candidates, found.final, found.steps_used)))
+    return self.task.think(params, context, start, think_keys, observe=observe)
 
   def append(self, params: Params, state: Decoding, tokens: Int[Array, " b"]) -> Decoding:
     def one(context, landscape):

@@ -176,9 +176,12 @@ class EBTTask:
 
   def _energy_of(self, model, params, context, answer):
     """Energy of an answer like the target, at the last landscape."""
-    landscape = self.config.thinking.landscapes - 1
-    y = self.space.embed_target(params["model"], answer)
-    return model.energy(params["model"], thinking.at_landscape(context, landscape), y, landscape)
+    return self.energy(params, context, self.space.embed_target(params["model"], answer), model)
+
+  def energy(self, params: Params, context: Any, y: Any, model: Energy | None = None) -> Float[Array, "*e"]:
+    """Energies of y, candidates as the energy is given them, at the last landscape."""
+    last = self.config.thinking.landscapes - 1
+    return (model or self.model).energy(params["model"], thinking.at_landscape(context, last), y, last)
 
   def _contrast(self, params, context, target, weights, energies):
     """Energy of the truth against that of the last prediction."""

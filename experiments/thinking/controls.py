@@ -95,7 +95,7 @@ def main():
       model = common.open_model(folder)
       examples = common.held_out(model)
       found.setdefault(name, []).append(changed_losses(model, examples, args.windows))
-      flops[name] = model.task().flops().row
+      flops[name] = model.task().flops().row["total"]
   baseline = np.array([s["loss"] for s in found[BASELINE]])
   head = f"{'':<44}{'FLOPs':>6}{'nats/token':>20}{'less Transformer++':>21}"
   lines = [head + "".join(f"{name:>13}" for name in CHANGED)]

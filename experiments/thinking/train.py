@@ -95,7 +95,7 @@ def controls(steps: int = 1000) -> list[sweep.Run]:
   ]
 
 
-def later(steps: int = 500) -> list[sweep.Run]:
+def later(steps: int = 300) -> list[sweep.Run]:
   """Ways to make the later steps of a residual EBT worth something, one seed."""
 
   def steps_of(n, **more):

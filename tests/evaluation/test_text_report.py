@@ -5,7 +5,7 @@ import pytest
 from ebt_jax.config import ConfigError
 from ebt_jax.data.tokenizers import load_tokenizer
 from ebt_jax.evaluation import asked, text_report
-from ebt_jax.evaluation.generate import Written
+from ebt_jax.use.generate import Written
 
 BYTES = load_tokenizer("bytes")
 

@@ -7,9 +7,9 @@ import pytest
 
 from ebt_jax import thinking
 from ebt_jax.config import resolve
-from ebt_jax.evaluation.generate import Generator
-from ebt_jax.evaluation.sampling import Sampling
 from ebt_jax.tasks import decoding, text
+from ebt_jax.use.generate import Generator
+from ebt_jax.use.sampling import Sampling
 from tools.bench import authors
 
 ROWS, LENGTH, VOCABULARY = 2, 7, 13

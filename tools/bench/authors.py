@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebt_jax import losses, parallel
-from ebt_jax.evaluation.sampling import sample
 from ebt_jax.models import layers
 from ebt_jax.tasks import text
 from ebt_jax.tasks.base import Flops, Mean, Output
 from ebt_jax.tasks.ebt import EBTTask
+from ebt_jax.use.sampling import sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _norm(x, weight):
 
 
 class Generator:
-  """Generates as `ebt_jax.evaluation.generate.Generator` does, but computes the whole prefix again for each token.
+  """Generates as `ebt_jax.use.generate.Generator` does, but computes the whole prefix again for each token.
 
   All prompts have one length.
 

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from ebt_jax.config import SIZES
-from ebt_jax.evaluation.generate import Generator
-from ebt_jax.evaluation.sampling import Sampling
 from ebt_jax.tasks import decoding, registry
 from ebt_jax.thinking import descent
+from ebt_jax.use.generate import Generator
+from ebt_jax.use.sampling import Sampling
 from tools.bench import authors, timing
 from tools.bench.pictures import image
 from tools.bench.rivals import (

@@ -36,7 +36,7 @@ CHANGES = [
   ("ebt_jax/evaluation/evaluator.py", "streams.each(key, numbers)", "streams.each(key, numbers - numbers[0])"),
   ("ebt_jax/evaluation/evaluator.py", "streams.each(key, numbers)", "streams.each(key, 0 * numbers)"),
   (  # a thought that diverged does not end its row
-    "ebt_jax/evaluation/generate.py",
+    "ebt_jax/use/generate.py",
     "jnp.where(jnp.isfinite(energy), token, self._end)",
     "jnp.where(jnp.isfinite(energy), token, token)",
   ),

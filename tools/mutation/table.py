@@ -11,10 +11,10 @@ TABLE = {
   "ebt_jax/losses.py": ["tests/test_losses.py"],
   "ebt_jax/streams.py": ["tests/test_streams.py"],
   "ebt_jax/scaling.py": ["tests/test_scaling.py"],
-  "ebt_jax/evaluation/sampling.py": ["tests/evaluation/test_sampling.py"],
+  "ebt_jax/use/sampling.py": ["tests/use/test_sampling.py"],
   "ebt_jax/evaluation/evaluator.py": ["tests/evaluation/test_evaluator.py"],
-  "ebt_jax/evaluation/generate.py": [
-    f"tests/evaluation/test_generate.py::test_{name}"
+  "ebt_jax/use/generate.py": [
+    f"tests/use/test_generate.py::test_{name}"
     for name in (
       "a_thought_that_diverged_ends_its_row_and_no_other",
       "a_prompt_without_tokens_is_refused",

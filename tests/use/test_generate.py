@@ -10,11 +10,11 @@ import pytest
 
 from ebt_jax import thinking
 from ebt_jax.config import Config, ConfigError, DataConfig, EvalConfig, ModelConfig, ThinkingConfig
-from ebt_jax.evaluation import generate
-from ebt_jax.evaluation.generate import Generator
-from ebt_jax.evaluation.sampling import Sampling
 from ebt_jax.tasks import decoding, registry
 from ebt_jax.tasks.base import Decoding, Proposal
+from ebt_jax.use import generate
+from ebt_jax.use.generate import Generator
+from ebt_jax.use.sampling import Sampling
 
 CAPACITY, V, NEVER = 8, 11, 99
 GREEDY = Sampling(top_k=1)

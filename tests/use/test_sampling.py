@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ebt_jax.config import ConfigError
-from ebt_jax.evaluation.sampling import Sampling, sample
+from ebt_jax.use.sampling import Sampling, sample
 
 P = np.array([[0.4, 0.05, 0.3, 0.15, 0.1], [0.02, 0.9, 0.03, 0.04, 0.01]])
 
