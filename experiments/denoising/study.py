@@ -136,15 +136,15 @@ def non_local_means(model: Model, examples: Examples, count: int) -> dict[str, f
   count = min(count, len(examples))
   numbers, rows = next(common.batches(examples, count, rows=count))  # the pictures and the noise of `means`
   keys = streams.each(streams.key_for(0, streams.EVALUATE), numbers)
-  batch = jax.device_get(corrupted(task.problem, rows, keys))
+  batch = corrupted(task.problem, jax.tree.map(jnp.asarray, rows), keys)
   signal, scale = task.problem.schedule.scales(batch["step"], batch["noised"])
-  sigmas = np.ravel(scale / signal) / 2  # of values from 0 to 1
+  sigmas = np.asarray(scale / signal).ravel() / 2  # of values from 0 to 1
   rescaled = np.asarray(task.problem.rescaled(batch)) / 2 + 0.5
   answers = np.stack([
     denoise_nl_means(x, patch_size=5, patch_distance=6, h=0.8 * s, sigma=s, fast_mode=True, channel_axis=-1)
     for x, s in zip(rescaled, sigmas)
   ])  # fmt: skip
-  found = task.problem.measures(np.asarray(answers * 2 - 1, np.float32), batch)
+  found = task.problem.measures(jnp.asarray(answers * 2 - 1, jnp.float32), batch)
   return {name: float(np.mean(found[name])) for name in MEASURES}
 
 
