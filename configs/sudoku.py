@@ -16,13 +16,14 @@ SIZES = {
   "6x6": {"size": 6, "givens_min": 16, "givens_max": 22, "harder_min": 8, "harder_max": 13, "boards": 2000},
   "9x9": {"size": 9, "givens_min": 31, "givens_max": 42, "harder_min": 17, "harder_max": 30, "boards": 2000},
 }
-KINDS = ("ebt", "feedforward", "looped", "ired")
+KINDS = ("ebt", "judge", "feedforward", "looped", "ired")
 
 
 def get_config(arg=""):
   """`arg`: `SIZE` or `SIZE,KIND`.
 
-  `ebt` (default): the paper's update. `feedforward`: one pass of a masked Transformer++. `looped`: several passes with
+  `ebt` (default): the paper's update. `judge`: the same, and its energy learns to tell right boards from wrong ones, so
+  that below 0 means solved. `feedforward`: one pass of a masked Transformer++. `looped`: several passes with
   tied blocks and a loss after each. `ired`: several landscapes, smooth to sharp; steps that raise the energy are not
   taken; energies of right boards against those of wrong ones (after arXiv 2406.11179).
   """
@@ -47,8 +48,11 @@ def get_config(arg=""):
     config.train.update(steps=10_000, batch_size=64, learning_rate=1e-3, warmup=200, log_every=100, health_every=0)
     config.eval.steps = 16
     config.thinking.steps = 4
+  if kind == "judge":
+    config.thinking.update(contrast=1.0, contrast_of="each")
   if kind == "ired":
     config.model.variant = "adaln"
-    config.thinking.update(landscapes=4, steps=4, noise=0.5, noise_falls=True, contrast=0.5)
-    config.eval.accept = "lower"
+    config.thinking.update(gradient="denoise", landscapes=4, steps=4, contrast=0.5)
+    config.thinking.update(step_size=1.0, learn_step_size=False)
+    config.eval.update(accept="lower", steps_of="every")
   return config

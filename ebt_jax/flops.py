@@ -65,6 +65,8 @@ def mean_steps(thinking: ThinkingConfig) -> float:
 def learnt_and_free(thinking: ThinkingConfig) -> tuple[float, float]:
   """Steps that are differentiated in training, and steps that are not."""
   steps = mean_steps(thinking)
+  if thinking.gradient == "denoise":
+    return 1, 0
   learnt = 1 if thinking.gradient == "last" else steps
   return learnt, steps - learnt
 
@@ -82,14 +84,15 @@ def training_by_thinking(
   """
   t = thinking
   learnt, free = learnt_and_free(t)
+  free += t.steps * t.explore if t.explore > 1 else 0  # of each start, to find the best
   candidate, again = cost.candidate.forward, cost.candidate.again
   # a gradient with respect to the candidate goes to both factors of such a product, which doubles its backward pass
   mutual = cost.mutual
   # learnt steps whose start has a derivative too, which goes back through the embedding
   path = t.step_size_path and (t.learn_step_size or t.learn_noise)
-  started = {"each": 0, "last": int(path), "unrolled": learnt}[t.gradient]
+  started = {"denoise": 0, "each": 0, "last": int(path), "unrolled": learnt}[t.gradient]
   contrast = int(t.authors.contrastive > 0)  # energy of the truth: forward and backward
-  pair = 2 * int(t.contrast > 0)  # of the truth and of a wrong answer, once
+  pair = int(t.contrast > 0) * (1 if t.gradient == "denoise" else 2)  # of a wrong answer and of the truth, if not known
   out = {
     "context": 3 * contexts * cost.context.forward,
     # forward, inner gradient, and the second order's reverse of both

@@ -24,6 +24,16 @@ def energy_contrast(
   return jnp.sum(weights * jax.nn.softplus(true - predicted))
 
 
+def energy_judgement(
+  true: Float[Array, "*e"], wrong: Float[Array, "*e"], weights: Float[Array, "*e"]
+) -> Float[Array, ""]:
+  """Sum of -log sigmoid(-E_true) - log sigmoid(E_wrong): -E is the log-odds that an answer is right.
+
+  Unlike `energy_contrast` it fixes the zero of the energy, so that energies of different contexts compare.
+  """
+  return jnp.sum(weights * (jax.nn.softplus(true) + jax.nn.softplus(-wrong)))
+
+
 def smooth_l1(x: Float[Array, "*p"], target: Float[Array, "*p"]) -> Float[Array, "*p"]:
   """Half the squared difference where it is below 1, else its size less a half (Huber, beta 1)."""
   size = jnp.abs(x - target)

@@ -33,6 +33,13 @@ RULES = (
   (r"attention/o/kernel", P(None, "model", "data")),  # [L, D, D], row-parallel
   (r"ffn/(gate|up)/kernel", P(None, "data", "model")),  # [L, D, H], column-parallel
   (r"ffn/down/kernel", P(None, "model", "data")),  # [L, H, D], row-parallel
+  (r"recurrent/(branch|x)/kernel", P(None, "data", "model")),  # [L, D, D], column-parallel: channels are independent
+  (r"recurrent/out/kernel", P(None, "model", "data")),  # [L, D, D] or [L, H, D], row-parallel
+  (r"recurrent/\w+_gate/kernel", P(None, "model", "data")),  # [L, blocks, D / blocks, D / blocks]
+  (r"recurrent/conv/kernel", P(None, None, "model")),  # [L, 4, D]
+  (r"recurrent/(\w+/bias|decay)", P(None, "model")),  # [L, D]
+  (r"recurrent/cell/\w+/kernel", P(None, "data", "model")),  # [L, D, H] or [L, H, H]
+  (r"recurrent/cell/\w+/bias", P(None, "model")),  # [L, H]
   (r"attention/(q|k|v)/bias|ffn/up/bias", P(None, "model")),  # [L, D] or [L, H]
   (r"attention/o/bias|ffn/down/bias", P()),  # [L, D], added to the stream
   (r"layers/modulation/kernel", P(None, "data", "model")),  # [L, D, 6D]

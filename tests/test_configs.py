@@ -15,12 +15,13 @@ from ebt_jax.training import inspect
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 ARGUMENTS = {"infill": ["", "ebt", "transformer", "diffusion"],
              "quickstart": ["", "ebt", "paper", "transformer"], "text_transformer": ["", *SIZES],
+             "text_rnn": ["", "xxs,lstm", *SIZES],
              "text_ebt_s1": ["", *SIZES], "text_ebt_s2": ["", "laptop", *SIZES],
              "text_ebt_residual": ["", "laptop", *SIZES],
              "image_ebt": ["", "laptop", "residual", "cifar", "paper"],
              "image_dit": ["", "laptop", "flow", "authors", "cifar", "paper"],
              "sudoku": ["", *(f"{size}{kind}" for size in ("4x4", "6x6", "9x9")
-                              for kind in ("", ",ebt", ",feedforward", ",looped", ",ired"))]}  # fmt: skip
+                              for kind in ("", ",ebt", ",judge", ",feedforward", ",looped", ",ired"))]}  # fmt: skip
 LEARNING_RATES = {"xxs": 1.2e-3, "xs": 9e-4, "small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}
 TRACED = [
   ("quickstart", "ebt"),
@@ -30,7 +31,7 @@ TRACED = [
   ("text_ebt_residual", "laptop"),
   ("text_ebt_residual", "xxs"),
 ]  # fmt: skip
-TRACED += [(name, "xxs") for name in ("text_ebt_s1", "text_transformer")] + [("text_transformer", "xl")]
+TRACED += [(name, "xxs") for name in ("text_ebt_s1", "text_transformer", "text_rnn")] + [("text_transformer", "xl")]
 LARGE = [("text_ebt_s1", "small"), ("text_ebt_s1", "xl")]
 
 
@@ -45,6 +46,8 @@ def test_every_file_and_argument_is_a_config():
     assert configs[""] in [configs[a] for a in arguments[1:]]  # the default is one of those with a name
   with pytest.raises(ValueError, match="no recipe for size 'big'; known: 4xs, 3xs, xxs"):
     config_of("text_ebt_s1", "big")
+  with pytest.raises(ValueError, match="no cell 'gru'; known: lstm"):
+    config_of("text_rnn", "xxs,gru")
   with pytest.raises(ValueError, match="no Sudoku '4x4,mlp'; known: 4x4, 6x6, 9x9"):
     config_of("sudoku", "4x4,mlp")
 
@@ -53,6 +56,8 @@ def parameters(c) -> tuple[int, int]:
   """All, and those in no vocabulary table; from the architecture's description alone."""
   vocab, width, layers = c.model.vocab_size or 257, c.model.width, c.model.layers
   inner = layers * (7 * width**2 + 2 * width) + width  # attention 4, gated FFN 3, two norms; the last norm
+  if c.model.kind == "rnn":  # in place of attention: three projections, two gates of two blocks; and vectors
+    inner += 8 * layers * width  # convolution 4, its bias, those of the gates, decay
   if c.model.kind == "ebt":
     inner += width + 2  # energy head; step size and noise
     inner += c.thinking.landscapes * width * (c.model.variant == "time_embed")
@@ -61,7 +66,7 @@ def parameters(c) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["text_ebt_s1", "text_transformer"])
+@pytest.mark.parametrize("name", ["text_ebt_s1", "text_transformer", "text_rnn"])
 def test_parameters(name, size):
   task = registry.make(config_of(name, size))
   found = jax.eval_shape(task.init, jax.random.key(0))

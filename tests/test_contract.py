@@ -31,6 +31,7 @@ TASKS = {
   ("text", "ebt residual"): ("configs/quickstart.py", []),
   ("text", "ebt replay"): ("configs/text_ebt_s2.py:laptop", ["thinking.replay_rows=4", "thinking.steps=3"]),
   ("text", "transformer"): ("configs/quickstart.py:transformer", []),
+  ("text", "rnn"): ("configs/quickstart.py:transformer", ["model.kind=rnn"]),
   ("infill", "ebt"): ("configs/infill.py:ebt", ["thinking.replay_rows=4", "thinking.steps=2"]),
   ("infill", "transformer"): ("configs/infill.py:transformer", ["eval.steps=2", "mask.layout=word"]),
   ("infill", "diffusion"): ("configs/infill.py:diffusion", ["eval.steps=2"]),

@@ -52,6 +52,9 @@ def counted(config, save_memory=False):
   [
     dict(kind="transformer"),
     dict(kind="transformer", remat=True),
+    dict(kind="rnn"),
+    dict(kind="rnn", remat=True),
+    dict(kind="rnn", cell="lstm"),
     dict(thinking=dict(steps=3)),
     dict(thinking=dict(steps=3, authors=AuthorsConfig(contrastive=0.1))),
     dict(remat=True, thinking=dict(steps=2, authors=AuthorsConfig(contrastive=0.1))),
@@ -68,6 +71,7 @@ def counted(config, save_memory=False):
     dict(thinking=dict(steps=3, gradient="last", step_size_path=False)),
     dict(thinking=dict(steps=3, gradient="last", learn_step_size=False)),
     dict(remat=True, thinking=dict(steps=3, gradient="last", authors=AuthorsConfig(contrastive=0.1))),
+    dict(thinking=dict(steps=3, explore=2)),
     dict(thinking=dict(steps=3, gradient="unrolled")),
     dict(remat=True, thinking=dict(steps=2, gradient="unrolled")),
   ],
@@ -137,6 +141,8 @@ def test_what_a_model_says_is_what_a_trace_of_it_counts():
   "options",
   [
     dict(kind="transformer"),
+    dict(kind="rnn"),
+    dict(kind="rnn", cell="lstm"),
     dict(),
     dict(variant="time_embed", thinking=dict(steps=3, landscapes=2)),
     dict(variant="adaln", thinking=dict(landscapes=2), evaluation=dict(steps=5)),

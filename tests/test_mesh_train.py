@@ -35,6 +35,7 @@ CONFIGS = {
     with_model(variant="time_embed"), thinking=dataclasses.replace(BASE.thinking, landscapes=2)
   ),
   "transformer": with_model(kind="transformer"),
+  "rnn": with_model(kind="rnn"),
   "residual": dataclasses.replace(
     with_model(residual=True), thinking=dataclasses.replace(BASE.thinking, start="context")
   ),
@@ -58,6 +59,7 @@ FAST = {
   ("transformer", (1, 8, 1)),
   ("replay", (1, 4, 2)),
   ("residual", (1, 4, 2)),
+  ("rnn", (2, 2, 2)),
 }  # each mesh once
 CASES = [
   pytest.param(name, sizes, id=f"{name}-{mesh}", marks=() if (name, sizes) in FAST else pytest.mark.slow)
@@ -131,9 +133,10 @@ def test_one_device_has_the_loss_of_a_plain_loop(name):
 def assert_slices(state, replica, data, model):
   """Weights and both moments lie in slices over `data` and `model`, in copies over `replica`."""
   adam = state.optimizer[1].inner_states["weights"].inner_state[0]
+  first = ("attention", "q") if "attention" in state.params["model"]["layers"] else ("recurrent", "x")
   for tree in (state.params["model"], adam.mu["model"], adam.nu["model"]):
     for kernel, dims in (
-      (tree["layers"]["attention"]["q"]["kernel"], (2, D // data, D // model)),
+      (tree["layers"][first[0]][first[1]]["kernel"], (2, D // data, D // model)),
       (tree["layers"]["ffn"]["down"]["kernel"], (2, D // model, D // data)),
       (tree["embed"]["embedding"], (V // model, D // data)),
     ):

@@ -139,7 +139,9 @@ def test_every_parameter_of_every_config_has_a_rule(name, variant):
   config = importlib.import_module(f"configs.{name}").get_config()
   if config.task in ("text", "infill"):
     config.model.vocab_size = config.model.vocab_size or 257
-  if config.task != "image":  # pictures have no variants
+  if config.model.kind == "rnn":
+    config.model.cell = "lstm" if variant else "rg_lru"
+  elif config.task != "image":  # pictures have no variants
     config.model.variant = variant or config.model.variant
   params = jax.eval_shape(registry.make(resolve(config)).init, jax.random.key(0))
   assert "(no rule)" not in parallel.sharding_report(params, mesh_of(1, 4, 2))[0]

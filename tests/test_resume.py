@@ -25,6 +25,7 @@ MODELS = {
             "--config.thinking.random_steps_min=0", "--config.thinking.replay_rows=6", "--config.thinking.noise=0.5",
             "--config.train.health_every=2"],
     "transformer": [],
+    "rnn": ["--config.model.kind=rnn"],
   "infill": ["--config.task=infill", "--config.thinking.replay_rows=6", "--config.train.health_every=2"],
 }  # fmt: skip
 
@@ -107,7 +108,7 @@ def command(corpus, kind, folder):
     f"--workdir={folder}",
     *EVERY,
     *MODELS[kind],
-    kind=kind if kind == "transformer" else "ebt",
+    kind="transformer" if kind in ("transformer", "rnn") else "ebt",
   )
 
 
@@ -164,6 +165,7 @@ INTERRUPTIONS = {
 CASES = [("transformer", name) for name in INTERRUPTIONS] + [
   ("ebt", "kill in a step"),
   ("infill", "kill in a step"),
+  ("rnn", "kill in a step"),
   pytest.param("ebt", "terminate", marks=pytest.mark.slow),
 ]
 

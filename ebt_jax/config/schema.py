@@ -52,6 +52,7 @@ class ModelConfig(Checks):
   energy_gain: float = 1.0  # multiplies E_theta of a residual energy; 0: only the context's own prediction is left
   residual_drop: float = 0.0  # share of the rows that train without the residual term
   answer_layers: int = 0  # blocks of the context after which a residual energy reads its answer; 0: all of them
+  cell: str = "rg_lru"  # of kind rnn: rg_lru (Griffin's and Hawk's) | lstm
   passes: int = 1  # times that Transformer++ applies its blocks, with the same weights (a looped Transformer)
   embedder: str = "linear"  # candidate probabilities -> width: linear | tied (token table)
   init: str = "xavier"  # xavier | he
@@ -90,6 +91,7 @@ class ModelConfig(Checks):
     self._one_of("init", "xavier", "he")
     self._one_of("dtype", "float32", "bfloat16")
     self._one_of("attention", "plain", "fused")
+    self._one_of("cell", "rg_lru", "lstm")
     self._positive("layers", "heads", "width", "ffn_multiplier", "passes")
     self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain", "answer_layers")
     for name, off in (("energy_gain", 1), ("residual_drop", 0), ("answer_layers", 0)):
@@ -103,8 +105,15 @@ class ModelConfig(Checks):
       )
     if self.passes > 1 and self.kind == "ebt":
       raise ConfigError(f"{self._key('passes')}: an EBT thinks instead; set thinking.steps, or model.kind=transformer")
-    if self.residual and self.kind == "transformer":
-      raise ConfigError(f"{self._key('residual')}: model.kind=transformer has no energy; set it to False, or kind=ebt")
+    if self.residual and self.kind in ("transformer", "rnn"):
+      raise ConfigError(f"{self._key('residual')}: model.kind={self.kind} has no energy; set it to False, or kind=ebt")
+    if self.cell != "rg_lru" and self.kind != "rnn":
+      raise ConfigError(f"{self._key('cell')}: {self.cell} is a recurrent cell; set model.kind=rnn, or leave it out")
+    for name, only in (("passes", 1), ("attention", "plain"), ("attention_block", 0), ("variant", "default")):
+      if self.kind == "rnn" and getattr(self, name) != only:
+        raise ConfigError(
+          f"{self._key(name)}: model.kind=rnn has no choice of it, found {getattr(self, name)}; leave it out"
+        )
     if self.hidden < 1:
       raise ConfigError(
         f"config.model.ffn_multiplier: {self.ffn_multiplier} leaves no hidden unit at width {self.width}"
@@ -166,11 +175,13 @@ class ThinkingConfig(Checks):
   noise: float = 0.0  # Langevin noise: standard deviation, added to the candidate before each step
   learn_noise: bool = False
   noise_falls: bool = False  # from landscape to landscape: of k, landscape i has 1 - i / k of the noise
-  contrast: float = 0.0  # weight of the energy contrast between the truth and a wrong answer that the problem makes
-  gradient: str = "each"  # each | last | unrolled
+  contrast: float = 0.0  # weight of the energy contrast between the truth and a wrong answer, `Problem.wrong`
+  contrast_of: str = "pair"  # pair (the truth below the wrong one) | each (below 0 and above 0, whatever the other is)
+  gradient: str = "each"  # of which steps: each | last | unrolled; or no step: denoise (thinking/denoise.py)
   step_size_path: bool = True  # `last`: the step size's gradient sees the earlier steps too
   loss_rise: float = 0.0  # r: the loss of step i has a weight in proportion to (i + 1)^r; 0: all the same
   start: str = "noise"  # noise | zeros | input (what is known, as a noised picture) | context (see below)
+  explore: int = 1  # starts of each answer in training, of which the one that ends best is learnt from
   start_scale: float = 1.0  # of the noise; with input and context of all candidates but the first, in evaluation
   replay_rows: int = 0  # finished thoughts that the replay buffer holds; 0: no buffer (paper: 192 a device)
   replay_fraction: float = 0.5  # replayed rows added to a batch, divided by the rows of the batch
@@ -187,10 +198,11 @@ class ThinkingConfig(Checks):
     return self.start != "zeros" and self.start_scale > 0
 
   def check(self) -> None:
-    self._one_of("gradient", "each", "last", "unrolled")
+    self._one_of("gradient", "each", "last", "unrolled", "denoise")
     self._one_of("random_steps_of", "every", "final")
     self._one_of("start", "noise", "zeros", "input", "context")
-    self._positive("steps", "landscapes", "step_size", "step_size_min", "step_size_lr_multiplier")
+    self._one_of("contrast_of", "pair", "each")
+    self._positive("explore", "steps", "landscapes", "step_size", "step_size_min", "step_size_lr_multiplier")
     self._positive("replay_fraction", "replay_gb")
     self._at_least(1.0, "random_step_size", why=" (1 is off)")
     self._at_least(0, "random_steps_min", "replay_rows", why=" (0 is off)")
@@ -207,6 +219,20 @@ class ThinkingConfig(Checks):
         f"config.thinking.random_steps_min: {self.random_steps_min} is more than the most repetitions that "
         f"steps={self.steps} and landscapes={self.landscapes} allow ({self.repeats_max}); raise thinking.steps"
       )
+    if self.gradient == "denoise":
+      asks = {"start": "noise", "start_scale": 1.0, "noise": 0.0, "explore": 1, "replay_rows": 0, "loss_rise": 0.0}
+      for name, value in {**asks, "random_steps_min": 0, "random_step_size": 1.0}.items():
+        if getattr(self, name) != value:
+          raise ConfigError(
+            f"{self._key(name)}: {getattr(self, name)!r}, but gradient=denoise trains without thinking, for starts of "
+            f"standard normal noise; leave it at {value!r}"
+          )
+    if self.explore > 1:
+      many = f"config.thinking.explore: {self.explore} starts"
+      if self.start in ("zeros", "context") or not self.start_scale:
+        raise ConfigError(f"{many} have to differ; set thinking.start=noise and start_scale above 0, or explore to 1")
+      if self.replay_rows:
+        raise ConfigError(f"{many}, but replayed thoughts have one; set thinking.replay_rows to 0, or explore to 1")
     self.authors.check()
 
 
@@ -464,6 +490,8 @@ class Config(Checks):
         f"config.thinking.replay_rows: {t.replay_rows} kept, and {replayed} drawn for each batch (replay_fraction "
         f"{t.replay_fraction} of {r.batch_size} rows); expected 1 or more drawn and at least as many kept"
       )
+    if t.explore > 1 and m.kind in tasks.DIRECT:
+      raise ConfigError(f"config.thinking.explore: {t.explore} starts, but model.kind={m.kind} has none; set it to 1")
     if self.eval.candidates > 1:
       many = f"config.eval.candidates: {self.eval.candidates} candidates"
       if m.kind in tasks.DIRECT:

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 # task of this package -> its kinds of model
 KINDS = {
-  "text": ("ebt", "transformer"),
+  "text": ("ebt", "transformer", "rnn"),
   "infill": ("ebt", "transformer"),
   "sudoku": ("ebt", "transformer", "looped"),
   "image": ("ebt", "dit", "flow"),
 }
-DIRECT = ("transformer", "looped", "dit", "flow")  # kinds of model that have no energy
+DIRECT = ("transformer", "rnn", "looped", "dit", "flow")  # kinds of model that have no energy
 GROUPS = {"infill": "mask", "image": "image", "sudoku": "sudoku"}  # task -> its own group of keys
 
 
@@ -155,6 +155,10 @@ def check(config: Config) -> None:
   if m.passes > 1 and config.task != "text":
     more = "model.kind=looped" if config.task == "sudoku" else "eval.steps"
     raise ConfigError(f"config.model.passes: {m.passes}, but task {config.task!r} loops by {more}; set it to 1")
+  if t.gradient == "denoise" and config.task != "sudoku":
+    raise ConfigError(
+      f"config.thinking.gradient: denoise is for sudoku; task {config.task!r} has each, last and unrolled"
+    )
   if t.start == "input" and config.task != "image":
     raise ConfigError("config.thinking.start: input is for pictures; set it to noise, zeros or context")
   if config.task == "infill":

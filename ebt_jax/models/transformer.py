@@ -5,54 +5,26 @@ With `config.passes` above 1 its blocks are applied so often, one pass after the
 
 import dataclasses
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ebt_jax import vocabulary
-from ebt_jax.config import ModelConfig
 from ebt_jax.flops import PredictorCost
-from ebt_jax.models import cache, layers, trunk
-from ebt_jax.models.base import Predictor
+from ebt_jax.models import cache, trunk
 from ebt_jax.models.cache import Context
+from ebt_jax.models.next_token import NextToken
 
 
 @dataclasses.dataclass(frozen=True)
-class Transformer(Predictor):
-  """Pure functions of a parameter dict; `predict` is `read(head(params), hidden(params, inputs))`."""
+class Transformer(NextToken):
+  """Pure functions of a parameter dict."""
 
-  config: ModelConfig
-  tables = ("embed", "output")
+  def init_layers(self, key: jax.Array) -> dict:
+    return trunk.init(self.config, key)
 
-  def init(self, key: jax.Array) -> dict:
-    c = self.config
-    k_embed, k_layers, k_norm, k_output = jax.random.split(key, 4)
-    return {
-      "embed": {"embedding": nn.initializers.normal(1.0)(k_embed, (c.vocab_size, c.width))},
-      "layers": trunk.init(c, k_layers),
-      "norm": self._norm.init(k_norm, jnp.zeros((1, c.width))).get("params", {}),
-      "output": {"kernel": layers.initializer(c)(k_output, (c.width, c.vocab_size))},
-    }
-
-  def predict(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s v"]:
-    """Logits of the token after each of the tokens `inputs`."""
-    return self.read(params["output"]["kernel"], self.hidden(params, inputs))
-
-  def hidden(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s d"]:
-    """The stream after the last norm."""
+  def stream(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s d"]:
     x_BxSxD = params["embed"]["embedding"][inputs]
-    x_BxSxD, _ = trunk.context(self._deep, self._layers(params), x_BxSxD, jnp.arange(inputs.shape[1]))
-    return self._norm.apply({"params": params["norm"]}, x_BxSxD)
-
-  def head(self, params: dict) -> Float[Array, "d w"]:
-    """The vocabulary projection, sharded and padded as `vocabulary.slice_table` does it; w >= v."""
-    return vocabulary.slice_table(params["output"]["kernel"], 1)
-
-  def read(self, head: Float[Array, "d w"], hidden: Float[Array, "b s d"]) -> Float[Array, "b s w"]:
-    """Logits of hidden states; -inf at the padding of `head`."""
-    logits = layers.wide(layers.einsum("bsd,dv->bsv", hidden, head, layers.compute_dtype(self.config)))
-    return vocabulary.mask_padding(logits, self.config.vocab_size)
+    return trunk.context(self._deep, self._layers(params), x_BxSxD, jnp.arange(inputs.shape[1]))[0]
 
   def unstacked(self, params: dict) -> dict:
     """The parameters as decoding wants them; see `cache.unstack`."""
@@ -69,9 +41,7 @@ class Transformer(Predictor):
     positions = context.positions[:, :1] + jnp.arange(tokens.shape[1])
     x_BxSxD = params["embed"]["embedding"][tokens]
     x_BxSxD, (keys, values) = trunk.cached(self._deep, self._layers(params), x_BxSxD, positions, context)
-    last_Bx1xD = jnp.take_along_axis(x_BxSxD, (lengths - 1)[:, None, None], axis=1)
-    last_Bx1xD = self._norm.apply({"params": params["norm"]}, last_Bx1xD)
-    logits = self.read(params["output"]["kernel"], last_Bx1xD)[:, 0]
+    logits = self.read_last(params, x_BxSxD, lengths)
     return Context(keys, values, context.positions + lengths[:, None]), logits
 
   def flops(self, inputs: jax.ShapeDtypeStruct, single: bool = False) -> PredictorCost:
@@ -94,7 +64,3 @@ class Transformer(Predictor):
     if self.uses == 1 or isinstance(stacked, tuple):
       return stacked
     return jax.tree.map(lambda a: jnp.concatenate([a] * self.uses), stacked)
-
-  @property
-  def _norm(self):
-    return layers.Norm(self.config.norm, self.config.dyt_scale)

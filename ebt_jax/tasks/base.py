@@ -149,8 +149,11 @@ class Problem(Protocol):
     """How wrong an answer is; differentiable in x."""
     ...
 
-  def wrong(self, key: PRNGKeyArray, batch: Batch) -> Shaped[Array, "b ..."]:
-    """A wrong answer near the right one, like `target`: what `thinking.contrast` gives a higher energy."""
+  def wrong(self, key: PRNGKeyArray, batch: Batch, x: Any) -> Shaped[Array, "b ..."]:
+    """A wrong answer, like `target`: what `thinking.contrast` gives a higher energy.
+
+    x are the model's own answers, the best wrong ones that there are where they are wrong.
+    """
     raise ConfigError("config.thinking.contrast: this task makes no wrong answers to contrast with; set it to 0")
 
   def measures(self, x: Any, batch: Batch) -> dict[str, Float[Array, "..."]]:

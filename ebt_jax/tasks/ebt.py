@@ -108,6 +108,8 @@ class EBTTask:
     start_key, think_key = jax.random.split(key)
     replayed = batch.get("replayed")
     fresh = corrupted(self.problem, {name: a for name, a in batch.items() if name != "replayed"}, key)
+    if self.config.thinking.gradient == "denoise":
+      return self._denoising_loss(params, fresh, key, rule or thinking.second_order(self.save_memory))
     space = self.space if start is not None or replayed else self.training_space or self.space
     batch, rows = fresh, len(jax.tree.leaves(fresh)[0])
     if replayed:
@@ -117,7 +119,9 @@ class EBTTask:
       shape = (len(jax.tree.leaves(batch)[0]),)
       unanswered = jax.random.bernoulli(streams.fold(key, streams.DROP), self.config.model.residual_drop, shape)
     context = self.context(params, batch, unanswered)
-    if start is None:
+    if start is None and training and self.config.thinking.explore > 1:
+      start = self._explored(space, params, context, start_key, fresh)
+    elif start is None:
       start = self.problem.start(space, start_key, fresh)
       if self.starts_at_context:
         start = space.start_at(params["model"], start, jax.tree.map(lambda a: a[:rows], self._direct(params, context)))
@@ -143,14 +147,46 @@ class EBTTask:
       training=training, randomness=randomness, rule=rule,
     )  # fmt: skip
     if t.contrast:
-      wrong = self.problem.wrong(streams.fold(key, streams.WRONG), batch)
+      wrong = self.problem.wrong(streams.fold(key, streams.WRONG), batch, aux.candidate)
       energies = [self._energy_of(model, params, context, answer) for answer in (target, wrong)]
-      total = total + t.contrast * losses.energy_contrast(*energies, first_axes(weights, energies[0].ndim))
+      total = total + t.contrast * self._contrast_of(*energies, weights)
     finished, metrics = (), self._metrics(params, batch, weights, aux)
     if replayed:
       finished = {**fresh, "start": jax.tree.map(lambda a: a[:rows], aux.candidate)}
       metrics["replayed"] = Mean(jnp.sum(weights[rows:]), jnp.sum(weights))  # the buffer's share of the weight
     return Mean(total, jnp.sum(weights)), Output(metrics, finished)
+
+  def _denoising_loss(self, params, batch, key, rule):
+    """Of one landscape for all rows, drawn by chance: `thinking.denoise`, and the contrast under the same noise."""
+    t, target, weights = self.config.thinking, self.problem.target(batch), self.problem.weights(batch)
+    model = self.model.for_training(save_memory=rule is not thinking.double_reverse)
+    landscape_key, noise_key = jax.random.split(key)
+    landscape, context = jax.random.randint(landscape_key, (), 0, t.landscapes), self.context(params, batch)
+    right = self.space.point(target)
+    noise = self.space.noise(noise_key, right.shape)
+    errors, energies = thinking.denoise(model.energy, self.space, params, context, right, noise, landscape, t, rule)
+    total = jnp.sum(weights * jnp.mean(errors, axis=tuple(range(weights.ndim, noise.ndim))))
+    count = jnp.sum(weights)
+    metrics = {"final_loss": Mean(jax.lax.stop_gradient(total), count), **self.problem.counts(batch)}
+    if t.contrast:
+      wrong = self.space.point(self.problem.wrong(streams.fold(key, streams.WRONG), batch, right))
+      y = self.space.energy_input(params["model"], thinking.noised(wrong, noise, landscape, t), landscape)
+      of_wrong = model.energy(params["model"], thinking.at_landscape(context, landscape), y, landscape)
+      total = total + t.contrast * self._contrast_of(energies, of_wrong, weights)
+    return Mean(total, count), Output(metrics)
+
+  def _explored(self, space, params, context, key, batch):
+    """The best of `thinking.explore` starts of each answer."""
+    target, weights = self.problem.target(batch), self.problem.weights(batch)
+    start_key, key = jax.random.split(key)
+    start_keys = jax.random.split(start_key, (self.config.thinking.explore, len(jax.tree.leaves(batch)[0])))
+    starts = self.problem.start(space, start_keys, batch)
+
+    def error(x):  # of each candidate
+      return jax.vmap(lambda x: weights * self.problem.error(x, target))(x)
+
+    several = self.model.for_inference().energies
+    return thinking.best_start(several, space, params, context, starts, key, error, self.config.thinking)
 
   def _share(self, total, i, count):
     """What step i of `count` adds to the loss."""
@@ -182,6 +218,17 @@ class EBTTask:
     """Energies of y, candidates as the energy is given them, at the last landscape."""
     last = self.config.thinking.landscapes - 1
     return (model or self.model).energy(params["model"], thinking.at_landscape(context, last), y, last)
+
+  def _contrast_of(self, right, wrong, weights):
+    """Of the energies of right and wrong answers, as `thinking.contrast_of` says."""
+    contrast = losses.energy_judgement if self.config.thinking.contrast_of == "each" else losses.energy_contrast
+    return contrast(right, wrong, first_axes(weights, right.ndim))
+
+  def energies_of(self, params: Params, context: Any, answers: Array) -> Array:
+    """Energies `[n, *e]` of answers like the target, `[n, b, ...]`, at the last landscape."""
+    model, landscape = self.model.for_inference(), self.config.thinking.landscapes - 1
+    y = self.space.embed_target(params["model"], answers)
+    return model.energies(params["model"], thinking.at_landscape(context, landscape), y, landscape)
 
   def _contrast(self, params, context, target, weights, energies):
     """Energy of the truth against that of the last prediction."""

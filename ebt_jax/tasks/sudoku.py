@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from ebt_jax import losses
+from ebt_jax import losses, thinking
 from ebt_jax.config import Config, ConfigError, DataConfig
 from ebt_jax.data import find, sudoku, sudoku_rules
 from ebt_jax.data.examples import ArrayExamples
@@ -42,7 +42,9 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
   problem, cells = SudokuProblem(config, kept), size * size
   if m.kind == "ebt":
     model = MaskedEBT(config.model, cells, t.landscapes)
-    return EBTTask(config, problem, model, text.whole_space(config, model), shards=shards)
+    simplex = text.whole_space(config, model)
+    corners = thinking.Corners(embedding=simplex.embed, choices=size)
+    return EBTTask(config, problem, model, corners if t.gradient == "denoise" else simplex, shards=shards)
   direct = LoopedTransformer if m.kind == "looped" else MaskedTransformer
   return DirectTask(config, problem, direct(config.model, cells))
 
@@ -116,13 +118,15 @@ class SudokuProblem(Problem):
   def error(self, x: Float[Array, "b s v"], target: Int[Array, "b s"], smoothing: Any = None) -> Float[Array, "b s"]:
     return losses.token_losses(x, target, smoothing)
 
-  def wrong(self, key: Array, batch: Batch) -> Int[Array, "b s"]:
-    """One blank, and `WRONG` of the others, have another digit."""
+  def wrong(self, key: Array, batch: Batch, x: Float[Array, "b s v"]) -> Int[Array, "b s"]:
+    """The model's own board x where it is wrong. Else one blank, and `WRONG` of the others, have another digit."""
     where, digit = jax.random.split(key)
     lots = jnp.where(batch["asked"] > 0, jax.random.uniform(where, batch["asked"].shape), -1.0)
     changed = (lots > 1 - WRONG) | ((lots == jnp.max(lots, -1, keepdims=True)) & (lots >= 0))
     by = jax.random.randint(digit, lots.shape, 1, self.size)
-    return jnp.where(changed, (batch["target"] + by) % self.size, batch["target"])
+    made = jnp.where(changed, (batch["target"] + by) % self.size, batch["target"])
+    own = jnp.where(batch["asked"] > 0, jnp.argmax(x, -1), batch["target"])
+    return jnp.where(jnp.any(own != batch["target"], -1, keepdims=True), own, made)
 
   def measures(self, x: Float[Array, "b s v"], batch: Batch) -> dict[str, Array]:
     """`cells`: of the blanks; `boards`: all blanks of a board right."""

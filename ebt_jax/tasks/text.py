@@ -1,4 +1,4 @@
-"""Text: the next token from those before it, answered by EBT or by Transformer++.
+"""Text: the next token from those before it, answered by EBT, by Transformer++ or by a recurrent network.
 
 A batch is `tokens` int32 `[b, s + 1]`, `weights` float32 `[b, s]`, 1 for the targets that count, and `bytes` float32
 `[b]`, the UTF-8 bytes that those targets stand for.
@@ -24,6 +24,7 @@ from ebt_jax.data.examples import WindowExamples
 from ebt_jax.data.windows import Windows
 from ebt_jax.models.autoregressive import AutoregressiveEBT
 from ebt_jax.models.bidirectional import MaskedEBT
+from ebt_jax.models.recurrent import Recurrent
 from ebt_jax.models.transformer import Transformer
 from ebt_jax.tasks.base import Batch, Data, Kept, Mean, Problem
 from ebt_jax.tasks.direct import DirectTask
@@ -31,6 +32,7 @@ from ebt_jax.tasks.ebt import EBTTask
 
 log = logging.getLogger(__name__)
 
+DIRECT = {"transformer": Transformer, "rnn": Recurrent}  # kind of model -> a direct one
 TOKENIZER = "tokenizer.json"  # the run's own copy, in its folder
 
 
@@ -45,8 +47,8 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
   rows, length = c.batch_size // c.microbatches, config.data.context_length
   chunk = vocabulary.chunk_positions(rows, length, config.model.vocab_size, shards, config.model.vocab_chunk)
   chunk = 0 if chunk >= length else chunk
-  if config.model.kind == "transformer":
-    return DirectTask(config, problem, Transformer(config.model), chunk)
+  if config.model.kind in DIRECT:
+    return DirectTask(config, problem, DIRECT[config.model.kind](config.model), chunk)
   model = AutoregressiveEBT(config.model, config.thinking.landscapes, step_size=config.thinking.step_size)
   if config.thinking.start == "context" and not config.model.residual:
     raise ConfigError("config.thinking.start: context is the start of residual energies; set model.residual, or noise")
@@ -81,6 +83,7 @@ def chunked_space(config: Config, space: thinking.Simplex, chunk: int) -> thinki
     name
     for name, on in (
       ("thinking.replay_rows", t.replay_rows),
+      ("thinking.explore", t.explore > 1),
       ("thinking.authors.normalize", t.authors.normalize != "every"),
       ("thinking.authors.clip_gradient", t.authors.clip_gradient),
     )

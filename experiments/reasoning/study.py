@@ -1,6 +1,7 @@
 """Thinking longer on Sudoku: boards solved over steps and candidates, what energy knows, and rivals at equal cost.
 
   python -m experiments.reasoning.study --workdir=runs/reasoning --among=4x4
+  python -m experiments.reasoning.page experiments/reasoning/results/4x4.json     # the page of its results
 
 All puzzles have one solution, so that the rules themselves say which boards are right. `in` are held-out puzzles with
 as many givens as those of training, `out` have fewer.
@@ -18,9 +19,11 @@ from ebt_jax.tasks.sudoku import HARDER
 from experiments.reasoning import boards
 from experiments.thinking import common
 
-COLORS = {"ebt": "#1b6ca8", "feedforward": "#444444", "looped": "#d1495b"}
+COLORS = {"ebt": "#1b6ca8", "judge": "#2a9d5c", "pair": "#e9a23b", "feedforward": "#444444", "looped": "#d1495b"}
 LABELS = {
   "ebt": "EBT",
+  "judge": "EBT that judges boards",
+  "pair": "EBT with a contrast of pairs",
   "feedforward": "one pass, equal steps",
   "feedforward_flops": "one pass, equal FLOPs",
   "looped": "looped, equal steps",
@@ -30,6 +33,7 @@ SETS = {"in": "held_out", "out": HARDER}
 DOUBLINGS = (1, 2, 4, 8, 16, 32, 64)  # thinking steps or passes
 FIRST, LAST = 4, 16  # steps that are compared; candidates think for the latter
 CANDIDATES = DOUBLINGS[:6]
+CHOICES = ("energy", "entropy")  # what candidates are chosen by
 TOLERANCE = 0.01
 
 
@@ -42,32 +46,44 @@ def evaluate(folder, args) -> dict:
   out = {"trained_steps": model.config.thinking.steps if loops else 1}
   out |= {name: result[name] for name in ("flops", "params_non_embedding", "steps", "train_seconds")}
   steps = DOUBLINGS if loops else (1,)
+  out["answer_flops"] = {k: model.task(steps=k).flops().prediction["total"] for k in steps}
   for short, name in SETS.items():
-    found = boards.answer(model, held_out[name], args.windows, steps=steps[-1])
+    found = boards.after(model, held_out[name], args.windows, steps)
+    at = {k: i for i, k in enumerate(steps)}
     mine = out[short] = {
-      "boards": {k: float(found.solved[k - 1].mean()) for k in steps},
-      "cells": {k: float(found.cells[k - 1].mean()) for k in steps},
+      "boards": {k: float(found.solved[i].mean()) for k, i in at.items()},
+      "cells": {k: float(found.cells[i].mean()) for k, i in at.items()},
+      "wrong": {k: int((~found.solved[i]).sum()) for k, i in at.items()},
     }
-    mine["givens"] = {k: boards.by_givens(found.solved[k - 1, 0], found.givens) for k in (1, LAST) if k in steps}
+    mine["givens"] = {k: boards.by_givens(found.solved[at[k], 0], found.givens) for k in (1, LAST) if k in at}
+    mine["auroc"] = {
+      k: {name: boards.auroc(found.solved[i, 0], a[i, 0]) for name, a in found.judges.items()} for k, i in at.items()
+    }
     if found.energy is None:
       continue
-    mine["auroc"] = {k: boards.auroc(found.solved[k - 1, 0], found.energy[k - 1, 0]) for k in steps}
+    if model.config.thinking.contrast and model.config.thinking.contrast_of == "each":
+      mine["called"] = {k: float(((found.energy[i] < 0) == found.solved[i]).mean()) for k, i in at.items()}
     stopped = boards.answer(model, held_out[name], args.windows, steps=steps[-1], tolerance=TOLERANCE)
     mine["used"] = boards.by_givens(stopped.used[0], stopped.givens)
     mine["stopped"] = [float(stopped.used.mean()), float(stopped.solved[-1].mean())]
     if short == "out":
-      several = boards.answer(model, held_out[name], args.few, steps=LAST, candidates=CANDIDATES[-1])
+      some = {k: i for k, i in at.items() if k <= LAST}
+      several = boards.after(model, held_out[name], args.few, tuple(some), candidates=CANDIDATES[-1])
       mine["candidates"] = {
-        k: {n: float(several.best_of(n, k - 1)[0].mean()) for n in CANDIDATES} for k in steps if k <= LAST
-      }
-      mine["within"] = {k: boards.ordered(several, k - 1) for k in steps if k <= LAST}
+        k: {by: {n: float(several.best_of(n, i, by)[0].mean()) for n in CANDIDATES} for by in CHOICES}
+        for k, i in some.items()
+      }  # fmt: skip
+      mine["within"] = {k: boards.ordered(several, i) for k, i in some.items()}
   return out
 
 
 def said(values, form: str) -> str:
   """Mean over seeds and interval, without the interval for one seed; `-` where nothing is known."""
   known = [v for v in values if np.isfinite(v)]
-  return "-" if not known else common.over_seeds(known, form) if len(known) > 1 else f"{known[0]:{form}}"
+  if len(known) < 2:
+    return f"{known[0]:{form}}" if known else "-"
+  mean, half = common.mean_interval(known)
+  return f"{mean:{form}} ± {half:{form.lstrip('+')}}"
 
 
 def over(found: list[dict], *path, scale: float = 100.0, form: str = ".1f") -> str:
@@ -87,13 +103,15 @@ def table(results: dict[str, list[dict]]) -> list[str]:
       here = found[0][short]
       for k in here["boards"]:
         right = [over(found, short, name, k) for name in ("boards", "cells")]
-        line = f"  {short:<3} after {k:>2}: boards {right[0]} %, cells {right[1]} %"
-        if "auroc" in here:
-          line += f", AUROC of energy {over(found, short, 'auroc', k, scale=1, form='.3f')}"
-        rows.append(line)
-      for k, by_count in here.get("candidates", {}).items():
-        best = ", ".join(f"{n}: {over(found, short, 'candidates', k, n)}" for n in by_count)
-        rows.append(f"  {short:<3} after {k:>2}, least energy of n candidates, boards %: {best}")
+        judges = ", ".join(f"{j} {over(found, short, 'auroc', k, j, scale=1, form='.3f')}" for j in here["auroc"][k])
+        rows.append(f"  {short:<3} after {k:>2}: boards {right[0]} %, cells {right[1]} %; AUROC of {judges}")
+      for k, by_judge in here.get("candidates", {}).items():
+        for judge, by_count in by_judge.items():
+          best = ", ".join(f"{n}: {over(found, short, 'candidates', k, judge, n)}" for n in by_count)
+          rows.append(f"  {short:<3} after {k:>2}, least {judge} of n candidates, boards %: {best}")
+      if "called" in here:
+        called = ", ".join(f"{k}: {over(found, short, 'called', k)}" for k in here["called"])
+        rows.append(f"  {short:<3} boards with an energy below 0 just where they are solved, %, by steps: {called}")
       if "within" in here:
         pairs = ", ".join(f"{k}: {over(found, short, 'within', k, scale=1, form='.3f')}" for k in here["within"])
         rows.append(
@@ -133,7 +151,7 @@ def curve(axes, x, values, **style):
 
 
 def draw(results):
-  fig, (left, middle, right) = common.figure(10.2, 3.2, nrows=1, ncols=3)
+  fig, ((left, middle), (right, below)) = common.figure(8.4, 6.2, nrows=2, ncols=2)
   for kind, found in results.items():
     color, dashed = COLORS[kind.split("_")[0]], "--" if kind.endswith("_flops") else "-"
     by_step = {k: [100 * f["out"]["boards"][k] for f in found] for k in found[0]["out"]["boards"]}
@@ -141,9 +159,12 @@ def draw(results):
       left.axhline(np.mean(by_step[1]), color=color, ls=dashed, lw=1, label=LABELS[kind])
     else:
       curve(left, list(by_step), list(by_step.values()), color=color, ls=dashed, label=LABELS[kind])
-  for i, (k, counts) in enumerate(results["ebt"][0]["out"]["candidates"].items()):
-    by_count = [[100 * f["out"]["candidates"][k][n] for f in results["ebt"]] for n in counts]
-    curve(middle, list(counts), by_count, color=f"C{i}", label=f"{k} step{'s' if k > 1 else ''}")
+  thinker = "judge" if "judge" in results else "ebt"
+  for i, (k, counts) in enumerate(results[thinker][0]["out"]["candidates"].items()):
+    for by, dash in zip(CHOICES, ("-", ":")):
+      by_count = [[100 * f["out"]["candidates"][k][by][n] for f in results[thinker]] for n in counts["energy"]]
+      label = f"{k} step{'s' if k > 1 else ''}" if by == "energy" else None
+      curve(middle, list(counts["energy"]), by_count, color=f"C{i}", ls=dash, label=label)
   for kind, found in results.items():
     last = max(found[0]["out"]["givens"])
     by_givens = {
@@ -151,14 +172,22 @@ def draw(results):
     }
     style = {"color": COLORS[kind.split("_")[0]], "ls": "--" if kind.endswith("_flops") else "-"}
     curve(right, list(by_givens), list(by_givens.values()), label=LABELS[kind], **style)
+  for kind, found in results.items():
+    auroc = {k: of for k, of in found[0]["out"]["auroc"].items() if k <= LAST}
+    for judge in CHOICES:
+      if len(auroc) > 1 and judge in auroc[1] and not kind.endswith("_flops"):
+        values = [[f["out"]["auroc"][k][judge] for f in found] for k in auroc]
+        style = {"color": COLORS[kind], "ls": "-" if judge == "energy" else ":"}
+        curve(below, list(auroc), values, label=f"{judge}, {LABELS[kind]}", **style)
   left.set(xlabel="thinking steps or passes", ylabel="boards solved, out of distribution, %", xscale="log")
-  middle.set(xlabel="candidates, least energy is kept", xscale="log")
+  middle.set(xlabel=f"candidates of {LABELS[thinker]}, by energy (dotted: entropy)", xscale="log")
   right.set(xlabel="givens", ylabel="boards solved, %")
-  for axes, ticks in ((left, DOUBLINGS), (middle, CANDIDATES)):
+  below.set(xlabel="thinking steps or passes", ylabel="AUROC, solved against unsolved", xscale="log")
+  for axes, ticks in ((left, DOUBLINGS), (middle, CANDIDATES), (below, DOUBLINGS[:5])):
     axes.set_xticks(ticks, ticks)
     axes.minorticks_off()
-  left.legend(frameon=False, fontsize=7)
-  middle.legend(frameon=False, fontsize=7)
+  for axes in (left, middle, below):
+    axes.legend(frameon=False, fontsize=7)
   return fig
 
 

@@ -15,29 +15,38 @@ from experiments.runner.sets import train_sets
 SEEDS = [0, 1, 2]
 
 
-def sudoku(size: str, steps: int, seeds: list[int], equal_flops: bool) -> list[sweep.Run]:
-  """EBT, one pass and several passes with the same number of steps, and the rivals also with the FLOPs of EBT."""
-  files = {kind: f"configs/sudoku.py:{size},{kind}" for kind in ("ebt", "feedforward", "looped")}
-  plan = [(kind, kind, steps) for kind in files]
-  if equal_flops:
+PAIR = {"thinking.contrast": 1.0, "thinking.contrast_of": "pair"}  # what the judge has, but for its zero
+
+
+def sudoku(size: str, steps: int, seeds: list[int], whole: bool) -> list[sweep.Run]:
+  """EBT, its judge, one pass and several passes, with the same number of training steps.
+
+  Args:
+    whole: the rivals also with the training FLOPs of EBT, and the judge with a contrast of pairs.
+  """
+  files = {kind: f"configs/sudoku.py:{size},{kind}" for kind in ("ebt", "judge", "feedforward", "looped")}
+  plan = [(kind, kind, {"train.steps": steps}) for kind in files]
+  if whole:
     cost = {k: registry.make(resolve(sweep.read_config(file))).flops().row["total"] for k, file in files.items()}
-    plan += [(f"{k}_flops", k, round(steps * cost["ebt"] / cost[k])) for k in ("feedforward", "looped")]
+    for kind in ("looped", "feedforward"):
+      plan.append((f"{kind}_flops", kind, {"train.steps": round(steps * cost["ebt"] / cost[kind])}))
+    plan.append(("pair", "ebt", {"train.steps": steps, **PAIR}))
   out = []
   for seed in seeds:  # all models of one seed first
-    for series, kind, count in plan:
-      base = {"train.steps": count, "train.log_every": 100, "eval.max_windows": 128}
+    for series, kind, keys in plan:
+      base = {**keys, "train.log_every": 100, "eval.max_windows": 128}
       out += sweep.runs(files[kind], [sweep.Variant({}, "")], base, series, [seed])
   return out
 
 
 def four(steps: int = 800) -> list[sweep.Run]:
   """4x4, three seeds."""
-  return sudoku("4x4", steps, SEEDS, equal_flops=True)
+  return sudoku("4x4", steps, SEEDS, whole=True)
 
 
 def nine(steps: int = 2000) -> list[sweep.Run]:
   """9x9, one seed: a hint."""
-  return sudoku("9x9", steps, SEEDS[:1], equal_flops=False)
+  return sudoku("9x9", steps, SEEDS[:1], whole=False)
 
 
 SETS = {"4x4": four, "9x9": nine}

@@ -1,10 +1,7 @@
 """Figures of the report as SVG text. Equal points give equal text."""
 
-import html
-import io
 import itertools
 import math
-import re
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -12,6 +9,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 import numpy as np
 
 from ebt_jax.metrics import si
+from experiments.runner import page
 from experiments.scaling.analysis import AxisResult, Fit
 
 # colours that colour-blind readers can tell apart; shapes and dashes for print
@@ -39,7 +37,7 @@ def panel(result: AxisResult, label: str, y_label: str) -> str:
     low.set_xlabel(label)
     low.axhline(0, color="0.6", linewidth=0.8)
     top.legend()
-    return _svg(figure, f"{result.axis['title']}: {y_label} against {label}")
+    return page.svg(figure, f"{result.axis['title']}: {y_label} against {label}")
 
 
 def surface_panel(isoflops: dict, label: str) -> str:
@@ -57,7 +55,7 @@ def surface_panel(isoflops: dict, label: str) -> str:
     _plain(axes, "x")
     _plain(axes, "y")
     axes.legend()
-    return _svg(figure, "Best size at each compute budget")
+    return page.svg(figure, "Best size at each compute budget")
 
 
 def _series(top, low, name: str, fit: Fit, style: tuple[str, str, str]) -> None:
@@ -82,14 +80,3 @@ def _plain(axes, axis: str) -> None:
   scale.set_major_locator(LogLocator(subs=subs, numticks=50))
   scale.set_major_formatter(lambda value, _: si(value))
   scale.set_minor_formatter(NullFormatter())
-
-
-def _svg(figure: Figure, title: str) -> str:
-  out = io.StringIO()
-  figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-  svg = out.getvalue()
-  names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-  title = html.escape(title).replace("\\", r"\\")
-  head = rf'<svg {names} viewBox="\1" role="img"><title>{title}</title>'  # no width and height: the page sets the size
-  svg = re.sub(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', head, svg, count=1)
-  return svg[svg.index("<svg") :]

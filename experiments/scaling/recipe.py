@@ -13,9 +13,9 @@ def get_config(arg=""):
   """The config of a series.
 
   Args:
-    arg: `transformer`; `ebt` (the paper's System 1); `ebt_s2` (random number of steps, loss on the last one); or
-      `residual` (the energy contains Transformer++; one step from what the context predicts). With `_muon` behind it,
-      matrices in blocks are trained by Muon.
+    arg: `transformer`; `rnn` (RG-LRU) or `lstm` in its place; `ebt` (the paper's System 1); `ebt_s2` (random number of
+      steps, loss on the last one); or `residual` (the energy contains Transformer++; one step from what the context
+      predicts). With `_muon` behind it, matrices in blocks are trained by Muon.
   """
   name, muon, _ = arg.partition("_muon")
   config = defaults()
@@ -26,8 +26,10 @@ def get_config(arg=""):
   config.sample.tokens = 0
   config.train.optimizer = "muon" if muon else "adamw"
   match name or "ebt":
-    case "transformer":
-      config.model.kind = "transformer"
+    case "transformer" | "rnn":
+      config.model.kind = name
+    case "lstm":
+      config.model.update(kind="rnn", cell="lstm")
     case "ebt":
       config.model.update(kind="ebt", variant="time_embed", head_gain=0.1)
       # the paper's step size of 500 starts at a loss in the thousands and ends no lower at this scale
@@ -43,5 +45,6 @@ def get_config(arg=""):
       config.model.update(kind="ebt", residual=True, head_gain=0.0)
       config.thinking.update(steps=1, start="context", gradient="each", step_size=5.0, learn_step_size=True)
     case _:
-      raise ValueError(f"no recipe {arg!r}; known: transformer, ebt, ebt_s2, residual, each with _muon or without")
+      known = "transformer, rnn, lstm, ebt, ebt_s2, residual"
+      raise ValueError(f"no recipe {arg!r}; known: {known}, each with _muon or without")
   return config

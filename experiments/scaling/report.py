@@ -21,6 +21,7 @@ from ebt_jax import cli, files, scaling
 from ebt_jax.config import ConfigError
 from ebt_jax.metrics import si
 from ebt_jax.scaling import Crossing, Interval
+from experiments.runner import page
 from experiments.scaling import analysis, points
 from experiments.scaling.analysis import COSTS, AxisResult, Pair
 
@@ -36,7 +37,6 @@ LABELS = {  # field of a point -> words
 }
 PAPER = pathlib.Path(__file__).with_name("paper_points.json")
 CHECKS = ("rates",)  # axes with an optimum, to which no law is fitted
-STYLE = pathlib.Path(__file__).with_name("report.css")
 
 
 class Words(NamedTuple):
@@ -124,18 +124,6 @@ def crossing(c: Crossing | None, names: Sequence[str]) -> str:
   return large(c.at)
 
 
-def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  """A table. Cells are HTML; columns in which every cell is empty are left out."""
-  rows = list(rows)
-  shown = [i for i in range(len(head)) if not rows or any(r[i] for r in rows)]
-  head, rows = [head[i] for i in shown], [[r[i] for i in shown] for r in rows]
-
-  def line(tag, cells):
-    return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells) + "</tr>"
-
-  return f'<div class="table"><table>{line("th", head)}{"".join(line("td", r) for r in rows)}</table></div>'
-
-
 def verdict(axis: dict[str, Any], first: str, series: str, p: Pair, words: Words) -> str:
   """One axis in words. Where an interval contains zero, the page says that the difference is not resolved."""
   a, b = html.escape(first), html.escape(series)
@@ -212,7 +200,7 @@ def axis_section(result: AxisResult, rows: list[dict[str, Any]], figure: str, wo
     f"<h2>{html.escape(axis['title'])}</h2><figure>{figure}<figcaption>Each mark is one evaluation of one "
     f"seed. Lines: the law with an irreducible loss where it could be fitted, else the straight line of "
     f"{html.escape(line_y)}; bands hold {scaling.CONFIDENCE:.0%} of the draws.</figcaption></figure>"
-    + (html_table(head, body) + paired_table(rows, axis, words) if body else "")
+    + (page.table(head, body) + paired_table(rows, axis, words) if body else "")
     + "".join(f'<p class="note">{n}</p>' for n in notes)
   )
 
@@ -231,7 +219,7 @@ def paired_table(rows: list[dict[str, Any]], axis: dict[str, Any], words: Words)
     return ""
   head = ["series", html.escape(words.label(axis["x"])), "seeds", html.escape(first), "series' own",
           f"less {html.escape(first)}", "seeds where lower"]  # fmt: skip
-  return f"<details><summary>Differences, paired by seed</summary>{html_table(head, body)}</details>"
+  return f"<details><summary>Differences, paired by seed</summary>{page.table(head, body)}</details>"
 
 
 def _seeds(p: scaling.Points) -> str:
@@ -268,7 +256,7 @@ def cost_section(study: dict[str, Any], rows: list[dict[str, Any]], words: Words
       first = html.escape(next(iter(axis["runs"])))
       above = html.escape(words.of(axis["y"]).strip() or axis["y"])
       head = ["at equal cost", "series", f"{above} above {first}", f"{html.escape(axis['y'])} is"]
-      out.append(f"<h3>{html.escape(axis['title'])}{best}</h3>" + html_table(head, body))
+      out.append(f"<h3>{html.escape(axis['title'])}{best}</h3>" + page.table(head, body))
   return "<h2>At equal data, equal FLOPs and equal time</h2>" + "".join(out) if out else ""
 
 
@@ -312,7 +300,7 @@ def surface_section(
   figure = draw({n: s.isoflop for n, s in found.items()}) if any(s.isoflop for s in found.values()) else ""
   caption = "The minimum of the parabola of loss over size, at each budget."
   return (
-      "<h2>Parameters and data together</h2>" + html_table(head, body)
+      "<h2>Parameters and data together</h2>" + page.table(head, body)
       + (f"<figure>{figure}<figcaption>{caption}</figcaption></figure>" if figure else "")
       + "".join(f'<p class="note">Not fitted: {html.escape(n)}.</p>' for n in notes)
   )  # fmt: skip
@@ -342,12 +330,12 @@ def paper_section(results: Sequence[AxisResult]) -> str:
     "<h2>Comparison with the paper</h2><p>The paper prints rates without a definition and without intervals. The "
     "ratio of slopes of ln perplexity (video: ln loss) over ln axis reproduces each of them. The intervals below are "
     "those of one seed, from the few points of its figures.</p>"
-    + html_table(["panel", "printed", "from its points", "here"], body)
+    + page.table(["panel", "printed", "from its points", "here"], body)
     + f'<p class="note">{html.escape(known["source"])}</p>'
   )
 
 
-def page(study: dict[str, Any], rows: list[dict[str, Any]], draw: tuple) -> tuple[str, dict[str, str]]:
+def whole(study: dict[str, Any], rows: list[dict[str, Any]], draw: tuple) -> tuple[str, dict[str, str]]:
   """The report, and its figures by name.
 
   Args:
@@ -405,14 +393,7 @@ def page(study: dict[str, Any], rows: list[dict[str, Any]], draw: tuple) -> tupl
     "include training steps only. Gaps at equal cost are means over seeds, with Student bounds. Curves begin after "
     f"{analysis.WARMUPS} warm-ups.</p>",
   ]
-  title = f"Scaling study {html.escape(study['study'])}"
-  return (
-    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f"<title>{title}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head><body>\n"
-    + "\n".join(sections)
-    + "\n</body></html>\n"
-  ), svgs
+  return page.document(f"Scaling study {study['study']}", sections), svgs
 
 
 def write_report(folder: pathlib.Path) -> pathlib.Path:
@@ -421,7 +402,7 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
     from experiments.scaling import figures
   except ImportError as e:
     raise ConfigError(f"the report needs matplotlib ({e}); run `pip install matplotlib`") from e
-  text, svgs = page(points.read_study(folder), points.read(folder), (figures.panel, figures.surface_panel))
+  text, svgs = whole(points.read_study(folder), points.read(folder), (figures.panel, figures.surface_panel))
   (folder / "figures").mkdir(exist_ok=True)
   for name, svg in svgs.items():
     files.replace_text(folder / "figures" / f"{name}.svg", svg)

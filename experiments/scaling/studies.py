@@ -172,6 +172,20 @@ def _residual() -> Study:
   )
 
 
+def _recurrent() -> Study:
+  sizes = chain(*(at(n, w, 16, 500) for n, w in ((2, 48), (2, 64), (2, 96), (2, 128), (3, 192))))
+  return Study(
+    "recurrent",
+    "RG-LRU and an LSTM in place of attention, beside Transformer++: 0.5 to 1.5 million tokens, three seeds.",
+    {"eval.max_windows": 256},
+    [
+      Axis("data", "Data", "items", at(2, 128, 16, 1500), curve=True),
+      Axis("params", "Parameters", "params_non_embedding", sizes, curve=True),
+    ],
+    {series: f"{RECIPE}:{series}" for series in ("transformer", "rnn", "lstm")},
+  )
+
+
 def _optimizers() -> Study:
   families = ("transformer", "ebt", "residual")
   rates = chain(*(at(2, 128, 16, 500, rate) for rate in (0.5, 1, 2, 4, 8)))
@@ -237,8 +251,15 @@ def _tiny() -> Study:
   )
 
 
-_STUDIES = {"tiny": _tiny, "quick": _quick, "laptop": _laptop, "residual": _residual, "optimizers": _optimizers,
-            "images": _images}  # fmt: skip
+_STUDIES = {
+  "tiny": _tiny,
+  "quick": _quick,
+  "laptop": _laptop,
+  "residual": _residual,
+  "recurrent": _recurrent,
+  "optimizers": _optimizers,
+  "images": _images,
+}
 
 
 def get(name: str) -> Study:

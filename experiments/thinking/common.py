@@ -18,7 +18,7 @@ from ebt_jax.data.loader import in_order
 from ebt_jax.evaluation.evaluator import pretty
 from ebt_jax.owner import Owner
 from ebt_jax.tasks import registry
-from ebt_jax.tasks.base import Examples, Scores, Task
+from ebt_jax.tasks.base import Examples, Scores, Task, corrupted
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent
 
@@ -172,15 +172,17 @@ def scores(model: Model, examples: Examples, count: int, **inference) -> dict[st
   """`task.scores` of every answer that counts, flat.
 
   Returns:
-    `loss` and, where there are energies, `energy`, `[t, answers]`; `final_energy`, `steps`, `weight`, `target` and
-    `[answers]`; and the problem's counts as values.
+    `loss` and, where there are energies, `energy`, `[t, answers]`; `final_energy`, `steps`, `weight` and,
+    where each has a weight, `target`, `[answers]`; and the problem's counts as values.
   """
   task = model.task(**inference)
   key = streams.key_for(inference.get("seed", 0), streams.EVALUATE)
 
   @jax.jit
   def score(params, batch, numbers):
-    found: Scores = task.scores(params, batch, streams.each(key, numbers))
+    keys = streams.each(key, numbers)
+    batch = corrupted(task.problem, batch, keys)
+    found: Scores = task.scores(params, batch, keys)
     counts = {name: mean for name, mean in task.problem.counts(batch).items()}
     return found, task.problem.target(batch), task.problem.weights(batch), counts
 
@@ -190,7 +192,7 @@ def scores(model: Model, examples: Examples, count: int, **inference) -> dict[st
     seen, target, weights, counts = jax.device_get(score(model.params, batch, numbers))
     asked = weights > 0
     parts = {"loss": seen.error, "energy": seen.energy, "final_energy": seen.final_energy, "steps": seen.steps}
-    parts |= {"target": target, "weight": weights}
+    parts |= {"target": target if target.shape == weights.shape else None, "weight": weights}
     for name, value in parts.items():
       if value is not None:
         found.setdefault(name, []).append(value[..., asked])

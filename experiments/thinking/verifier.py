@@ -8,6 +8,7 @@ a likelihood, where beta is the step size or is fitted on the other half of the 
 thought tells which predictions are wrong. The rival is the entropy of Transformer++.
 """
 
+from collections.abc import Callable
 import functools
 import sys
 
@@ -74,10 +75,10 @@ def thought(task, params, batch, keys) -> dict[str, jax.Array]:
   return {**out, "entropy": entropy, "loss": task.problem.error(x, target), "wrong": wrong, "target": target}
 
 
-def collect(model: common.Model, examples, count: int) -> dict[str, np.ndarray]:
-  """`thought` of every prediction that counts, flat, in the order of the windows."""
+def collect(model: common.Model, examples, count: int, about: Callable = thought) -> dict[str, np.ndarray]:
+  """`thought`, or what else `about` finds, of every prediction that counts, flat, in the order of the windows."""
   task, key = model.task(), streams.key_for(0, streams.EVALUATE)
-  run = jax.jit(functools.partial(thought, task))
+  run = jax.jit(functools.partial(about, task))
   found: dict[str, list] = {}
   for numbers, batch in common.batches(examples, count, rows=8):
     batch = jax.tree.map(jnp.asarray, batch)

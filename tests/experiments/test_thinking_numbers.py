@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from ebt_jax.data.tokenizers import load_tokenizer
+from ebt_jax.tasks import base
 from ebt_jax.tasks.base import Mean, Scores
 from experiments.thinking import (
   ablation,
@@ -115,7 +116,7 @@ def test_scores_are_of_the_answers_that_count(monkeypatch):
     def rows(self, index):
       return {"x": index.astype(np.float32)[:, None] + [0.0, 0.5], "w": np.tile([1.0, 0.0], (len(index), 1))}
 
-  class Asked:
+  class Asked(base.Problem):
     def counts(self, batch):
       return {"bytes_per_token": Mean(3 * jnp.sum(batch["w"]), jnp.sum(batch["w"]))}
 

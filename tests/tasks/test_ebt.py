@@ -88,6 +88,26 @@ def test_contrast_is_added_once_and_softening_falls_to_nothing():
 
 
 @pytest.mark.parametrize("mode", ["each", "last"])
+def test_of_several_starts_the_one_that_ends_nearest_is_learnt_from(mode):
+  """Starts of the bowl lie 0, 1 and 2 to the right of the first; each row has a best one of its own."""
+  batch, starts = bowl.batch_of(3), 3
+  batch["first"] = batch["first"] - np.array([[-9.0], [0.0], [9.0]], np.float32)  # too far right, too far left
+  task = bowl.ebt(thinking=dataclasses.replace(THINK, gradient=mode, explore=starts))
+  mean, _ = loss_of(task, batch)
+  ways = [[bowl.after(batch, n, SIZE, batch["first"] + k) for n in (1, 2, 3)] for k in range(starts)]
+  ends = np.array([np.sum(batch["weights"] * (way[-1] - batch["target"]) ** 2, -1) for way in ways])
+  best = ends.argmin(0)
+  assert best[0] != best[2]  # the row between them has no weight
+  steps = (2,) if mode == "last" else (0, 1, 2)
+  rows = np.arange(3)
+  wanted = [squares(batch, np.array([way[n] for way in ways])[best, rows]) for n in steps]
+  np.testing.assert_allclose(mean.total, np.mean(wanted), rtol=1e-5)
+  evaluated, _ = loss_of(task, batch, training=False)
+  one, _ = loss_of(bowl.ebt(thinking=dataclasses.replace(THINK, gradient=mode)), batch)
+  assert evaluated.total != mean.total and one.total == evaluated.total  # of the start that the problem makes
+
+
+@pytest.mark.parametrize("mode", ["each", "last"])
 def test_the_buffer_gets_each_row_with_its_own_candidate(mode):
   """Fresh rows alone are kept; replayed ones start where they were left, and count in the loss."""
   fresh, old = bowl.batch_of(3), bowl.batch_of(2, seed=1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import losses, parallel, runs, sweep
+from ebt_jax import parallel, runs, sweep, thinking
 from ebt_jax.config import ConfigError, MeshConfig, resolve, set_keys
 from ebt_jax.data import sudoku
 from ebt_jax.evaluation import puzzles
@@ -53,26 +53,57 @@ def test_a_board_counts_where_all_its_blanks_are_right():
 
 def test_wrong_answers_differ_at_blanks_and_nowhere_else():
   problem, batch = task_of().problem, batch_of(40)
-  wrong = problem.wrong(jax.random.key(0), batch)
+  right = jax.nn.one_hot(batch["target"], 4)
+  wrong = problem.wrong(jax.random.key(0), batch, right)
   changed = np.asarray(wrong != batch["target"])
   assert (changed.sum(1) >= 1).all() and not changed[np.asarray(batch["asked"]) == 0].any()
   assert 1 < changed.sum(1).mean() < 2 and set(np.unique(wrong)) == {0, 1, 2, 3}
+  own = jnp.where(jnp.arange(40)[:, None, None] % 2, jnp.roll(right, 1, -1), right)  # every other board all wrong
+  found = problem.wrong(jax.random.key(0), batch, own)
+  np.testing.assert_array_equal(found[::2], wrong[::2])
+  np.testing.assert_array_equal(found[1::2], ((batch["target"] + batch["asked"].astype(int)) % 4)[1::2])
 
 
-def test_the_contrast_adds_the_softplus_of_right_less_wrong_energies():
+@pytest.mark.parametrize("of", ["pair", "each"])
+def test_the_contrast_adds_the_softplus_of_energies(of):
   batch, key = batch_of(), jax.random.key(3)
-  plain, with_contrast = task_of(), task_of("4x4", "thinking.contrast=2")
+  plain, with_contrast = task_of(), task_of("4x4", "thinking.contrast=2", f"thinking.contrast_of={of}")
   params = plain.init(jax.random.key(0))
   (without, _), (found, _) = (jax.jit(task.loss)(params, batch, key) for task in (plain, with_contrast))
   context = plain.context(params, batch)
-  wrong = plain.problem.wrong(jax.random.fold_in(key, 2), batch)
+  start = plain.problem.start(plain.space, jax.random.split(key)[0], batch)
+  thoughts = thinking.think(plain.model.energy, plain.space, params, context, start, key, plain.config.thinking)
+  wrong = plain.problem.wrong(jax.random.fold_in(key, 2), batch, thoughts.candidate)
   right, false = (
     plain.model.energy(params["model"], context, jax.nn.one_hot(a, 4) @ plain.model.table(params["model"]))
     for a in (batch["target"], wrong)
   )
-  expected = without.total + 2 * jnp.sum(jax.nn.softplus(right - false))
+  contrast = right - false if of == "pair" else jnp.stack([right, -false])
+  expected = without.total + 2 * jnp.sum(jax.nn.softplus(contrast))
   assert float(found.total) == pytest.approx(float(expected), rel=1e-5)
-  assert float(losses.energy_contrast(right, false, jnp.ones(6))) > 0
+
+
+def test_ired_learns_the_noise_of_one_landscape_and_contrasts_under_the_same_noise():
+  batch, key = batch_of(), jax.random.key(3)
+  task = task_of("4x4,ired", "thinking.contrast=2")
+  params = task.init(jax.random.key(0))
+  mean, _ = jax.jit(task.loss)(params, batch, key)
+  problem, context, table = task.problem, task.context(params, batch), task.model.table(params["model"])
+  landscape_key, noise_key = jax.random.split(key)
+  k = int(jax.random.randint(landscape_key, (), 0, 4))
+  noise = task.space.noise(noise_key, (6, 16, 4))
+  one_hot = jax.nn.one_hot(batch["target"], 4)
+  wrong = problem.wrong(jax.random.fold_in(key, 2), batch, one_hot)
+  share = 1 - k / 4
+
+  def energies(x):
+    return task.model.energy(params["model"], thinking.at_landscape(context, k), x @ table, k)
+
+  right, false = (2 * jax.nn.one_hot(answer, 4) - 1 + share * noise for answer in (batch["target"], wrong))
+  missed = jax.grad(lambda x: jnp.sum(energies(x)))(right) / share - noise
+  denoising = jnp.sum(batch["asked"] * jnp.mean(missed**2, -1))
+  contrast = jnp.sum(jax.nn.softplus(energies(right) - energies(false)))
+  assert float(mean.total) == pytest.approx(float(denoising + 2 * contrast), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +112,7 @@ def test_the_contrast_adds_the_softplus_of_right_less_wrong_energies():
     ("4x4", []),
     ("4x4", ["thinking.contrast=1", "thinking.gradient=last"]),
     ("4x4", ["thinking.contrast=1", "model.remat=True"]),
-    ("6x6,ired", ["thinking.noise=0"]),
+    ("6x6,ired", []),
     ("6x6,feedforward", []),
     ("4x4,looped", []),
   ],
@@ -102,6 +133,10 @@ def test_flops_are_those_of_the_traced_gradient(arg, keys):
   "keys, words",
   [
     (["model.vocab_size=5"], "sudoku.size=4 has 4 digits"),
+    (
+      ["thinking.gradient=denoise", "thinking.noise=1"],
+      "config.thinking.noise: 1.0, but gradient=denoise trains without",
+    ),
     (["model.residual=True"], "config.model.residual: Sudoku has no residual energy"),
     (
       ["model.passes=2", "model.kind=transformer"],

@@ -30,6 +30,7 @@ RANDOM = {"noise": 0.3, "random_step_size": 2.0, "random_steps_min": 1, "steps":
 EACH = ({"variant": "time_embed"}, {"landscapes": 2, "authors": AuthorsConfig(soften_targets=0.2, contrastive=0.1)})
 CASES = {
   "transformer": ({"kind": "transformer"}, {}),
+  "rnn": ({"kind": "rnn"}, {}),
   "each": (EACH[0], {**EACH[1], **RANDOM, "random_steps_of": "final"}),
   "last with path": ({"embedder": "tied"}, {"gradient": "last", "learn_noise": True, **RANDOM}),
   "residual each": ({"residual": True}, {"steps": 2, "start": "context"}),

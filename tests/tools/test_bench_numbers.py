@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from ebt_jax import flops
-from tools.bench import rivals, suites, timing
+from tools.bench import recurrent, rivals, suites, timing
 from tools.bench.rivals import BASE
 
 
@@ -112,6 +112,19 @@ def test_decoding(monkeypatch, capsys):
   assert rows["EBT: 61 encoded and a token"]["seconds"] == pytest.approx(0.2)
   line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("authors': 16"))
   assert line.split()[5:] == ["8.0000", "8.0000..8.0000", "4.0", "2.00"]
+
+
+def test_tokens_of_recurrent_models(monkeypatch):
+  """32 tokens in 3.2 seconds after 16 tokens, in 6.4 after 256, in 9.6 after 4,096."""
+  seconds = dict(zip(recurrent.PREFIXES, (3.2, 6.4, 9.6)))
+  monkeypatch.setattr(timing, "interleaved", lambda calls, rounds: {key: [seconds[key[1]]] for key in calls})
+  monkeypatch.setattr(recurrent, "written", lambda task, prefix: None)
+  monkeypatch.setattr(recurrent.Steps, "run", lambda self, rounds: None)
+  shape = {"layers": 1, "heads": 1, "width": 16, "context": 8, "batch": 2, "vocab": 257}
+  args = SimpleNamespace(**shape, dtype="float32", size=None, rounds=1, only="RG-LRU", max_gb=1.0)
+  rows = {row["name"]: row for row in recurrent.recurrent(args)["decode"]}
+  found = [(row["seconds"], row["ratio"]) for row in (rows[f"RG-LRU: a token after {n}"] for n in seconds)]
+  assert found == [(pytest.approx(0.1), 1), (pytest.approx(0.2), 2), (pytest.approx(0.3), pytest.approx(3))]
 
 
 def test_pytorch_is_said_in_times_of_our_seconds(monkeypatch, tmp_path, capsys):

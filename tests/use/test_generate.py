@@ -49,7 +49,14 @@ def case_of(**model):
 
 @pytest.fixture(
   scope="module",
-  params=[{}, {"variant": "time_embed"}, {"residual": True, "answer_layers": 1}, {"kind": "transformer"}],
+  params=[
+    {},
+    {"variant": "time_embed"},
+    {"residual": True, "answer_layers": 1},
+    {"kind": "transformer"},
+    {"kind": "rnn"},
+    {"kind": "rnn", "cell": "lstm"},
+  ],
   ids=str,
 )
 def case(request):
@@ -66,7 +73,7 @@ def whole(task, params):
 
   @jax.jit
   def logits(tokens):
-    if task.config.model.kind == "transformer":
+    if task.config.model.kind != "ebt":
       return task.model.predict(params["model"], tokens)
     start = jnp.zeros((*tokens.shape, V))
     return thinking.think(

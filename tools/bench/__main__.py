@@ -1,6 +1,6 @@
 """Measures this package and its rivals, in one process and in turn. tools/README.md describes the suites.
 
-  python -m tools.bench --suite=train,sizes,vocab,attention,decode,image,mesh [--rounds=5] [--out=build/bench]
+  python -m tools.bench --suite=train,sizes,vocab,attention,decode,recurrent,image,mesh [--rounds=5] [--out=build/bench]
 
 The rival of every suite is EBT in its authors' formulation (tools/bench/authors.py). A step is the loss and the
 gradient of one batch; the optimiser is left out. Ratios are to Transformer++ at the same shape; of pictures, to DiT.
@@ -19,14 +19,14 @@ from tools.bench import timing
 from tools.bench.rivals import SHAPE
 from tools.bench.suites import SUITES
 
-TIMED = ("train", "sizes", "vocab", "attention", "decode")  # suites that run something
+TIMED = ("train", "sizes", "vocab", "attention", "decode", "recurrent")  # suites that run something
 # flag: the suites that use it
 USED_BY = {
   **dict.fromkeys(("context", "vocab"), TIMED),
   **dict.fromkeys(("batch", "dtype", "rounds"), (*TIMED, "image")),
-  **dict.fromkeys(("layers", "heads", "width", "size"), ("train", "vocab", "attention", "decode")),
-  "only": ("train", "vocab", "attention", "image"),
-  "max_gb": ("train", "sizes", "vocab", "attention", "image"),
+  **dict.fromkeys(("layers", "heads", "width", "size"), ("train", "vocab", "attention", "decode", "recurrent")),
+  "only": ("train", "vocab", "attention", "recurrent", "image"),
+  "max_gb": ("train", "sizes", "vocab", "attention", "recurrent", "image"),
   "sizes": ("sizes",),
   "torch": ("train", "decode", "image"),
   "devices": ("mesh",),

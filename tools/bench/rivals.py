@@ -127,7 +127,7 @@ class Steps:
   def params_of(self, rival):
     """Fresh parameters, the same for all rivals whose models are alike."""
     m, thinking = rival.task.config.model, rival.task.config.thinking
-    like = (m.kind, m.variant, m.residual, m.layers, m.heads, m.width, m.vocab_size, thinking.landscapes)
+    like = (m.kind, m.cell, m.variant, m.residual, m.layers, m.heads, m.width, m.vocab_size, thinking.landscapes)
     if like not in self._params:
       self._params[like] = rival.task.init(jax.random.key(0))
     return self._params[like]

@@ -18,6 +18,7 @@ from ebt_jax.use.generate import Generator
 from ebt_jax.use.sampling import Sampling
 from tools.bench import authors, timing
 from tools.bench.pictures import image
+from tools.bench.recurrent import recurrent
 from tools.bench.rivals import (
   BASE,
   COST,
@@ -255,5 +256,12 @@ def torch(args, shape, rows, decode=False):
 
 
 SUITES = {
-  "train": train, "sizes": sizes, "vocab": vocab, "attention": attention, "decode": decode, "image": image, "mesh": mesh
-}  # fmt: skip
+  "train": train,
+  "sizes": sizes,
+  "vocab": vocab,
+  "attention": attention,
+  "decode": decode,
+  "recurrent": recurrent,
+  "image": image,
+  "mesh": mesh,
+}
