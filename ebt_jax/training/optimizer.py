@@ -90,11 +90,16 @@ def _last_two_axes(params):
 
 
 def _with_matrices(labels: dict, params: dict, tables: tuple[str, ...]) -> dict:
-  """The labels with `matrices` for what Muon is for: weights in blocks, neither look-up tables nor vectors."""
+  """The labels with `matrices` for what Muon is for: weights in blocks, neither look-up tables nor vectors.
+
+  Below `layers` leaves are stacked over layers; a convolution has a vector for each position that it sees.
+  """
 
   def is_matrix(path, p):
     names = [getattr(key, "key", None) for key in path]
-    return p.ndim > 1 and min(p.shape[-2:]) > 1 and names[0] not in tables and names[-1] != "embedding"
+    if names[0] in tables or names[-1] == "embedding" or "conv" in names:
+      return False
+    return p.ndim - ("layers" in names) > 1 and min(p.shape[-2:]) > 1
 
   found = jax.tree_util.tree_map_with_path(is_matrix, params["model"])
   if not any(jax.tree.leaves(found)):

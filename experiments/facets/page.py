@@ -5,7 +5,6 @@ python -m experiments.facets.page DIR
 
 import html
 import io
-import math
 import pathlib
 import sys
 from typing import Any
@@ -42,7 +41,7 @@ OF_COLUMN = ("", *["compute"] * 3, *["uncertainty"] * 2, "verification", *["cost
 
 def said(values: list[float], form: str) -> str:
   """Mean and interval over seeds, or the one value of one seed; a dash where there is none."""
-  values = [v for v in values if v is not None and not math.isnan(v)]
+  values = [v for v in values if v is not None]
   if len(values) > 1:
     mean, half = common.mean_interval(values)
     return f"{mean:{form}} ± {half:{form.removeprefix('+')}}"
@@ -95,7 +94,8 @@ def figure(study: dict[str, Any]) -> str:
     relative = 100 * np.mean([np.array(r["loss"]) / r["loss"][0] - 1 for r in rows], 0)
     left.plot(rows[0]["passes"], relative, "o-", ms=3, color=color, label=label)
     told = [r["auroc"] for r in of(study, name, "uncertainty") if r["auroc"] is not None]
-    judged = [np.mean([r[p] for p in PROPOSERS[modality(name)]]) for r in of(study, name, "verification")]
+    shares = [[r[p] for p in PROPOSERS[modality(name)]] for r in of(study, name, "verification")]
+    judged = [np.mean(pair) for pair in shares if None not in pair]
     right.plot(told, [i - 0.12] * len(told), "o", ms=4, color=color)
     right.plot(judged, [i + 0.12] * len(judged), "D", ms=4, mfc="none", color=color)
   left.axhline(0, color="k", lw=0.6)

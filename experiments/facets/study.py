@@ -213,7 +213,8 @@ def rows_of(models, names, facets, count):
         start = time.perf_counter()
         found = MEASURES[facet](model, name, others, count)
         print(f"{name}, seed {seed}, {facet}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-        yield {"model": name, "seed": seed, "facet": facet, **found}
+        kept = {key: None if value != value else value for key, value in found.items()}  # without pairs, no number
+        yield {"model": name, "seed": seed, "facet": facet, **kept}
 
 
 if __name__ == "__main__":

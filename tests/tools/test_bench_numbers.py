@@ -83,8 +83,8 @@ def test_differences_are_relative_to_the_largest():
 
 
 def test_decoding(monkeypatch, capsys):
-  """16 tokens for each of 2 rows in 4, 8 and 2 seconds; a token after a prefix from the slope of two timings."""
-  seconds = {"EBT": 4.0, "authors'": 8.0, BASE: 2.0}
+  """16 tokens for each of 2 rows in 4, 5, 8 and 2 seconds; a token after a prefix from the slope of two timings."""
+  seconds = {"EBT": 4.0, "EBT, residual": 5.0, "authors'": 8.0, BASE: 2.0}
 
   def times(calls, rounds):
     found = {}
@@ -105,6 +105,7 @@ def test_decoding(monkeypatch, capsys):
   rows = {row["name"]: row for row in suites.decode(args)["rows"]}
   assert rows["EBT: 16 tokens after 48"]["tokens_per_second"] == 2 * 16 / 4
   assert rows["authors': 16 tokens after 48"]["ratio"] == 2 and rows[f"{BASE}: 16 tokens after 48"]["ratio"] == 0.5
+  assert rows["EBT, residual: 16 tokens after 48"]["ratio"] == 1.25
   for prefix in (5, 16, 32, 50, 61):
     assert rows[f"EBT: a token after {prefix}"]["seconds"] == pytest.approx(0.1)
     assert rows[f"EBT, 8 candidates: a token after {prefix}"]["ratio"] == pytest.approx(2)

@@ -109,7 +109,7 @@ def test_muon_is_for_matrices_in_blocks():
   """Its update is orthogonal, with the root mean square of one of AdamW's; all else is AdamW's."""
   rng = np.random.default_rng(0)
   model = {
-    "layers": {"ffn": {"kernel": rng.normal(size=(2, 6, 4))}, "norm": {"scale": np.ones((2, 1))}},
+    "layers": {"ffn": {"kernel": rng.normal(size=(2, 6, 4))}, "norm": {"scale": np.ones((2, 6))}},
     "embed": {"embedding": rng.normal(size=(5, 4))},
     "to_embed": {"kernel": rng.normal(size=(5, 4))},
     "head": {"kernel": rng.normal(size=(4, 1))},
