@@ -42,6 +42,9 @@ COMMANDS = {  # command: a mistake in its flags, and what is said of it
   "-m experiments.denoising.train": ("--jobs=0", "--jobs: expected 1 or more, found 0"),
   "-m experiments.denoising.study": ("", "the following arguments are required: --out"),
   "-m experiments.denoising.page": ("nowhere", "nowhere"),
+  "-m experiments.denoising.frechet": ("--level=low", "--level: expected a number above 0, at most 1, found 'low'"),
+  "-m experiments.denoising.probe": ("--pictures=0", "--pictures: expected 1 or more, found 0"),
+  "-m experiments.denoising.uncertainty": ("--workdir=nowhere", "nowhere/models/runs holds no finished run MODEL"),
   "-m experiments.runner.cost": ("", "error"),
   "tools/tokenize_text.py": (
     "--source=x --tokenizer=bytes --out=y --held_out=2",
@@ -83,7 +86,8 @@ def test_every_program_is_here():
 @pytest.mark.parametrize("command", sorted(COMMANDS.keys() - DONE_ELSEWHERE))
 def test_a_mistake_is_one_line_and_code_2(command, tmp_path, tmp_path_factory, monkeypatch, capsys):
   flags, words = COMMANDS[command]
-  if "experiments.thinking" in command and "train" not in command:  # it owns its results until this process ends
+  owning = "experiments.thinking" in command and "train" not in command
+  if owning or command.endswith((".frechet", ".probe", ".uncertainty")):  # it owns its results until this process ends
     flags += f" --out={tmp_path_factory.mktemp('results')}"
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "argv", [command, *flags.split()])

@@ -76,7 +76,7 @@ def batch_of(seed):
   return {"tokens": tokens, "weights": weights.astype(np.float32), "bytes": size}
 
 
-def train(config, sizes):
+def train(config, sizes, batch_of=batch_of):
   """Metrics of three steps, and the state after them."""
   mesh = parallel.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
   task = registry.make(config, parallel.shards_of(mesh))

@@ -256,6 +256,19 @@ SETS = {
     bytes=30_791_090,
     sha256="6965fef082c63d74d98d902302a6771149bea19bb3daeadb87eb28de53fac752",
   ),
+  "fashion-mnist": DataSet(
+    about="Fashion-MNIST's test set: 10,000 grey pictures of clothes in 10 classes, with a margin 32 pixels wide",
+    client="apt",
+    package="dataset-fashion-mnist",
+    version="0.0~git20200523.55506a9-1",
+    files="usr/share/datasets/fashion-mnist/t10k-*-ubyte.gz",
+    read=read.fashion_mnist,
+    licence="MIT",
+    to="images/{name}.jsonl.xz",
+    documents=10_000,
+    bytes=15_694_890,
+    sha256="d270df99e9d0f3cd7a6c0eeaf21d6846152cc9d4c413295e1f092c7af3a34884",
+  ),
 }
 
 # `ladder` and `downstream` share no set with the groups for training.
@@ -264,5 +277,5 @@ GROUPS = {
   "dictionaries": ("gcide", "wordnet"),
   "ladder": ("wiki", "email", "licences", "kernel-docs", "python-docs", "python-code", "set.mm"),
   "downstream": ("neox-tokenizer", "gsm8k", "squad", "bigbench-dyck", "bigbench-math"),
-  "pictures": ("cifar10",),
+  "pictures": ("cifar10", "fashion-mnist"),
 }

@@ -38,10 +38,14 @@ class Denoiser(Predictor):
     }
 
   def predict(self, params: dict, inputs) -> Float[Array, "b h w o"]:
+    condition = self._condition(params, inputs[1])
+    answer = dit.head(self.config, params, self.tokens(params, inputs), condition)
+    return patches.join(answer, self.image.patch, self.outputs)
+
+  def tokens(self, params: dict, inputs) -> Float[Array, "b s d"]:
+    """The patches after the last block."""
     x, time = inputs
-    condition = self._condition(params, time)
-    x_BxSxD = dit.stream(self.config, self.image, params, x, condition)
-    return patches.join(dit.head(self.config, params, x_BxSxD, condition), self.image.patch, self.outputs)
+    return dit.stream(self.config, self.image, params, x, self._condition(params, time))
 
   def _condition(self, params, time):
     """`[b, 1, d]` of times `[b]`, a diffusion's step numbers or of that size."""

@@ -6,6 +6,9 @@ that blocks start as the identity. LayerNorm without gains, biases, a GELU MLP: 
 Shape suffixes: B rows, S patches, D width of the stream.
 """
 
+import dataclasses
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -120,6 +123,12 @@ def run(config: ModelConfig, layers: dict, x_BxSxD, condition, unroll: bool = Tr
     return Block(config).apply({"params": layer[0]}, parallel.shard_rows(x), condition), ()
 
   return trunk.scan(config, apply, x_BxSxD, (layers,), unroll)[0]
+
+
+def first_layers(model: Any, params: dict, count: int) -> tuple[Any, dict]:
+  """An energy or a denoiser of pictures without the blocks after the first `count`, and its parameters."""
+  shorter = dataclasses.replace(model, config=dataclasses.replace(model.config, layers=count))
+  return shorter, {**params, "layers": jax.tree.map(lambda a: a[:count], params["layers"])}
 
 
 def init_head(config: ModelConfig, features: int, key: jax.Array, bias: bool = True) -> dict:

@@ -55,9 +55,7 @@ class ImageEBT(Energy):
     """g(noised) for a residual energy; nothing else depends on the noised picture."""
     if not self.config.residual:
       return ()
-    condition = self._condition(params, 1)
-    x_BxSxD = dit.stream(self.config, self.image, params, inputs, condition, self.unroll)
-    change = dit.head(self.config, params["answer"], x_BxSxD, condition)
+    change = dit.head(self.config, params["answer"], self.tokens(params, inputs, 1), self._condition(params, 1))
     return inputs + patches.join(change, self.image.patch, self.image.channels)
 
   def direct_answer(self, params: dict, context):
@@ -77,9 +75,11 @@ class ImageEBT(Energy):
 
   def patch_energies(self, params: dict, y: Float[Array, "b h w c"]) -> Float[Array, "b s"]:
     """What E_theta is the mean of."""
-    condition = self._condition(params, 0)
-    x_BxSxD = dit.stream(self.config, self.image, params, y, condition, self.unroll)
-    return dit.head(self.config, params, x_BxSxD, condition)[..., 0]
+    return dit.head(self.config, params, self.tokens(params, y), self._condition(params, 0))[..., 0]
+
+  def tokens(self, params: dict, y: Float[Array, "b h w c"], row: int = 0) -> Float[Array, "b s d"]:
+    """The patches after the last block; `row` of the conditions is 0 for energies, 1 for a residual one's g."""
+    return dit.stream(self.config, self.image, params, y, self._condition(params, row), self.unroll)
 
   def _condition(self, params, row):
     return params["condition"]["embedding"][row][None, None]

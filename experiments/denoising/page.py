@@ -26,6 +26,11 @@ MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM", "mse": "squared error, 0 to 255"
 COLORS = dict(zip(LABELS, ("#1b6ca8", "#5aa9dd", "#2a9d5c", "#444444", "#999999", "#d1495b")))
 
 
+def label_of(series: str) -> str:
+  """As people read it; a series of the user's own is its own label."""
+  return LABELS.get(series, series)
+
+
 def over_seeds(rows: list[dict[str, Any]], measure: str) -> str:
   """Mean and interval, or the one value of one seed."""
   values = [row[measure] for row in rows]
@@ -48,7 +53,7 @@ def figure(study: dict[str, Any], level: float) -> str:
   for series in study["trained"]:
     found = plain(study["rows"], series, level)
     mean = [sum(r["psnr"] for r in rows) / len(rows) for rows in found.values()]
-    axes.plot(list(found), mean, "o-", ms=3, color=COLORS[series], label=LABELS[series])
+    axes.plot(list(found), mean, "o-", ms=3, color=COLORS.get(series), label=label_of(series))
   for row in study["trivial"]:
     if row["level"] == level:
       axes.axhline(row["psnr"], ls=":", lw=1, color="#888888")
@@ -74,7 +79,7 @@ def of_level(study: dict[str, Any], level: float) -> list[list[str]]:
   for series in study["trained"]:
     for passes, rows in plain(study["rows"], series, level).items():
       if passes in (1, 2, 3, 4, 8, 10, 16, 50, 100, 200, 300):
-        lines.append([LABELS[series], str(passes), *(over_seeds(rows, m) for m in MEASURES)])
+        lines.append([label_of(series), str(passes), *(over_seeds(rows, m) for m in MEASURES)])
   return lines
 
 
@@ -87,7 +92,7 @@ def best_of(study: dict[str, Any], level: float) -> list[list[str]]:
       if row["series"] == series and row["level"] == level and row.get("candidates", 0) > 1:
         found.setdefault(row["candidates"], []).append(row)
     for n, rows in sorted(found.items()):
-      lines.append([LABELS[series], f"{rows[0]['passes']} x {n}", *(over_seeds(rows, m) for m in MEASURES)])
+      lines.append([label_of(series), f"{rows[0]['passes']} x {n}", *(over_seeds(rows, m) for m in MEASURES)])
   return lines
 
 
@@ -103,7 +108,7 @@ def page(folder: pathlib.Path) -> str:
   )
   parts = [f"<p>{html.escape(about)}</p>"]
   trained = [
-    [LABELS[s], f"{t['steps']} x {t['batch']}", f"{t['levels']:g}", f"{t['flops_per_picture'] / 1e6:.0f}"]
+    [label_of(s), f"{t['steps']} x {t['batch']}", f"{t['levels']:g}", f"{t['flops_per_picture'] / 1e6:.0f}"]
     for s, t in study["trained"].items()
   ]
   parts.append(table(["model", "pictures trained on", "highest noise level trained on", "MFLOPs a picture"], trained))

@@ -7,6 +7,7 @@ A pass of EBT is a thinking step, the energy and its gradient; one of DiT and fl
 the same held-out pictures with the same noise: at the level that EBT was trained at, and at others that it never saw.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import pathlib
@@ -15,6 +16,7 @@ import sys
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ebt_jax import cli, diffusion, files, record, runs, streams
@@ -28,7 +30,7 @@ from experiments.thinking import common
 
 THINKING = 16  # steps of EBT, most
 PASSES = {"dit": (1, 2, 5, 10, 20, 50, 100), "flow": (1, 2, 5, 10, 20, 50)}
-AGAIN = (2, 3)  # applications of a DiT of as many passes as it has steps, as the authors count 200 and 300
+AGAIN = 3  # applications of a DiT with its most passes, as the authors count 100, 200 and 300
 CANDIDATES = (2, 4, 8)
 MEASURES = ("psnr", "ssim", "mse")
 
@@ -47,19 +49,32 @@ class Model(NamedTuple):
     return registry.make(changed, kept=record.kept(self.run.folder))
 
 
-def find(workdir: pathlib.Path) -> list[Model]:
-  """The finished runs of a folder, by the names that `train` gives them."""
+def find(workdir: pathlib.Path, among: str = "models") -> list[Model]:
+  """The finished runs of a set, by the names that `train` gives them."""
   found = []
-  for result in sorted((workdir / "models" / "runs").glob("*/final_result.json")):
+  for result in sorted((workdir / among / "runs").glob("*/final_result.json")):
     name = re.fullmatch(r"(\w+),seed=(\d+)", result.parent.name)
     if name:
       found.append(Model(name[1], int(name[2]), runs.open_run(result.parent)))
   if not found:
     raise ConfigError(
-      f"--workdir: {workdir}/models/runs holds no finished run MODEL,seed=N; train first: "
-      f"python -m experiments.denoising.train --workdir={workdir}"
+      f"--workdir: {workdir}/{among}/runs holds no finished run MODEL,seed=N; train first: "
+      f"python -m experiments.denoising.train --set={among} --workdir={workdir}"
     )
   return found
+
+
+def once(folder: pathlib.Path, about: str, model: Model, measure: Callable[[Model], Any]) -> Any:
+  """`measure(model)`, as JSON, or what an earlier call has left in `folder`: a study that was stopped goes on.
+
+  Args:
+    about: what the result depends on beside the run and the step that it has been trained to.
+  """
+  path = folder / f"{model.series},seed={model.seed},step={model.run.step},{about}.json"
+  if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, {"found": measure(model)})
+  return files.read_json(path, "what was measured of a run", "delete it")["found"]
 
 
 def at_level(model: Model, level: float) -> Examples:
@@ -89,17 +104,19 @@ def measured(task: Task, params: Any, batch: Any, keys: Any) -> dict[str, jax.Ar
   return out
 
 
-def applied(task: Any, times: int, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
-  """A denoiser whose answer is taken for a noised picture again, as the authors do."""
+def applied(task: Any, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
+  """Measures `[AGAIN, b]` of a denoiser whose answer is taken for a noised picture again, as the authors do."""
   batch = corrupted(task.problem, batch, keys)
   x, t = task.problem.inputs(batch), task.problem.step(batch)
 
   def network(x, time):
     return task.model.predict(params["model"], (x, time))
 
-  for i in range(times):
+  found = []
+  for i in range(AGAIN):
     x, _ = diffusion.denoise(task.process, network, x, t, task.passes, streams.fold(keys, i), lambda x: ())
-  return task.problem.measures(x, batch)
+    found.append(task.problem.measures(x, batch))
+  return jax.tree.map(lambda *a: jnp.stack(a), *found)
 
 
 def trivial(task: Task, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
@@ -119,15 +136,15 @@ def non_local_means(model: Model, examples: Examples, count: int) -> dict[str, f
   count = min(count, len(examples))
   numbers, rows = next(common.batches(examples, count, rows=count))  # the pictures and the noise of `means`
   keys = streams.each(streams.key_for(0, streams.EVALUATE), numbers)
-  batch = jax.device_get(corrupted(task.problem, rows, keys))
+  batch = corrupted(task.problem, jax.tree.map(jnp.asarray, rows), keys)
   signal, scale = task.problem.schedule.scales(batch["step"], batch["noised"])
-  sigmas = np.ravel(scale / signal) / 2  # of values from 0 to 1
+  sigmas = np.asarray(scale / signal).ravel() / 2  # of values from 0 to 1
   rescaled = np.asarray(task.problem.rescaled(batch)) / 2 + 0.5
   answers = np.stack([
     denoise_nl_means(x, patch_size=5, patch_distance=6, h=0.8 * s, sigma=s, fast_mode=True, channel_axis=-1)
     for x, s in zip(rescaled, sigmas)
   ])  # fmt: skip
-  found = task.problem.measures(np.asarray(answers * 2 - 1, np.float32), batch)
+  found = task.problem.measures(jnp.asarray(answers * 2 - 1, jnp.float32), batch)
   return {name: float(np.mean(found[name])) for name in MEASURES}
 
 
@@ -151,14 +168,14 @@ def rows_of(model: Model, level: float, count: int) -> list[dict[str, Any]]:
       add(steps, found, -1, candidates=n)
     return out
   kind = model.run.config.model.kind
-  for passes in PASSES[kind]:
+  *fewer, most = PASSES[kind]
+  for passes in fewer if kind == "dit" else PASSES[kind]:
     found = means(functools.partial(measured, model.task(steps=passes)), params, examples, count)
     add(passes, found, -1)
   if kind == "dit":
-    most = PASSES[kind][-1]
-    for times in AGAIN:
-      found = means(functools.partial(applied, model.task(steps=most), times), params, examples, count)
-      add(times * most, found)
+    found = means(functools.partial(applied, model.task(steps=most)), params, examples, count)
+    for i in range(AGAIN):
+      add((i + 1) * most, found, i)
   return out
 
 
@@ -183,7 +200,7 @@ def main(argv: list[str]) -> None:
   parser = cli.Parser(prog="experiments.denoising.study", description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/denoising"))
   parser.add_argument("--levels", default="0.1,0.2,0.3", help="noise levels; the first is that of training")
-  parser.add_argument("--pictures", type=cli.at_least(1), default=256, help="held-out pictures")
+  parser.add_argument("--pictures", type=cli.at_least(1), default=128, help="held-out pictures")
   parser.add_argument("--out", type=cli.path, required=True, help="folder of the results")
   args = parser.parse_args(argv)
   levels = [float(level) for level in args.levels.split(",")]
@@ -197,7 +214,8 @@ def main(argv: list[str]) -> None:
       if classical := non_local_means(first, at_level(first, level), args.pictures):
         trivials.append({"answer": "non-local means", "level": level, **classical})
       for model in models:
-        rows += rows_of(model, level, args.pictures)
+        about = f"{level:g},{args.pictures}"
+        rows += once(args.workdir / "study", about, model, lambda m: rows_of(m, level, args.pictures))
         print(f"level {level}: {model.series}, seed {model.seed}", flush=True)
       shown = [next(m for m in models if m.series == s) for s in dict.fromkeys(m.series for m in models)]
       files.replace_bytes(args.out / f"panel_{level:g}.png", panel(shown, level))

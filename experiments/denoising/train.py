@@ -11,6 +11,7 @@ import sys
 from ebt_jax import cli, sweep
 from experiments.runner.sets import train_sets
 
+STEPS = 300  # of 16 pictures: less than two minutes of two cores for EBT
 MODELS = {
   "ebt": ("configs/image_ebt.py", {}),
   "ebt_1_step": ("configs/image_ebt.py", {"thinking.steps": 1}),
@@ -21,20 +22,38 @@ MODELS = {
 }
 
 
-def models(steps: int = 0) -> list[sweep.Run]:
+# with labels of classes, for the linear probe
+CIFAR = {
+  "ebt": ("configs/image_ebt.py:cifar", {}),
+  "dit": ("configs/image_dit.py:cifar", {}),
+  "flow": ("configs/image_dit.py:cifar", {"model.kind": "flow"}),
+}
+
+
+def of_configs(configs: dict, steps: int) -> list[sweep.Run]:
   """Three seeds, seed by seed; `steps` 0: as the configs say."""
   base = {"sample.pictures": 0}
   if steps:
     base |= {"train.steps": steps, "train.warmup": max(1, steps // 10), "checkpoint.every": max(1, steps // 3)}
 
   def of_seed(name, seed):
-    config, changes = MODELS[name]
+    config, changes = configs[name]
     return sweep.runs(config, sweep.grid({"seed": [seed]}), {**base, **changes}, name)
 
-  return [run for seed in range(3) for name in MODELS for run in of_seed(name, seed)]
+  return [run for seed in range(3) for name in configs for run in of_seed(name, seed)]
 
 
-SETS = {"models": models}
+def models(steps: int = STEPS) -> list[sweep.Run]:
+  """Photographs in this package."""
+  return of_configs(MODELS, steps)
+
+
+def cifar(steps: int = STEPS) -> list[sweep.Run]:
+  """CIFAR-10, which `tools/fetch_data.py cifar10` fetches."""
+  return of_configs(CIFAR, steps)
+
+
+SETS = {"models": models, "cifar": cifar}
 
 
 def main(argv: list[str]) -> int:

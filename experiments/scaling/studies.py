@@ -89,7 +89,9 @@ class Study:
           )
 
 
-def at(layers: int, width: int, batch: int, steps: int, rate: float = 1.0, **more: Any) -> list[Variant]:
+def at(
+  layers: int, width: int, batch: int, steps: int, rate: float = 1.0, evaluations: int = 16, **more: Any
+) -> list[Variant]:
   """One model size, batch size and number of training steps.
 
   The learning rate is `rate` times 2.4e-3 sqrt(128 / width), which is within a sixth of the paper's rates for 4xs, 3xs
@@ -102,7 +104,7 @@ def at(layers: int, width: int, batch: int, steps: int, rate: float = 1.0, **mor
     "train.batch_size": batch,
     "train.steps": steps,
     "train.learning_rate": float(f"{rate * 2.4e-3 * (128 / width) ** 0.5:.3g}"),
-    "eval.every": max(1, steps // 16),
+    "eval.every": max(1, steps // evaluations),
     **{key.replace("__", "."): value for key, value in more.items()},
   }
   extra = [f"{key.replace('__', '.')}={value}" for key, value in more.items()]
@@ -199,6 +201,36 @@ def _optimizers() -> Study:
   )
 
 
+def _images() -> Study:
+  """Denoisers; the learning rate at width 128 is that of their own configs, 1e-3. An evaluation costs many steps."""
+  rate = 0.42
+  widths = chain(*(at(2, w, 16, 400, rate, 1) for w in (32, 48, 64, 96, 128)))
+  depths = chain(*(at(n, 64, 16, 400, rate, 1) for n in (1, 2, 3, 4, 6)))
+  data = at(2, 64, 16, 1200, rate, 6)
+  return Study(
+    "images",
+    "EBT and DiT denoise crops of photographs: data, width and depth; smooth L1, and squared error, whose logarithm is "
+    "PSNR. Passes of an answer: 2 of EBT, 4 of DiT.",
+    {
+      "train.schedule": "constant",
+      "train.warmup": 50,
+      "image.passes": 4,
+      "sample.pictures": 0,
+      "checkpoint.keep": 1,
+    },
+    [
+      Axis("data", "Data", "items", data, curve=True),
+      Axis("data_mse", "Data, squared error (PSNR)", "items", data, y="mse", curve=True),
+      Axis("data_far", "Data, at twice the noise of EBT's training", "items", data, y="level_0.2/loss", curve=True),
+      Axis("width", "Width", "width", widths),
+      Axis("width_mse", "Width, squared error (PSNR)", "width", widths, y="mse"),
+      Axis("depth", "Depth", "layers", depths),
+      Axis("depth_mse", "Depth, squared error (PSNR)", "layers", depths, y="mse"),
+    ],
+    {"dit": "configs/image_dit.py", "ebt": "configs/image_ebt.py"},
+  )
+
+
 def _tiny() -> Study:
   sizes = [at(1, width, 4, 8) for width in (16, 24, 32)]
   return Study(
@@ -226,6 +258,7 @@ _STUDIES = {
   "residual": _residual,
   "recurrent": _recurrent,
   "optimizers": _optimizers,
+  "images": _images,
 }
 
 

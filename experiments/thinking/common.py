@@ -72,7 +72,7 @@ class Model(NamedTuple):
     return registry.make(dataclasses.replace(self.config, eval=changed), kept=record.kept(self.run.folder))
 
 
-def arguments(about: str, name: str, room: str = "thinking", **defaults) -> argparse.Namespace:
+def arguments(about: str, name: str, room: str = "thinking", windows: int = 256, **defaults) -> argparse.Namespace:
   """--workdir, --windows, --out, and the flags in `defaults`: positive integers, texts and paths.
 
   They are those of the study `name`, whose results this process owns; `room` is its folder below `experiments/`.
@@ -84,7 +84,7 @@ def arguments(about: str, name: str, room: str = "thinking", **defaults) -> argp
   """
   parser = cli.Parser(description=about.split("\n")[0])
   parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs") / room, help="of train.py")
-  parser.add_argument("--windows", type=cli.at_least(1), default=256, help="held-out windows to evaluate on")
+  parser.add_argument("--windows", type=cli.at_least(1), default=windows, help="held-out examples to evaluate on")
   parser.add_argument("--out", type=cli.path, default=EXPERIMENTS / room / "results")
   types = {int: cli.at_least(1), str: str}
   for flag, default in defaults.items():

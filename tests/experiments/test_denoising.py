@@ -33,10 +33,10 @@ def results(tmp_path_factory):
     done = run([f"--config=configs/{config}", f"--workdir={folder}/models/runs/{name},seed=0", *flags])
     assert done.code == 0, done.err
   patch = pytest.MonkeyPatch()
-  patch.setattr(study, "PASSES", {"dit": (1, 3), "flow": ()})
+  patch.setattr(study, "PASSES", {"dit": (1, 3)})
   patch.setattr(study, "THINKING", 3)
   patch.setattr(study, "CANDIDATES", (2,))
-  patch.setattr(study, "AGAIN", (2,))
+  patch.setattr(study, "AGAIN", 2)
   patch.setattr(study, "panel", lambda models, level: b"PNG")
   study.main([f"--workdir={folder}", "--levels=0.1,0.2", "--pictures=6", f"--out={folder}/out"])
   patch.undo()

@@ -277,15 +277,16 @@ def test_a_folder_whose_runs_could_not_be_saved_is_refused(tmp_path):
   assert not (tmp_path / "a[1]").exists()
 
 
-@pytest.mark.parametrize("name", ["tiny", "quick", "laptop"])
+@pytest.mark.parametrize("name", ["tiny", "quick", "laptop", "images"])
 def test_studies(name):
   """Every run resolves; series differ in the model and nothing else; the axes that need a law have the levels."""
   study = studies.get(name)
-  plan = study.runs(studies.SERIES)
+  plan = study.runs(study.series)
   for axis, of_series in plan.items():
     configs = {s: [r.resolve() for r in rs] for s, rs in of_series.items()}
-    if len(configs) == 2:
-      for a, b in zip(configs["transformer"], configs["ebt"]):
+    first, *others = configs.values()
+    for other in others:
+      for a, b in zip(first, other, strict=True):
         assert (a.train, a.data, a.eval, a.seed) == (b.train, b.data, b.eval, b.seed)
         assert (a.model.layers, a.model.width) == (b.model.layers, b.model.width)
     if name == "laptop" and axis in ("data", "batch"):

@@ -1,11 +1,15 @@
 """Readers of packages: a small piece of each format, with what a reader must remove."""
 
+import base64
 import gzip
+import io
 import json
 import pathlib
 import sys
 import zlib
 
+import numpy as np
+from PIL import Image
 import pytest
 
 TOOLS = str(pathlib.Path(__file__).parents[2] / "tools")
@@ -142,6 +146,17 @@ def test_questions():
   (row,) = read.dyck({"task.json": json.dumps(task).encode()})
   assert row["context"] + row["continuation"] == "( [ ] )" and row["canary"] == "C"
   assert row["choices"] == [" )", " ] )", " } } }"]
+
+
+def test_pictures_get_a_margin_and_keep_their_labels():
+  pixels = bytes(range(256)) * 7  # two pictures of 28 x 28, with some to spare
+  files = {"t10k-images": bytes(16) + pixels[: 2 * 784], "t10k-labels": bytes(8) + bytes([9, 0])}
+  first, second = read.fashion_mnist({name: gzip.compress(content) for name, content in files.items()})
+  assert (first["label"], first["name"], second["id"]) == (9, "boot", "fashion-mnist-1")
+  with Image.open(io.BytesIO(base64.b64decode(second["png"]))) as picture:
+    found = np.asarray(picture)
+  assert found.shape == (32, 32) and not found[:2].any() and not found[:, -2:].any()
+  assert found[2:-2, 2:-2].tobytes() == pixels[784 : 2 * 784]
 
 
 def test_tokenizer_has_its_publishers_tokens_only():

@@ -1,9 +1,9 @@
 """Measures this package and its rivals, in one process and in turn. tools/README.md describes the suites.
 
-  python -m tools.bench --suite=train,sizes,vocab,attention,decode,recurrent,mesh [--rounds=5] [--out=build/bench]
+  python -m tools.bench --suite=train,sizes,vocab,attention,decode,recurrent,image,mesh [--rounds=5] [--out=build/bench]
 
 The rival of every suite is EBT in its authors' formulation (tools/bench/authors.py). A step is the loss and the
-gradient of one batch; the optimiser is left out. Ratios are to Transformer++ at the same shape.
+gradient of one batch; the optimiser is left out. Ratios are to Transformer++ at the same shape; of pictures, to DiT.
 """
 
 import argparse
@@ -22,12 +22,13 @@ from tools.bench.suites import SUITES
 TIMED = ("train", "sizes", "vocab", "attention", "decode", "recurrent")  # suites that run something
 # flag: the suites that use it
 USED_BY = {
-  **dict.fromkeys(("context", "batch", "vocab", "dtype", "rounds"), TIMED),
+  **dict.fromkeys(("context", "vocab"), TIMED),
+  **dict.fromkeys(("batch", "dtype", "rounds"), (*TIMED, "image")),
   **dict.fromkeys(("layers", "heads", "width", "size"), ("train", "vocab", "attention", "decode", "recurrent")),
-  "only": ("train", "vocab", "attention", "recurrent"),
-  "max_gb": ("train", "sizes", "vocab", "attention", "recurrent"),
+  "only": ("train", "vocab", "attention", "recurrent", "image"),
+  "max_gb": ("train", "sizes", "vocab", "attention", "recurrent", "image"),
   "sizes": ("sizes",),
-  "torch": ("train", "decode"),
+  "torch": ("train", "decode", "image"),
   "devices": ("mesh",),
   "mesh_sizes": ("mesh",),
 }
@@ -71,7 +72,11 @@ def main(argv):
   parser.add_argument("--mesh_sizes", type=names_of(SIZES), default="medium,xl", help="of suite mesh")
   parser.add_argument("--max_gb", type=float, default=0.0, help="programs that need more are compiled and not run")
   parser.add_argument(
-    "--torch", nargs="?", const=sys.executable, default="", help="train, decode: PyTorch too; optionally its python"
+    "--torch",
+    nargs="?",
+    const=sys.executable,
+    default="",
+    help="train, decode, image: PyTorch too; optionally its python",
   )
   args = parser.parse_args(argv)
   asked = {**vars(args), "out": str(args.out)}

@@ -67,6 +67,21 @@ def counted(rival) -> int:
   return rival.task.config.train.batch_size * rival.task.flops().row["total"]
 
 
+def random_batch(task) -> dict:
+  """Rows as the problem describes them: random integers, and ones."""
+  rows, rng = task.config.train.batch_size, np.random.default_rng(0)
+  if task.config.task == "text":  # without what only evaluation reads
+    length = task.config.data.context_length
+    tokens = rng.integers(0, task.config.model.vocab_size, (rows, length + 1)).astype(np.int32)
+    return {"tokens": jnp.asarray(tokens), "weights": jnp.ones((rows, length))}
+  batch = {}
+  for name, like in task.problem.spec().items():
+    shape = (rows, *like.shape)
+    whole = jnp.issubdtype(like.dtype, jnp.integer)
+    batch[name] = jnp.asarray(rng.integers(0, 255, shape) if whole else np.ones(shape), like.dtype)
+  return batch
+
+
 class Steps:
   """Compiled steps of rivals that share parameters and a batch."""
 
@@ -86,13 +101,7 @@ class Steps:
 
   def _compile(self, rival):
     config, task = rival.task.config, rival.task
-    m, shape = config.model, (config.train.batch_size, config.data.context_length)
-    like = (m.kind, m.cell, m.variant, m.residual, m.layers, m.heads, m.width, m.vocab_size, config.thinking.landscapes)
-    if like not in self._params:
-      self._params[like] = task.init(jax.random.key(0))
-    tokens = np.random.default_rng(0).integers(0, m.vocab_size, (shape[0], shape[1] + 1)).astype(np.int32)
-    batch = {"tokens": jnp.asarray(tokens), "weights": jnp.ones(shape)}
-    arguments = (self._params[like], batch, jax.random.key(1))
+    arguments = (self.params_of(rival), random_batch(task), jax.random.key(1))
 
     def total(params, batch, key):
       mean, output = task.loss(params, batch, key, **dict(rival.options))
@@ -115,10 +124,19 @@ class Steps:
     }
     return program, arguments, row
 
-  def run(self, rounds: int, warm_up: int = 1):
-    """Adds times to the rows."""
+  def params_of(self, rival):
+    """Fresh parameters, the same for all rivals whose models are alike."""
+    m, thinking = rival.task.config.model, rival.task.config.thinking
+    like = (m.kind, m.cell, m.variant, m.residual, m.layers, m.heads, m.width, m.vocab_size, thinking.landscapes)
+    if like not in self._params:
+      self._params[like] = rival.task.init(jax.random.key(0))
+    return self._params[like]
+
+  def run(self, rounds: int, warm_up: int = 1, also=None):
+    """Adds times to the rows, and a row for each call of `also`, which takes its turn with the programs."""
     calls = {n: (lambda call=call: jax.block_until_ready(call())) for n, call in self.programs.items()}
-    times = timing.interleaved(calls, rounds, warm_up)
+    self.rows += [{"name": name, "family": name} for name in also or {}]
+    times = timing.interleaved({**calls, **(also or {})}, rounds, warm_up)
     for row in self.rows:
       if row["name"] in times:
         row.update(timing.summary(times[row["name"]]), rounds=rounds)
@@ -128,11 +146,11 @@ class Steps:
     first = next((r for r in self.rows if r["name"] == base), {})
     peak = flops.peak(jax.devices()[0].device_kind)
     for row in self.rows:
-      if first:
+      if first and "flops" in row:
         row["flops_ratio"] = row["flops"] / first["flops"]
       if "seconds" in row and "seconds" in first:
         row["ratio"] = row["seconds"] / first["seconds"]
-      if peak and "seconds" in row:
+      if peak and "seconds" in row and "progress_flops" in row:
         row["utilisation"] = row["progress_flops"] / row["seconds"] / peak
 
 

