@@ -110,10 +110,6 @@ def test_flops_are_those_of_the_traced_gradient(arg, keys):
   "keys, words",
   [
     (["model.vocab_size=5"], "sudoku.size=4 has 4 digits"),
-    (
-      ["thinking.gradient=denoise", "thinking.noise=1"],
-      "config.thinking.noise: 1.0, but gradient=denoise trains without",
-    ),
     (["model.residual=True"], "config.model.residual: Sudoku has no residual energy"),
     (
       ["model.passes=2", "model.kind=transformer"],
