@@ -180,14 +180,16 @@ def draw(results):
         style = {"color": COLORS[kind], "ls": "-" if judge == "energy" else ":"}
         curve(below, list(auroc), values, label=f"{judge}, {LABELS[kind]}", **style)
   left.set(xlabel="thinking steps or passes", ylabel="boards solved, out of distribution, %", xscale="log")
-  middle.set(xlabel=f"candidates of {LABELS[thinker]}, by energy (dotted: entropy)", xscale="log")
+  middle.set(xlabel="candidates, least energy kept; dotted: least entropy", xscale="log")
   right.set(xlabel="givens", ylabel="boards solved, %")
+  middle.set_title(LABELS[thinker], fontsize=8)
   below.set(xlabel="thinking steps or passes", ylabel="AUROC, solved against unsolved", xscale="log")
+  below.set_ylim(bottom=below.get_ylim()[0] - 0.15)  # room for the legend
   for axes, ticks in ((left, DOUBLINGS), (middle, CANDIDATES), (below, DOUBLINGS[:5])):
     axes.set_xticks(ticks, ticks)
     axes.minorticks_off()
   for axes in (left, middle, below):
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
   return fig
 
 
