@@ -52,7 +52,6 @@ def get_config(arg=""):
     config.thinking.update(contrast=1.0, contrast_of="each")
   if kind == "ired":
     config.model.variant = "adaln"
-    config.thinking.update(gradient="denoise", landscapes=4, steps=4, contrast=0.5)
-    config.thinking.update(step_size=1.0, learn_step_size=False)
-    config.eval.update(accept="lower", steps_of="every")
+    config.thinking.update(landscapes=4, steps=4, noise=0.5, noise_falls=True, contrast=0.5)
+    config.eval.accept = "lower"
   return config

@@ -65,8 +65,6 @@ def mean_steps(thinking: ThinkingConfig) -> float:
 def learnt_and_free(thinking: ThinkingConfig) -> tuple[float, float]:
   """Steps that are differentiated in training, and steps that are not."""
   steps = mean_steps(thinking)
-  if thinking.gradient == "denoise":
-    return 1, 0
   learnt = 1 if thinking.gradient == "last" else steps
   return learnt, steps - learnt
 
@@ -90,9 +88,9 @@ def training_by_thinking(
   mutual = cost.mutual
   # learnt steps whose start has a derivative too, which goes back through the embedding
   path = t.step_size_path and (t.learn_step_size or t.learn_noise)
-  started = {"denoise": 0, "each": 0, "last": int(path), "unrolled": learnt}[t.gradient]
+  started = {"each": 0, "last": int(path), "unrolled": learnt}[t.gradient]
   contrast = int(t.authors.contrastive > 0)  # energy of the truth: forward and backward
-  pair = int(t.contrast > 0) * (1 if t.gradient == "denoise" else 2)  # of a wrong answer and of the truth, if not known
+  pair = 2 * int(t.contrast > 0)  # of the truth and of a wrong answer, once
   out = {
     "context": 3 * contexts * cost.context.forward,
     # forward, inner gradient, and the second order's reverse of both

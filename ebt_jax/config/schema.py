@@ -177,7 +177,7 @@ class ThinkingConfig(Checks):
   noise_falls: bool = False  # from landscape to landscape: of k, landscape i has 1 - i / k of the noise
   contrast: float = 0.0  # weight of the energy contrast between the truth and a wrong answer, `Problem.wrong`
   contrast_of: str = "pair"  # pair (the truth below the wrong one) | each (below 0 and above 0, whatever the other is)
-  gradient: str = "each"  # of which steps: each | last | unrolled; or no step: denoise (thinking/denoise.py)
+  gradient: str = "each"  # each | last | unrolled
   step_size_path: bool = True  # `last`: the step size's gradient sees the earlier steps too
   loss_rise: float = 0.0  # r: the loss of step i has a weight in proportion to (i + 1)^r; 0: all the same
   start: str = "noise"  # noise | zeros | input (what is known, as a noised picture) | context (see below)
@@ -198,7 +198,7 @@ class ThinkingConfig(Checks):
     return self.start != "zeros" and self.start_scale > 0
 
   def check(self) -> None:
-    self._one_of("gradient", "each", "last", "unrolled", "denoise")
+    self._one_of("gradient", "each", "last", "unrolled")
     self._one_of("random_steps_of", "every", "final")
     self._one_of("start", "noise", "zeros", "input", "context")
     self._one_of("contrast_of", "pair", "each")
@@ -219,14 +219,6 @@ class ThinkingConfig(Checks):
         f"config.thinking.random_steps_min: {self.random_steps_min} is more than the most repetitions that "
         f"steps={self.steps} and landscapes={self.landscapes} allow ({self.repeats_max}); raise thinking.steps"
       )
-    if self.gradient == "denoise":
-      asks = {"start": "noise", "start_scale": 1.0, "noise": 0.0, "explore": 1, "replay_rows": 0, "loss_rise": 0.0}
-      for name, value in {**asks, "random_steps_min": 0, "random_step_size": 1.0}.items():
-        if getattr(self, name) != value:
-          raise ConfigError(
-            f"{self._key(name)}: {getattr(self, name)!r}, but gradient=denoise trains without thinking, for starts of "
-            f"standard normal noise; leave it at {value!r}"
-          )
     if self.explore > 1:
       many = f"config.thinking.explore: {self.explore} starts"
       if self.start in ("zeros", "context") or not self.start_scale:

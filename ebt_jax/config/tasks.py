@@ -155,10 +155,6 @@ def check(config: Config) -> None:
   if m.passes > 1 and config.task != "text":
     more = "model.kind=looped" if config.task == "sudoku" else "eval.steps"
     raise ConfigError(f"config.model.passes: {m.passes}, but task {config.task!r} loops by {more}; set it to 1")
-  if t.gradient == "denoise" and config.task != "sudoku":
-    raise ConfigError(
-      f"config.thinking.gradient: denoise is for sudoku; task {config.task!r} has each, last and unrolled"
-    )
   if t.start == "input" and config.task != "image":
     raise ConfigError("config.thinking.start: input is for pictures; set it to noise, zeros or context")
   if config.task == "infill":

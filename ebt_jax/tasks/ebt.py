@@ -108,8 +108,6 @@ class EBTTask:
     start_key, think_key = jax.random.split(key)
     replayed = batch.get("replayed")
     fresh = corrupted(self.problem, {name: a for name, a in batch.items() if name != "replayed"}, key)
-    if self.config.thinking.gradient == "denoise":
-      return self._denoising_loss(params, fresh, key, rule or thinking.second_order(self.save_memory))
     space = self.space if start is not None or replayed else self.training_space or self.space
     batch, rows = fresh, len(jax.tree.leaves(fresh)[0])
     if replayed:
@@ -155,25 +153,6 @@ class EBTTask:
       finished = {**fresh, "start": jax.tree.map(lambda a: a[:rows], aux.candidate)}
       metrics["replayed"] = Mean(jnp.sum(weights[rows:]), jnp.sum(weights))  # the buffer's share of the weight
     return Mean(total, jnp.sum(weights)), Output(metrics, finished)
-
-  def _denoising_loss(self, params, batch, key, rule):
-    """Of one landscape for all rows, drawn by chance: `thinking.denoise`, and the contrast under the same noise."""
-    t, target, weights = self.config.thinking, self.problem.target(batch), self.problem.weights(batch)
-    model = self.model.for_training(save_memory=rule is not thinking.double_reverse)
-    landscape_key, noise_key = jax.random.split(key)
-    landscape, context = jax.random.randint(landscape_key, (), 0, t.landscapes), self.context(params, batch)
-    right = self.space.point(target)
-    noise = self.space.noise(noise_key, right.shape)
-    errors, energies = thinking.denoise(model.energy, self.space, params, context, right, noise, landscape, t, rule)
-    total = jnp.sum(weights * jnp.mean(errors, axis=tuple(range(weights.ndim, noise.ndim))))
-    count = jnp.sum(weights)
-    metrics = {"final_loss": Mean(jax.lax.stop_gradient(total), count), **self.problem.counts(batch)}
-    if t.contrast:
-      wrong = self.space.point(self.problem.wrong(streams.fold(key, streams.WRONG), batch, right))
-      y = self.space.energy_input(params["model"], thinking.noised(wrong, noise, landscape, t), landscape)
-      of_wrong = model.energy(params["model"], thinking.at_landscape(context, landscape), y, landscape)
-      total = total + t.contrast * self._contrast_of(energies, of_wrong, weights)
-    return Mean(total, count), Output(metrics)
 
   def _explored(self, space, params, context, key, batch):
     """The best of `thinking.explore` starts of each answer."""

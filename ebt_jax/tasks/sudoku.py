@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from ebt_jax import losses, thinking
+from ebt_jax import losses
 from ebt_jax.config import Config, ConfigError, DataConfig
 from ebt_jax.data import find, sudoku, sudoku_rules
 from ebt_jax.data.examples import ArrayExamples
@@ -42,9 +42,7 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
   problem, cells = SudokuProblem(config, kept), size * size
   if m.kind == "ebt":
     model = MaskedEBT(config.model, cells, t.landscapes)
-    simplex = text.whole_space(config, model)
-    corners = thinking.Corners(embedding=simplex.embed, choices=size)
-    return EBTTask(config, problem, model, corners if t.gradient == "denoise" else simplex, shards=shards)
+    return EBTTask(config, problem, model, text.whole_space(config, model), shards=shards)
   direct = LoopedTransformer if m.kind == "looped" else MaskedTransformer
   return DirectTask(config, problem, direct(config.model, cells))
 

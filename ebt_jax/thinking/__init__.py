@@ -5,19 +5,17 @@ Imports neither flax nor any model of this package.
 
 from ebt_jax.thinking import replay
 from ebt_jax.thinking.chunked import ChunkedSimplex
-from ebt_jax.thinking.denoise import denoise, noised
 from ebt_jax.thinking.descent import double_reverse, reverse_over_forward, second_order
 from ebt_jax.thinking.diagnose import diagnose, warnings_for
 from ebt_jax.thinking.explore import best_start
 from ebt_jax.thinking.loss import ThinkingAux, thinking_loss
-from ebt_jax.thinking.spaces import ArraySpace, Corners, Euclidean, Simplex, Space
+from ebt_jax.thinking.spaces import ArraySpace, Euclidean, Simplex, Space
 from ebt_jax.thinking.think import PerLandscape, Randomness, StepPlan, Thoughts, at_landscape, step_plan, think
 from ebt_jax.thinking.verify import Verified, think_and_verify
 
 __all__ = [
   "ArraySpace",
   "ChunkedSimplex",
-  "Corners",
   "Euclidean",
   "PerLandscape",
   "Randomness",
@@ -29,10 +27,8 @@ __all__ = [
   "Verified",
   "at_landscape",
   "best_start",
-  "denoise",
   "diagnose",
   "double_reverse",
-  "noised",
   "replay",
   "reverse_over_forward",
   "second_order",

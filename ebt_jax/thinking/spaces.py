@@ -110,10 +110,6 @@ class ArraySpace(Space):
     """Standard normal numbers."""
     return jax.random.normal(key, shape, dtype)
 
-  def point(self, target: Any) -> Any:
-    """The candidate x that a target is."""
-    return target
-
   def signals(self, x: Any) -> dict[str, jax.Array]:
     """Further properties of a candidate that `diagnose` reports: name -> `[*e, ...]`."""
     return {}
@@ -148,7 +144,7 @@ class ArraySpace(Space):
     return f(x, arrays)
 
   def embed_target(self, params: Any, target: Any) -> Any:
-    return self.embed(params, self.point(target))
+    return self.embed(params, target)
 
   def decode(self, params: Any, x: Any) -> Any:
     return x
@@ -172,19 +168,6 @@ class Euclidean(ArraySpace):
     if self.embedding:
       raise NotImplementedError("a start at an answer needs candidates that the energy is given as they are")
     return jax.tree.map(jnp.add, x, answer)
-
-
-@dataclasses.dataclass(frozen=True)
-class Corners(Euclidean):
-  """Vectors of a number for each of v choices; a target is a corner of their cube, 1 for it and -1 for the rest."""
-
-  choices: int = 2  # v
-
-  def point(self, target: Int[Array, "*p"]) -> Float[Array, "*p v"]:
-    return 2 * jax.nn.one_hot(target, self.choices) - 1
-
-  def decode(self, params: Any, x: Float[Array, "*p v"]) -> Int[Array, "*p"]:
-    return jnp.argmax(x, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,9 +217,6 @@ class Simplex(ArraySpace):
   def signals(self, x: Float[Array, "*p v"]) -> dict[str, jax.Array]:
     """`entropy` of each distribution, in nats."""
     return {"entropy": -jnp.sum(jax.nn.softmax(x) * jax.nn.log_softmax(x), -1)}
-
-  def point(self, target: Any) -> Any:
-    raise NotImplementedError("Simplex: no logits are a target; use Corners")
 
   def embed_target(self, params: Any, target: Int[Array, "*p"]) -> Float[Array, "*p d"]:
     """Rows of the table, which is what one-hot distributions embed to."""

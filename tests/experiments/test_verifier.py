@@ -40,11 +40,13 @@ def test_numbers_of_energies_that_are_known():
   assert verifier.likelihood(energies, target, 2.0) == pytest.approx(nats.mean())
   loss = np.array([0.1, 0.2, 0.9, 0.3])
   found = {"one_hot": energies, "target": target, "wrong": WRONG, "loss": loss, "energy": loss**2, "entropy": -loss}
+  found["normalised"] = np.where(WRONG, 2.0, 1.0)
   numbers = verifier.numbers_of(found, 2.0)
   assert numbers["truth_is_least"] == 0.5 and numbers["truth_in_5"] == 1 and numbers["accuracy"] == 0.5
   assert numbers["one_hot_nats"] == pytest.approx(nats.mean()) and numbers["loss"] == pytest.approx(0.375)
   assert numbers["spearman"] == pytest.approx(1.0)
   assert numbers["auroc_energy"] == 0.5 and numbers["auroc_entropy"] == 0.5
+  assert numbers["auroc_normalised"] == 1 and numbers["entropy_less_normalised"] == -0.5
   text = verifier.table({"s1": [numbers, numbers]})
   assert "System 1, 2 seeds" in text and "0.3750 ± 0.0000" in text
 
@@ -87,6 +89,8 @@ def test_energies_of_one_hot_candidates_are_those_of_the_model_and_a_thought_is_
   np.testing.assert_allclose(thought["fall"], thought["energy"] - first, rtol=1e-4, atol=1e-5)
   free = 0.5 * thought["energy"] - thought["entropy"] - (p**2).sum(-1) / 2
   np.testing.assert_allclose(thought["free_energy"], free, rtol=1e-4, atol=1e-5)
+  likeliest = jax.nn.softmax(-0.5 * one_hot, 0).max(0)
+  np.testing.assert_allclose(thought["normalised"], -np.log(likeliest), rtol=1e-4, atol=1e-5)
   target = np.asarray(batch["tokens"][:, 1:])
   np.testing.assert_array_equal(thought["wrong"], x.argmax(-1) != target)
   np.testing.assert_allclose(thought["loss"], -np.log(np.take_along_axis(p, target[..., None], -1)[..., 0]), rtol=1e-4)
