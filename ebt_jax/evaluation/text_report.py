@@ -22,6 +22,7 @@ from ebt_jax.use.sampling import Sampling
 
 _BARS = {"blocks": "▁▂▃▄▅▆▇█", "digits": "12345678"}  # digits for terminals without blocks
 WIDTH = 100  # most columns of a line
+REPEATED, LOOP = 4, 12  # a circle is so many repetitions, of so many tokens together
 
 
 def write_sample(task: Task, params: Params, data: Data, folder: pathlib.Path) -> str:
@@ -126,10 +127,26 @@ def draw(
     lines += [f"  {bar} {energy:>8.3f}  {terminal.visible(repr(text), encoding)}" for text, bar, energy in spans]
   else:
     lines += _under_each_other([(text, bar) for text, bar, _ in spans], width - 2, encoding)
+  if note := degenerate(written.tokens, texts, encoding):
+    lines.append(note)
   if written.window_full:
     at = ", ".join(map(str, written.window_full))
     lines.append(f"the window was full after {at} tokens; from there on the model saw its last half and what followed")
   return "\n".join(lines)
+
+
+def degenerate(tokens: list[int], texts: list[str], encoding: str = "utf-8") -> str:
+  """A note on a continuation that says nothing, or goes round in a circle at its end; empty where it does not."""
+  if not "".join(texts).strip():
+    return "the continuation is empty"
+  for period in range(1, len(tokens) // REPEATED + 1):
+    count = 1
+    while tokens[-(count + 1) * period : len(tokens) - count * period] == tokens[-period:]:
+      count += 1
+    if count >= REPEATED and count * period >= LOOP:
+      circle = terminal.visible(repr("".join(texts[-period:])), encoding)
+      return f"the continuation ends in {count} times {circle}; a higher --temperature or another --seed may avoid it"
+  return ""
 
 
 def _under_each_other(spans: list[tuple[str, str]], width: int, encoding: str) -> list[str]:

@@ -22,6 +22,7 @@ def announce(task: Task, data: Data, abstract: TrainState, mesh: jax.sharding.Me
   print(f"model: {name}, {m.layers} layers, width {m.width}, {size}")
   for line in (*data.lines, *task.notes()):
     print(line)
+  print(repeats(task.config.train.steps * task.config.train.batch_size, len(data.train)))
   if abstract.replay:
     print(f"replay buffer: {parallel.describe_rows(abstract.replay.rows, mesh)}")
   shape = ", ".join(f"{k} {v}" for k, v in mesh.shape.items())
@@ -29,6 +30,30 @@ def announce(task: Task, data: Data, abstract: TrainState, mesh: jax.sharding.Me
   if jax.device_count() > 1:
     table, whole = parallel.sharding_report(abstract.params, mesh)
     print(f"{table}\nleft whole on every device: {whole:.2%} of parameter bytes", flush=True)
+
+
+def repeats(rows: int, examples: int) -> str:
+  """How often a run of so many rows sees each of its examples."""
+  seen = f"data: {examples:,} training examples, of which this run sees "
+  if rows < examples:
+    return f"{seen}{rows / examples:.1%}"
+  return f"{seen}each {rows / examples:.1f} times"
+
+
+RISE = 0.01  # of a held-out loss above its least, twice in a row: more than its noise from one evaluation to the next
+
+
+def rising(losses: list[tuple[int, float]]) -> str:
+  """A warning where the held-out loss has risen, from all `(step, loss)` of a run; empty where it has not."""
+  if len(losses) < 3:
+    return ""
+  best, least = min(losses, key=lambda pair: pair[1])
+  if best >= losses[-2][0] or not all(loss > least * (1 + RISE) for _, loss in losses[-2:]):
+    return ""
+  return (
+    f"the held-out loss rises: {least:.4f} at step {best}, {losses[-2][1]:.4f} and {losses[-1][1]:.4f} since; the model "
+    "learns its training data by heart: give more data, fewer steps, or a smaller model"
+  )
 
 
 def line(task: Task, step: int, values: dict[str, float], clock: Clock, used: float | None) -> str:

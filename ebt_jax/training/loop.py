@@ -162,7 +162,7 @@ class Session:
       self._diagnose = jax.jit(task.diagnose, out_shardings=parallel.replicated(mesh))
     self._warned: set[str] = set()
     self._row_flops = task.flops().row["total"]
-    self._writer, self._evaluated = None, set()
+    self._writer, self._evaluated, self._losses = None, set(), []
     if jax.process_index() == 0:
       self._writer = metrics.MetricsWriter(folder)
       self._writer.truncate_after(position.get("step", 0))
@@ -173,7 +173,8 @@ class Session:
           self._writer.path, self._writer.rows, position["step"], position["rows"],
         )  # fmt: skip
       # a run killed after its last row and before its final_result.json has that row already
-      self._evaluated = {row["step"] for row in metrics.read_rows(self._writer.path) if "eval/loss" in row}
+      rows = [row for row in metrics.read_rows(self._writer.path) if "eval/loss" in row]
+      self._evaluated, self._losses = {row["step"] for row in rows}, [(row["step"], row["eval/loss"]) for row in rows]
 
   def log(self, step: int, values: dict[str, jax.Array]) -> None:
     """Reads the metrics of a step, logs them when a line is due, and stops a run that has gone wrong."""
@@ -226,6 +227,10 @@ class Session:
         prefix = "eval" if i == 0 else f"eval/{name}"
         row |= {f"{prefix}/{k}": v for k, v in result.items() if isinstance(v, float)}
       self._writer.write(step, row)
+      self._losses.append((step, row["eval/loss"]))
+      if "rising" not in self._warned and (text := console.rising(self._losses)):
+        log.warning("step %d: %s", step, text)
+        self._warned.add("rising")
       if step < self.config.train.steps:
         print(console.evaluated(self.task, step, results), flush=True)
     return results

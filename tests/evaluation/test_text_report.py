@@ -94,3 +94,20 @@ def test_a_file_of_prompts_as_editors_write_it(tmp_path):
   path.write_bytes(b"\xef\xbb\xbf\r\n \n")
   with pytest.raises(ConfigError, match=r"p.txt holds no prompt"):
     asked.read_prompts(["zero"], str(path))
+
+
+@pytest.mark.parametrize(
+  "text, note",
+  [
+    ("and then the the the the the", "ends in 5 times ' the'"),
+    ("abcabcabcabc", "ends in 4 times 'abc'"),
+    ("abcabcabc", ""),  # three times may be meant
+    ("aaaa", ""),  # so may four letters
+    ("x" * 11 + "y", ""),
+    (" \n", "the continuation is empty"),
+    ("", "the continuation is empty"),
+  ],
+)
+def test_circles_and_empty_texts_are_named(text, note):
+  found = text_report.degenerate(list(text.encode()), list(text))
+  assert note in found and bool(note) == bool(found)

@@ -1,11 +1,11 @@
-"""When a checkpoint is due."""
+"""When a checkpoint is due, and what a run says of its data and its held-out loss."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from ebt_jax import config as config_lib
-from ebt_jax.training import loop
+from ebt_jax.training import console, loop
 
 
 def due(step, waited, **checkpoint) -> bool:
@@ -30,3 +30,23 @@ def test_processes_ask_each_other_for_the_time_when_a_line_is_due(monkeypatch):
   monkeypatch.setattr(loop.jax, "process_count", lambda: 2)
   monkeypatch.setattr(loop, "_any_process", lambda late: asked.append(late) or True)
   assert [due(step, 59.0, every=0, minutes=1) for step in (3, 10)] == [False, True] and asked == [False]
+
+
+def test_how_often_each_example_is_seen():
+  assert console.repeats(25, 100) == "data: 100 training examples, of which this run sees 25.0%"
+  assert console.repeats(250, 100).endswith("sees each 2.5 times")
+
+
+@pytest.mark.parametrize(
+  "losses, warned",
+  [
+    ([2.0, 1.0, 1.02, 1.03], True),
+    ([2.0, 1.0, 1.02, 1.005], False),  # within its noise again
+    ([2.0, 1.0, 1.02], False),  # once may be chance
+    ([2.0, 1.0, 1.02, 1.03, 0.9], False),
+    ([1.0, 1.02], False),
+  ],
+)
+def test_a_held_out_loss_that_rises_is_named(losses, warned):
+  text = console.rising([(10 * i, loss) for i, loss in enumerate(losses, 1)])
+  assert bool(text) == warned and (not warned or "1.0000 at step 20, 1.0200 and 1.0300 since" in text)
