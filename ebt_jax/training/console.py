@@ -51,8 +51,8 @@ def rising(losses: list[tuple[int, float]]) -> str:
   if best >= losses[-2][0] or not all(loss > least * (1 + RISE) for _, loss in losses[-2:]):
     return ""
   return (
-    f"the held-out loss rises: {least:.4f} at step {best}, {losses[-2][1]:.4f} and {losses[-1][1]:.4f} since; the model "
-    "learns its training data by heart: give more data, fewer steps, or a smaller model"
+    f"the held-out loss rises: {least:.4f} at step {best}, {losses[-2][1]:.4f} and {losses[-1][1]:.4f} since; the "
+    "model learns its training data by heart: give more data, fewer steps, or a smaller model"
   )
 
 
