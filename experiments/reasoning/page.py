@@ -29,13 +29,15 @@ BAR = 0.95  # AUROC that an absolute judge needs
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, list[dict]]]:
-  """Settings, and the results of each kind of model as the study had them: JSON has no numbers for keys."""
+  """Settings, and the results of each kind of model as the study had them: JSON has no numbers for keys, and no NaN."""
   found = files.read_json(path, "results of the study of reasoning", "run experiments.reasoning.study")
 
   def restored(tree):
     if isinstance(tree, dict):
       return {int(k) if k.isdecimal() else k: restored(v) for k, v in tree.items()}
-    return [restored(v) for v in tree] if isinstance(tree, list) else tree
+    if isinstance(tree, list):
+      return [restored(v) for v in tree]
+    return float(tree) if tree in ("nan", "inf", "-inf") else tree
 
   if "answer_flops" not in found.get("ebt", [{}])[0]:
     raise ConfigError(f"{path}: no results of this program's study of reasoning; run experiments.reasoning.study again")
@@ -117,7 +119,7 @@ def verdicts(results: dict[str, list[dict]]) -> list[str]:
   for kind, found in results.items():
     if "energy" in (of := found[0]["out"]["auroc"].get(LAST, {})):
       values = [f["out"]["auroc"][LAST]["energy"] for f in found]
-      word = "reaches" if min(values) >= BAR else "does not reach"
+      word = "reaches" if all(v >= BAR for v in values) else "does not reach"  # not where all boards are solved
       rivals = ", ".join(
         f"{JUDGES[j]} {over(found, 'out', 'auroc', LAST, j, scale=1, form='.3f')}" for j in of if j != "energy"
       )
