@@ -44,6 +44,8 @@ def main():
   rows.insert(0, f"{head}{'best':>6}{'% of own':>9}{'% of 1st':>9}")
   least = min(min(r["loss"]) for r in result.values())
   axes.set(xlabel="thinking steps", ylabel="held-out loss, nats", ylim=(least - 0.01, least + 0.2), xscale="log")
+  axes.set_xticks(shown, [str(k) for k in shown])
+  axes.minorticks_off()
   axes.legend(frameon=False, fontsize=5.5, ncols=2)
   common.write_study(args, {"runs": result, "windows": args.windows}, "\n".join(rows), fig)
 
