@@ -21,14 +21,14 @@ def write(folder: pathlib.Path, params: Any, step: int, half: bool = False) -> i
   """Writes all arrays by path (`model.embed.embedding`); returns the size of the file in bytes.
 
   Args:
-    half: floats of 32 bits are written with 16; reading widens them again.
+    half: arrays of 32 bits are written with 16, and reading widens them again; single numbers stay as they are.
   """
   arrays = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     array = np.asarray(jax.device_get(leaf))
-    if half and array.dtype == np.float32:
+    if half and array.ndim and array.dtype == np.float32:
       array = array.astype(np.float16)
-    arrays[_name(path)] = np.ascontiguousarray(array)
+    arrays[_name(path)] = array.copy()  # contiguous
   metadata = {"format": "ebt_jax", "step": str(step), "sha256": _digest(arrays)}
   content = safetensors.numpy.save(arrays, metadata)
   files.replace_bytes(folder / FILE, content)
@@ -88,5 +88,5 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
   digest = hashlib.sha256()
   for name in sorted(arrays):
     digest.update(f"{name} {_shown(arrays[name])} ".encode())
-    digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    digest.update(arrays[name].tobytes())
   return digest.hexdigest()

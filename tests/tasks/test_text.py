@@ -181,8 +181,12 @@ def test_candidates_that_an_option_needs_whole_are_announced_and_their_chunks_re
   assert "held whole: 1,236 MB on each device" in registry.make(config, shards=8).notes()[0]
   without = set_keys(config, ["thinking.replay_rows=0"])
   assert not registry.make(without).notes() and registry.make(without).training_space is not None
-  for keys, name in (([], "thinking.replay_rows"), (["thinking.replay_rows=0", "thinking.authors.clip_gradient=1.0"],
-                                                    "thinking.authors.clip_gradient")):  # fmt: skip
+  for more, name in (
+    ("thinking.replay_rows=192", "thinking.replay_rows"),
+    ("thinking.authors.clip_gradient=1.0", "thinking.authors.clip_gradient"),
+    ("thinking.explore=2", "thinking.explore"),
+  ):
+    keys = ["thinking.replay_rows=0", more]
     with pytest.raises(ConfigError, match=f"config.model.vocab_chunk: 8 positions at a time, but {name} needs"):
       registry.make(set_keys(config, ["model.vocab_chunk=8", *keys]))
 

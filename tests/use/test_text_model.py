@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import runs
-from ebt_jax.config import Config, ConfigError, DataConfig, ModelConfig, ThinkingConfig
+from ebt_jax import parallel, runs, weights
+from ebt_jax.config import Config, ConfigError, DataConfig, MeshConfig, ModelConfig, ThinkingConfig
 from ebt_jax.tasks import registry
 from ebt_jax.use.text import TextModel
 
@@ -88,6 +88,17 @@ def test_the_energy_of_a_thought_is_that_of_its_probabilities(model):
   whole = model.energy("o", "fXY")
   np.testing.assert_allclose(whole[1], model.energy("of", "X")[0], rtol=1e-5)
   assert whole.shape == (3,)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_parameters_of_an_ebt_are_written_and_read(model, half, tmp_path):
+  task, params = model._run.task, model._run.params
+  weights.write(tmp_path, params, 3, half)
+  mesh = parallel.make_mesh(MeshConfig(data=1), jax.devices()[:1])
+  step, found = weights.read(tmp_path, runs.abstract_params(task, mesh))
+  kept = jax.tree.map(lambda a: a.astype(np.float16).astype(a.dtype) if half and a.ndim else a, params)
+  jax.tree.map(np.testing.assert_array_equal, found, kept)
+  assert step == 3 and found["thinking"]["step_size"].shape == ()
 
 
 def test_what_does_not_fit_is_named(model, transformer):
