@@ -171,7 +171,7 @@ class ThinkingConfig(Checks):
   random_step_size: float = 1.0  # s > 1: uniform on [a/s, a*s], one draw for each energy, training only
   random_steps_min: int = 0
   random_steps_of: str = "every"  # every | final: which landscapes are repeated at random
-  momentum: float = 0.0  # beta in [0, 1): a step follows the sum of its slopes, each beta times the one after it
+  momentum: float = 0.0  # beta in [0, 1): a step follows m <- beta m + slope (heavy ball)
   noise: float = 0.0  # Langevin noise: standard deviation, added to the candidate before each step
   learn_noise: bool = False
   noise_falls: bool = False  # from landscape to landscape: of k, landscape i has 1 - i / k of the noise

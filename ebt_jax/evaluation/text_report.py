@@ -34,7 +34,7 @@ def write_sample(task: Task, params: Params, data: Data, folder: pathlib.Path) -
   length = min(s.prompt_tokens, int(held_out.lengths[0]), task.config.data.context_length - 1)
   prompt = np.asarray(held_out.tokens[0][:length]).tolist()
   writer = decoding.writer(task)
-  generate = Generator(writer, params, tokenizer.end_of_text, task.config.data.context_length)
+  generate = Generator.of(task, params)
   (written,) = generate([prompt], s.tokens, Sampling(s.temperature))
   files.write_json(folder / "sample.json", as_json(written, tokenizer))
   return draw(written, tokenizer, writer.quantity, terminal.columns(WIDTH), terminal.encoding())
@@ -48,7 +48,7 @@ def read(asked: Asked, config: Config) -> list[str]:
 def answer(run: Run, prompts: list[str], asked: Asked) -> list[dict[str, Any]]:
   """Continues prompts and prints them; one prompt is streamed to the terminal."""
   writer, tokenizer = decoding.writer(run.task), run.task.problem.tokenizer
-  generator = Generator(writer, run.params, tokenizer.end_of_text, run.config.data.context_length)
+  generator = Generator.of(run.task, run.params)
   run = run._replace(params=None)  # the generator has its own
   ids = [tokenizer.encode(p).tolist() for p in prompts]
   decoder = StreamDecoder(tokenizer)

@@ -1,5 +1,6 @@
 """Any problem, answered by descending an energy: the training loss of thinking, and thinking at inference."""
 
+from collections.abc import Callable
 import dataclasses
 import math
 from typing import Any
@@ -191,23 +192,23 @@ class EBTTask:
 
   def _energy_of(self, model, params, context, answer):
     """Energy of an answer like the target, at the last landscape."""
-    return self.energy(params, context, self.space.embed_target(params["model"], answer), model)
+    return self.energy(params, context, self.space.embed_target(params["model"], answer), model.energy)
 
-  def energy(self, params: Params, context: Any, y: Any, model: Energy | None = None) -> Float[Array, "*e"]:
-    """Energies of y, candidates as the energy is given them, at the last landscape."""
+  def energy(
+    self, params: Params, context: Any, y: Any, energy: Callable[..., Array] | None = None
+  ) -> Float[Array, "*e"]:
+    """Energies at the last landscape of y, which is what the energy is given of a candidate.
+
+    Args:
+      energy: of a model, such as `energies` of n candidates `[n, b, ...]`; None: `model.energy`.
+    """
     last = self.config.thinking.landscapes - 1
-    return (model or self.model).energy(params["model"], thinking.at_landscape(context, last), y, last)
+    return (energy or self.model.energy)(params["model"], thinking.at_landscape(context, last), y, last)
 
   def _contrast_of(self, right, wrong, weights):
     """Of the energies of right and wrong answers, as `thinking.contrast_of` says."""
     contrast = losses.energy_judgement if self.config.thinking.contrast_of == "each" else losses.energy_contrast
     return contrast(right, wrong, first_axes(weights, right.ndim))
-
-  def energies_of(self, params: Params, context: Any, answers: Array) -> Array:
-    """Energies `[n, *e]` of answers like the target, `[n, b, ...]`, at the last landscape."""
-    model, landscape = self.model.for_inference(), self.config.thinking.landscapes - 1
-    y = self.space.embed_target(params["model"], answers)
-    return model.energies(params["model"], thinking.at_landscape(context, landscape), y, landscape)
 
   def _contrast(self, params, context, target, weights, energies):
     """Energy of the truth against that of the last prediction."""

@@ -22,7 +22,8 @@ def announce(task: Task, data: Data, abstract: TrainState, mesh: jax.sharding.Me
   print(f"model: {name}, {m.layers} layers, width {m.width}, {size}")
   for line in (*data.lines, *task.notes()):
     print(line)
-  print(repeats(task.config.train.steps * task.config.train.batch_size, len(data.train)))
+  if text := repeats(task.config.train.steps * task.config.train.batch_size, len(data.train)):
+    print(text)
   if abstract.replay:
     print(f"replay buffer: {parallel.describe_rows(abstract.replay.rows, mesh)}")
   shape = ", ".join(f"{k} {v}" for k, v in mesh.shape.items())
@@ -33,11 +34,10 @@ def announce(task: Task, data: Data, abstract: TrainState, mesh: jax.sharding.Me
 
 
 def repeats(rows: int, examples: int) -> str:
-  """How often a run of so many rows sees each of its examples."""
-  seen = f"data: {examples:,} training examples, of which this run sees "
-  if rows < examples:
-    return f"{seen}{rows / examples:.1%}"
-  return f"{seen}each {rows / examples:.1f} times"
+  """How often a run of so many rows sees each of its examples; empty where that is once at most."""
+  if rows <= examples:
+    return ""
+  return f"data: this run sees each of its {examples:,} training examples {rows / examples:.1f} times"
 
 
 RISE = 0.01  # of a held-out loss above its least, twice in a row: more than its noise from one evaluation to the next

@@ -16,6 +16,7 @@ import numpy as np
 
 from ebt_jax import streams
 from ebt_jax.config import ConfigError
+from ebt_jax.tasks import decoding
 from ebt_jax.tasks.base import Writes
 from ebt_jax.use.sampling import Sampling, sample
 
@@ -53,6 +54,12 @@ class Generator:
     self._empty = jax.jit(self._unwritten, static_argnums=0)
     self._keys = jax.jit(streams.each)
     self._write = jax.jit(self._several, static_argnames="sampling", donate_argnums=1)
+
+  @classmethod
+  def of(cls, task: Any, params: Any) -> "Generator":
+    """That of a text task."""
+    end = task.problem.tokenizer.end_of_text
+    return cls(decoding.writer(task), params, end, task.config.data.context_length)
 
   def _several(self, params, state, ended, first, count, keys, sampling):
     """Generates `count` tokens a row, fewer where all rows end.

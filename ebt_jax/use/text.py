@@ -261,8 +261,7 @@ class TextModel:
     return self._made[key]
 
   def _generator(self, task: Task) -> Generator:
-    length = self.config.data.context_length
-    return Generator(decoding.writer(task), self._run.params, self.tokenizer.end_of_text, length)
+    return Generator.of(task, self._run.params)
 
   def _fits(self, ids: list[int], what: str) -> list[int]:
     most = self.config.data.context_length

@@ -5,15 +5,14 @@ python -m experiments.denoising.page DIR
 
 import base64
 import html
-import io
 import pathlib
 import sys
 from typing import Any
 
 from ebt_jax import cli, files
+from experiments.runner import page as pages
 from experiments.thinking import common
 
-STYLE = pathlib.Path(__file__).parents[1] / "scaling" / "report.css"
 LABELS = {
   "ebt": "EBT, 2 steps",
   "ebt_1_step": "EBT, 1 step",
@@ -60,15 +59,12 @@ def figure(study: dict[str, Any], level: float) -> str:
       axes.annotate(row["answer"], (1, row["psnr"]), fontsize=7, color="#666666")
   axes.set(xscale="log", xlabel="passes", ylabel="PSNR, dB")
   axes.legend(fontsize=7, frameon=False)
-  out = io.StringIO()
-  fig.savefig(out, format="svg")
-  return out.getvalue()[out.getvalue().index("<svg") :]
+  return pages.svg(fig, f"PSNR against passes at noise level {level:g}")
 
 
 def table(head: list[str], lines: list[list[str]]) -> str:
-  cells = ["".join(f"<th>{html.escape(h)}</th>" for h in head)]
-  cells += ["".join(f"<td>{html.escape(c)}</td>" for c in line) for line in lines]
-  return '<div class="table"><table>' + "".join(f"<tr>{c}</tr>" for c in cells) + "</table></div>"
+  """A table of plain texts."""
+  return pages.table(head, [[html.escape(cell) for cell in line] for line in lines])
 
 
 def of_level(study: dict[str, Any], level: float) -> list[list[str]]:
@@ -124,9 +120,8 @@ def page(folder: pathlib.Path) -> str:
     parts.append(
       "<figcaption>`left` is 4 times the difference to the clean picture; grey is none.</figcaption></figure>"
     )
-  head = f'<meta charset="utf-8"><title>Denoising</title><style>{STYLE.read_text(encoding="utf-8")}</style>'
-  body = f"<h1>Denoising: passes and quality</h1>{''.join(parts)}"
-  return f"<!doctype html><html><head>{head}</head><body>{body}</body></html>"
+  title = "Denoising: passes and quality"
+  return pages.document(title, [f"<h1>{title}</h1>", *parts])
 
 
 def main(argv: list[str]) -> None:

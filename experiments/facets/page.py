@@ -4,8 +4,6 @@ python -m experiments.facets.page DIR
 """
 
 import html
-import io
-import pathlib
 import sys
 from typing import Any
 
@@ -13,9 +11,9 @@ import numpy as np
 
 from ebt_jax import cli, files
 from experiments.facets.study import BASELINES, FACETS, PROPOSERS, modality
+from experiments.runner import page as pages
 from experiments.thinking import common
 
-STYLE = pathlib.Path(__file__).parents[1] / "scaling" / "report.css"
 LABELS = {
   "rnn": ("RNN (RG-LRU)", "#b5651d"),
   "transformer": ("Transformer++", "#444444"),
@@ -107,20 +105,18 @@ def figure(study: dict[str, Any]) -> str:
   right.set(yticks=range(len(names_of(study))), yticklabels=[LABELS[n][0] for n in names_of(study)])
   right.set(xlabel="filled: AUROC of errors; open: truth preferred (0.5 is chance)")
   right.invert_yaxis()
-  out = io.StringIO()
-  fig.savefig(out, format="svg")
-  return out.getvalue()[out.getvalue().index("<svg") :]
+  return pages.svg(fig, "Loss against passes, and both other facets of every model")
 
 
 def table(study: dict[str, Any]) -> str:
   """Every cell shows its command when pointed at."""
-  lines = ["".join(f"<th>{html.escape(h)}</th>" for h in HEAD)]
+  rows = []
   for name in names_of(study):
-    found = [f"<td>{html.escape(LABELS[name][0])}</td>"]
+    found = [html.escape(LABELS[name][0])]
     for facet, cell in list(zip(OF_COLUMN, cells(study, name)))[1:]:
-      found.append(f'<td title="{html.escape(command(study, name, facet))}">{html.escape(cell)}</td>')
-    lines.append("".join(found))
-  return '<div class="table"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
+      found.append(f'<span title="{html.escape(command(study, name, facet))}">{html.escape(cell)}</span>')
+    rows.append(found)
+  return pages.table([html.escape(h) for h in HEAD], rows)
 
 
 def text(study: dict[str, Any]) -> str:
@@ -154,9 +150,7 @@ def page(study: dict[str, Any]) -> str:
   parts += [f"<figure>{figure(study)}</figure>", *(f'<p class="note">{html.escape(note)}</p>' for note in NOTES)]
   parts.append("<p>A cell's command is shown when it is pointed at; these print a column:</p><ul>")
   parts += [f"<li>{f}: <code>{html.escape(command(study, ','.join(names_of(study)), f))}</code></li>" for f in FACETS]
-  style = f"{STYLE.read_text(encoding='utf-8')} body {{ max-width: 62rem; }}"
-  head = f'<meta charset="utf-8"><title>Facets</title><style>{style}</style>'
-  return f"<!doctype html><html><head>{head}</head><body>{''.join(parts)}</ul></body></html>"
+  return pages.document("Four facets, measured", [*parts, "</ul>"])
 
 
 def main(argv: list[str]) -> None:

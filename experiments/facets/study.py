@@ -23,7 +23,6 @@ from ebt_jax.owner import Owner
 from ebt_jax.tasks.base import Thinks, corrupted
 from ebt_jax.tasks.denoise import DenoisingTask
 from ebt_jax.tasks.ebt import EBTTask
-from ebt_jax.thinking.think import at_landscape
 from experiments.facets import measure
 from experiments.facets.train import IMAGE, MODELS
 from experiments.thinking import common, verifier
@@ -98,9 +97,7 @@ def cost_of(task: Any, params: Any, batch: Any, keys: Any, picture: jax.Array) -
   """Of a picture as the answer `[b]`: its energy; of a model without one, how far it is from the model's own answer."""
   if not isinstance(task, EBTTask):
     return jnp.mean((picture - answer_of(task, params, batch, keys)) ** 2, (1, 2, 3))
-  last = task.config.thinking.landscapes - 1
-  context = at_landscape(task.context(params, batch), last)
-  return task.model.for_inference().energy(params["model"], context, picture, last)
+  return task.energy(params, task.context(params, batch), picture, task.model.for_inference().energy)
 
 
 def pictures(judge: common.Model, proposer: common.Model, count: int) -> tuple[float, int]:

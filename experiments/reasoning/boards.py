@@ -55,13 +55,15 @@ def answer(model: common.Model, examples: Examples, count: int, **inference) -> 
       x = task.answers(params["model"], task.problem.inputs(batch), task.eval_steps)
       right, doubts = jax.tree.map(lambda a: a[:, None], seen(x, batch))
       return right, doubts, None, None
-    context = task.context(params, batch)
+    context, energies = task.context(params, batch), task.model.for_inference().energies
 
     def observe(x):
       right, doubts = seen(x, batch)
-      return right, {**doubts, "decoded": task.energies_of(params, context, jnp.argmax(x, -1))}
+      y = task.space.embed_target(params["model"], jnp.argmax(x, -1))
+      return right, {**doubts, "decoded": task.energy(params, context, y, energies)}
 
-    found = task.verified(params, batch, streams.each(key, numbers), observe)
+    start, keys = task.starts(params, context, streams.each(key, numbers), batch)
+    found = task.think(params, context, start, keys, observe=observe)
     return *found.observed, jnp.concatenate([found.energies[1:], found.final[None]]), found.steps_used
 
   parts = []
