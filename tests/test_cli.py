@@ -17,6 +17,7 @@ from ebt_jax.errors import UserError
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = {  # command: a mistake in its flags, and what is said of it
   "-m ebt_jax.main": ("--promt=x", "--promt: no such flag; did you mean --prompt"),
+  "-m ebt_jax.use.lm_eval": ("run --model ebt_jax", "`lm-eval` is not installed; run `pip install lm-eval`"),
   "-m experiments.scaling.run": ("--studdy=x", "the following arguments are required: --study, --workdir"),
   "-m experiments.scaling.report": ("gs://bucket/study", "gs://bucket/study is a remote path"),
   "-m experiments.scaling.points": ("nowhere", "nowhere/study.json: cannot be read as a study (No such file"),
@@ -95,6 +96,7 @@ def test_a_mistake_is_one_line_and_code_2(command, tmp_path, tmp_path_factory, m
     flags += f" --out={tmp_path_factory.mktemp('results')}"
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "argv", [command, *flags.split()])
+  monkeypatch.setitem(sys.modules, "lm_eval", None)  # as if it were not installed
   monkeypatch.setattr(sys, "path", [str(ROOT / "tools"), *sys.path])
   cache = jax.config.jax_compilation_cache_dir
   try:

@@ -295,7 +295,8 @@ class DataConfig(Checks):
   tokenizer: str = "bytes"  # bytes | path of a tokenizer.json
   context_length: int = 256
   layout: str = "packed"  # packed (documents joined by end-of-text) | document (one a row, cut and padded)
-  text_key: str = "text"  # field or column of jsonl, parquet and tfds sources
+  text_key: str = "text"  # field or column of jsonl, parquet and tfds sources; of a chat, the list of its messages
+  prompt_key: str = ""  # field with the prompt of `text_key`: read before it, and not learnt; needs layout=document
   held_out: float = 0.02  # fraction of documents kept for evaluation
   held_out_sources: str = ""
   max_documents: int = 0  # 0: all
@@ -311,6 +312,10 @@ class DataConfig(Checks):
   def check(self) -> None:
     self._one_of("layout", "packed", "document")
     self._at_least(2, "context_length")
+    if self.prompt_key and self.layout != "document":
+      raise ConfigError(
+        f"config.data.prompt_key: {self.prompt_key!r} needs a row for each prompt and answer; set data.layout=document"
+      )
     self._at_least(0, "max_documents", "max_tokens")
     if not 0 < self.held_out < 1:
       raise ConfigError(f"config.data.held_out: expected a fraction between 0 and 1, found {self.held_out}")
