@@ -50,6 +50,7 @@ COMMANDS = {  # command: a mistake in its flags, and what is said of it
   "-m experiments.denoising.frechet": ("--level=low", "--level: expected a number above 0, at most 1, found 'low'"),
   "-m experiments.denoising.probe": ("--pictures=0", "--pictures: expected 1 or more, found 0"),
   "-m experiments.denoising.uncertainty": ("--workdir=nowhere", "nowhere/models/runs holds no finished run MODEL"),
+  "-m experiments.downstream.study": ("--data=nowhere", "no set (*.jsonl.xz) in nowhere"),
   "-m experiments.runner.cost": ("", "error"),
   "tools/tokenize_text.py": (
     "--source=x --tokenizer=bytes --out=y --held_out=2",
@@ -92,7 +93,8 @@ def test_every_program_is_here():
 def test_a_mistake_is_one_line_and_code_2(command, tmp_path, tmp_path_factory, monkeypatch, capsys):
   flags, words = COMMANDS[command]
   owning = "experiments.thinking" in command and "train" not in command
-  if owning or command.endswith((".frechet", ".probe", ".uncertainty")):  # it owns its results until this process ends
+  if owning or command.endswith((".downstream.study", ".frechet", ".probe", ".uncertainty")):
+    # it owns its results until this process ends
     flags += f" --out={tmp_path_factory.mktemp('results')}"
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "argv", [command, *flags.split()])
