@@ -50,8 +50,6 @@ class ModelConfig(Checks):
   dyt_scale: float = 0.5  # initial scale inside tanh, norm=dyt only
   residual: bool = False  # the energy is E_theta less what the context itself predicts (models/autoregressive.py)
   energy_gain: float = 1.0  # multiplies E_theta of a residual energy; 0: only the context's own prediction is left
-  residual_drop: float = 0.0  # share of the rows that train without the residual term
-  answer_layers: int = 0  # blocks of the context after which a residual energy reads its answer; 0: all of them
   cell: str = "rg_lru"  # of kind rnn: rg_lru (Griffin's and Hawk's) | lstm
   passes: int = 1  # times that Transformer++ applies its blocks, with the same weights (a looped Transformer)
   embedder: str = "linear"  # candidate probabilities -> width: linear | tied (token table)
@@ -93,16 +91,9 @@ class ModelConfig(Checks):
     self._one_of("attention", "plain", "fused")
     self._one_of("cell", "rg_lru", "lstm")
     self._positive("layers", "heads", "width", "ffn_multiplier", "passes")
-    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain", "answer_layers")
-    for name, off in (("energy_gain", 1), ("residual_drop", 0), ("answer_layers", 0)):
-      if getattr(self, name) != off and not self.residual:
-        raise ConfigError(f"{self._key(name)}: {getattr(self, name)} is for residual energies; set model.residual")
-    if not 0 <= self.residual_drop < 1:
-      raise ConfigError(f"{self._key('residual_drop')}: expected 0 <= x < 1, found {self.residual_drop}")
-    if self.answer_layers > self.layers:
-      raise ConfigError(
-        f"{self._key('answer_layers')}: expected at most layers={self.layers}, found {self.answer_layers}"
-      )
+    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain")
+    if self.energy_gain != 1 and not self.residual:
+      raise ConfigError(f"{self._key('energy_gain')}: {self.energy_gain} is for residual energies; set model.residual")
     if self.passes > 1 and self.kind == "ebt":
       raise ConfigError(f"{self._key('passes')}: an EBT thinks instead; set thinking.steps, or model.kind=transformer")
     if self.residual and self.kind in ("transformer", "rnn"):
@@ -179,7 +170,6 @@ class ThinkingConfig(Checks):
   contrast_of: str = "pair"  # pair (the truth below the wrong one) | each (below 0 and above 0, whatever the other is)
   gradient: str = "each"  # each | last | unrolled
   step_size_path: bool = True  # `last`: the step size's gradient sees the earlier steps too
-  loss_rise: float = 0.0  # r: the loss of step i has a weight in proportion to (i + 1)^r; 0: all the same
   start: str = "noise"  # noise | zeros | input (what is known, as a noised picture) | context (see below)
   explore: int = 1  # starts of each answer in training, of which the one that ends best is learnt from
   start_scale: float = 1.0  # of the noise; with input and context of all candidates but the first, in evaluation
@@ -206,7 +196,7 @@ class ThinkingConfig(Checks):
     self._positive("replay_fraction", "replay_gb")
     self._at_least(1.0, "random_step_size", why=" (1 is off)")
     self._at_least(0, "random_steps_min", "replay_rows", why=" (0 is off)")
-    self._at_least(0.0, "noise", "start_scale", "loss_rise", "contrast", "momentum")
+    self._at_least(0.0, "noise", "start_scale", "contrast", "momentum")
     if self.momentum >= 1:
       raise ConfigError(f"config.thinking.momentum: expected at least 0 (off) and less than 1, found {self.momentum:g}")
     if self.landscapes > self.steps:

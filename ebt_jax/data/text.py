@@ -1,6 +1,6 @@
 """Text data: splits documents into training and held-out ones, tokenises them and cuts them into windows."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 import hashlib
 import itertools
 import logging
@@ -140,6 +140,7 @@ def build(config: DataConfig, tokenizer: Tokenizer) -> TextData:
     windows[name] = split.windows()
   counts = {name: split.state() for name, split in splits.items()}
   left_out = source.left_out.as_dict()
+  _warn_shortened(config, list(counts.values()))
   return _warned(finish(config, tokenizer, windows["train"], windows["held_out"], counts, left_out), tokenizer)
 
 
@@ -165,11 +166,21 @@ def whole(config: DataConfig, tokenizer: Tokenizer) -> tuple[Windows, dict[str, 
   windows, counts = assembler.windows(), assembler.state()
   if not len(windows):
     raise ConfigError(f"--source: {config.source} holds no text to predict; give files with some")
+  _warn_shortened(config, [counts])
   if source.left_out.counts:
     log.warning("left out of %s: %s", config.source, source.left_out)
   if text := coverage.warning(coverage.summary({"all": counts}), tokenizer.name):
     log.warning("%s: %s", config.source, text)
   return windows, counts
+
+
+def _warn_shortened(config: DataConfig, counts: Collection[dict[str, Any]]) -> None:
+  shortened, all_of = (sum(c[name] for c in counts) for name in ("shortened", "documents"))
+  if shortened:
+    log.warning(
+      "%s: %d of %d examples are longer than data.context_length=%d, so the beginning of their prompts is left out",
+      *(config.source, shortened, all_of, config.context_length),
+    )
 
 
 def _warned(data: TextData, tokenizer: Tokenizer) -> TextData:

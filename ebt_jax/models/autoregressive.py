@@ -14,7 +14,7 @@ import dataclasses
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ebt_jax import flops
 from ebt_jax.config import ModelConfig
@@ -94,30 +94,8 @@ class AutoregressiveEBT(Energy):
       x_BxSxD = jnp.concatenate([time, x_BxSxD], axis=1)
     positions = jnp.arange(x_BxSxD.shape[1])
     condition = self._condition(params, landscape)
-    h_BxSxD, keys, values = self._stream(params, x_BxSxD, positions, condition)
+    h_BxSxD, (keys, values) = trunk.context(self.config, params["layers"], x_BxSxD, positions, condition)
     return Context(keys, values, positions[self.prefix :] + 1, self._state(params, h_BxSxD[:, self.prefix :]))
-
-  def _stream(self, params, x_BxSxD, positions, condition, old=None):
-    """The context's stream where its answer is read, and keys and values of all layers; `old`: the cache they join."""
-    c, n = self.config, self.config.answer_layers
-
-    def through(x, layers):
-      blocks = params["layers"]
-      if n:
-        blocks = blocks[layers] if isinstance(blocks, tuple) else jax.tree.map(lambda a: a[layers], blocks)
-      if old is None:
-        return trunk.context(c, blocks, x, positions, condition)
-      part = old._replace(keys=old.keys[layers], values=old.values[layers])
-      return trunk.cached(c, blocks, x, positions, part, condition)
-
-    h_BxSxD, (keys, values) = through(x_BxSxD, slice(n or None))
-    if 0 < n < c.layers:
-      _, above = through(h_BxSxD, slice(n, None))
-      keys, values = ((*a, *b) if old else jnp.concatenate([a, b]) for a, b in zip((keys, values), above))
-    return h_BxSxD, keys, values
-
-  def drop_answer(self, context: Context, rows: Bool[Array, " b"]) -> Context:
-    return context._replace(state=jnp.where(rows[:, None, None], 0, context.state))
 
   def direct_answer(self, params: dict, context: Context) -> Float[Array, "b s d"] | None:
     """h, the context's own prediction: its logits are h W.T. None where the energy has no residual term."""
@@ -179,7 +157,8 @@ class AutoregressiveEBT(Energy):
     """Appends the first `lengths` tokens of each row; the padding behind them is overwritten by the next call."""
     positions = context.positions[:, :1] + jnp.arange(tokens.shape[1])
     x_BxSxD, condition = params["embed"]["embedding"][tokens], self._condition(params, landscape)
-    x_BxSxD, keys, values = self._stream(params, x_BxSxD, positions, condition, context)
+    layers = params["layers"]
+    x_BxSxD, (keys, values) = trunk.cached(self.config, layers, x_BxSxD, positions, context, condition)
     state = None
     if self.config.residual:
       new = self._state(params, jnp.take_along_axis(x_BxSxD, (lengths - 1)[:, None, None], axis=1))

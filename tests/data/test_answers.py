@@ -34,7 +34,7 @@ def rows_of(found):
   return found.tokens, found.valid(slice(None))
 
 
-def test_answers_are_learnt_and_prompts_are_read(tmp_path):
+def test_answers_are_learnt_and_prompts_are_read(tmp_path, caplog):
   rows = [
     {"q": "2+2=", "a": "four"},
     {"q": "a long question: ", "a": "yes"},
@@ -46,6 +46,7 @@ def test_answers_are_learnt_and_prompts_are_read(tmp_path):
   assert BYTES.decode(found.tokens[0][:8]) == "2+2=four" and set(found.tokens[0][8:]) == {END}
   assert BYTES.decode(found.tokens[1][:12]) == "uestion: yes"  # the beginning of the prompt is what is lost
   assert counts["shortened"] == 1 and counts["documents"] == 3
+  assert "1 of 3 examples are longer than data.context_length=12" in caplog.text
   batch = WindowExamples(found, BYTES.token_bytes, 257).rows(np.arange(3))
   assert batch["weights"].sum(1).tolist() == [5, 4, 2] and batch["bytes"].tolist() == [4, 3, 1]
   assert sum(len(t) for t in found.targets()) == 11
