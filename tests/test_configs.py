@@ -21,8 +21,8 @@ ARGUMENTS = {"infill": ["", "ebt", "transformer", "diffusion"],
              "text_ebt_residual": ["", "laptop", *SIZES],
              "image_ebt": ["", "laptop", "residual", "cifar", "paper"],
              "image_dit": ["", "laptop", "flow", "authors", "cifar", "paper"],
-             "sudoku": ["", *(f"{size}{kind}" for size in ("4x4", "6x6", "9x9")
-                              for kind in ("", ",ebt", ",judge", ",feedforward", ",looped", ",ired"))]}  # fmt: skip
+             "sudoku": ["", *(f"{size}{kind}" for size in ("4x4", "6x6", "9x9") for kind in
+                              ("", ",ebt", ",judge", ",feedforward", ",looped", ",recursive", ",ired"))]}  # fmt: skip
 LEARNING_RATES = {"xxs": 1.2e-3, "xs": 9e-4, "small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}
 TRACED = [
   ("quickstart", "ebt"),

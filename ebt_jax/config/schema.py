@@ -52,6 +52,7 @@ class ModelConfig(Checks):
   energy_gain: float = 1.0  # multiplies E_theta of a residual energy; 0: only the context's own prediction is left
   cell: str = "rg_lru"  # of kind rnn: rg_lru (Griffin's and Hawk's) | lstm
   passes: int = 1  # times that Transformer++ applies its blocks, with the same weights (a looped Transformer)
+  latent_updates: int = 0  # of kind looped: updates of a latent stream in each pass; 0: it has none
   embedder: str = "linear"  # candidate probabilities -> width: linear | tied (token table)
   init: str = "xavier"  # xavier | he
   init_gain: float = 1.0  # multiplies every initial linear weight except the energy head's
@@ -91,9 +92,11 @@ class ModelConfig(Checks):
     self._one_of("attention", "plain", "fused")
     self._one_of("cell", "rg_lru", "lstm")
     self._positive("layers", "heads", "width", "ffn_multiplier", "passes")
-    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain")
+    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain", "latent_updates")
     if self.energy_gain != 1 and not self.residual:
       raise ConfigError(f"{self._key('energy_gain')}: {self.energy_gain} is for residual energies; set model.residual")
+    if self.latent_updates and self.kind != "looped":
+      raise ConfigError(f"{self._key('latent_updates')}: is for model.kind=looped, found kind={self.kind}; set it to 0")
     if self.passes > 1 and self.kind == "ebt":
       raise ConfigError(f"{self._key('passes')}: an EBT thinks instead; set thinking.steps, or model.kind=transformer")
     if self.residual and self.kind in ("transformer", "rnn"):
