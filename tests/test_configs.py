@@ -15,7 +15,8 @@ from ebt_jax.training import inspect
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 ARGUMENTS = {"infill": ["", "ebt", "transformer", "diffusion"],
-             "quickstart": ["", "ebt", "paper", "transformer"], "bundled": ["", "ebt", "transformer"], "text_transformer": ["", *SIZES],
+             "quickstart": ["", "ebt", "paper", "transformer"], "bundled": ["", "ebt", "transformer"],
+             "text_transformer": ["", *SIZES],
              "text_rnn": ["", "xxs,lstm", *SIZES],
              "text_ebt_s1": ["", *SIZES], "text_ebt_s2": ["", "laptop", *SIZES],
              "text_ebt_residual": ["", "laptop", *SIZES],
