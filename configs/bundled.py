@@ -14,6 +14,6 @@ def get_config(arg=""):
   config = quickstart.get_config(arg)
   config.model.update(layers=3, heads=4, width=128)
   config.data.context_length = 128
-  config.train.update(steps=2000, batch_size=16, learning_rate=2e-3, warmup=150, log_every=100)
-  config.checkpoint.every = 500
+  config.train.update(steps=1200, batch_size=16, learning_rate=2.4e-3, warmup=100, log_every=100)
+  config.checkpoint.every = 300
   return config
