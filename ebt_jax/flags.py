@@ -14,7 +14,7 @@ MODES = ("train", "eval", "generate", "export", "shapes", "compile")
 USED_BY = {
   "checkpoint_step": ("eval", "generate", "export"),
   "source": ("eval",),
-  "out": ("generate", "export"),
+  "out": ("eval", "generate", "export"),
   "half": ("export",),
 } | dict.fromkeys(("prompt", "prompts_file", "max_tokens", "temperature", "top_k", "top_p", "seed"), ("generate",))
 REMOVED = {"thinking_steps": "eval.steps=", "candidates": "eval.candidates=", "eval": "eval."}  # flag: now --set ...
@@ -122,7 +122,7 @@ def _parser() -> _Parser:
     type=cli.local,
     default="",
     metavar="PATH",
-    help="generate: also write answers to this JSON file; export: the folder",
+    help="generate: also write answers to this .json, or show them on this .html page; eval: a page; export: a folder",
   )
   flag = parser.add_argument_group("export").add_argument
   flag("--half", action="store_true", help="round parameters to 16 bits")

@@ -83,7 +83,7 @@ def start(config: Config, flags: argparse.Namespace) -> None:
     case "train":
       loop.train(config, flags.workdir)
     case "eval":
-      commands.evaluate(flags.workdir, config, step, flags.source)
+      commands.evaluate(flags.workdir, config, step, flags.source, flags.out)
     case "generate":
       sampling = Sampling(flags.temperature, flags.top_k, flags.top_p)
       asked = Asked(flags.prompt, flags.prompts_file, flags.max_tokens, sampling, flags.seed, flags.out)

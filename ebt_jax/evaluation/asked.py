@@ -15,7 +15,17 @@ class Asked(NamedTuple):
   max_tokens: int
   sampling: Sampling
   seed: int
-  out: str
+  out: str  # a JSON file, or a page (`.html`)
+
+  @property
+  def page(self) -> bool:
+    """Whether the answers are to be shown on a page."""
+    return is_page(self.out)
+
+
+def is_page(out: str) -> bool:
+  """Whether --out names a page."""
+  return out.lower().endswith((".html", ".htm"))
 
 
 def read_prompts(prompts: list[str], file: str) -> list[str]:

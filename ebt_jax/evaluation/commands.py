@@ -8,14 +8,22 @@ import jax
 
 from ebt_jax import files, parallel, record, runs
 from ebt_jax.config import GROUPS, Config, ConfigError, MeshConfig
-from ebt_jax.evaluation import evaluator, samples
-from ebt_jax.evaluation.asked import Asked
+from ebt_jax.evaluation import evaluator, samples, thoughts
+from ebt_jax.evaluation.asked import Asked, is_page
 from ebt_jax.evaluation.evaluator import Evaluator
 from ebt_jax.use import export as export_lib
 
 
-def evaluate(workdir: str, config: Config, step: int | None = None, source: str = "") -> dict[str, dict[str, Any]]:
-  """Every held-out set of a run, or with `source` all of another one. Writes `eval_*.json`; returns results by name."""
+def evaluate(
+  workdir: str, config: Config, step: int | None = None, source: str = "", out: str = ""
+) -> dict[str, dict[str, Any]]:
+  """Every held-out set of a run, or with `source` all of another one. Writes `eval_*.json`; returns results by name.
+
+  Args:
+    out: a page to write, which shows how some rows are answered.
+  """
+  if out:
+    _check_page(config, out)
   mesh = parallel.make_mesh(config.mesh)
   with jax.set_mesh(mesh):
     run = runs.open_run(workdir, step, config, mesh)
@@ -23,6 +31,9 @@ def evaluate(workdir: str, config: Config, step: int | None = None, source: str 
     sets = {source: problem.examples_of(source)} if source else record.data_of(run.task, run.folder).held_out
     score = Evaluator(run.task, mesh)
     results = {name: score(run.params, examples, _progress) for name, examples in sets.items()}
+    if out:
+      report = samples.report(config.task)
+      _write_page(out, run, f"How {run.folder.name} thinks", report.sections(run, report.held_out(run, sets)))
   for name, result in results.items():
     found = {"step": run.step, "source": name, "thinking_steps": run.task.eval_steps, **result}
     if jax.process_index() == 0:
@@ -55,17 +66,38 @@ def generate(workdir: str, config: Config, step: int | None, asked: Asked) -> li
   questions = report.read(asked, config)
   if asked.max_tokens < 1:
     raise ConfigError(f"--max_tokens: expected 1 or more, found {asked.max_tokens}")
-  if asked.out and not pathlib.Path(asked.out).absolute().parent.is_dir():
-    folder = pathlib.Path(asked.out).parent
-    raise ConfigError(f"--out: there is no folder {folder}; make it, or choose another file")
+  _check_folder(asked.out)
   if jax.process_count() > 1:
     raise ConfigError("--mode=generate: runs on one process; start it without --distributed")
   mesh = parallel.make_mesh(MeshConfig(data=1), jax.devices()[:1])
   with jax.set_mesh(mesh):
-    results = report.answer(runs.open_run(workdir, step, config, mesh), questions, asked)
-  if asked.out:
+    run = runs.open_run(workdir, step, config, mesh)
+    found = report.answer(run, questions, asked)
+  results = report.results(run, found)
+  if asked.page:
+    _write_page(asked.out, run, f"How {run.folder.name} answers", report.sections(run, found))
+  elif asked.out:
     files.write_json(asked.out, results)
   return results
+
+
+def _write_page(out: str, run: runs.Run, title: str, sections: list[str]) -> None:
+  files.replace_text(out, thoughts.whole(run, title, sections))
+  print(f"written to {out}")
+
+
+def _check_page(config: Config, out: str) -> None:
+  samples.report(config.task)
+  if not is_page(out):
+    raise ConfigError(f"--out: mode eval writes a page, so expected FILE.html, found {out!r}")
+  if jax.process_count() > 1:
+    raise ConfigError("--out: a page is written by one process; start it without --distributed")
+  _check_folder(out)
+
+
+def _check_folder(out: str) -> None:
+  if out and not pathlib.Path(out).absolute().parent.is_dir():
+    raise ConfigError(f"--out: there is no folder {pathlib.Path(out).parent}; make it, or choose another file")
 
 
 def export(workdir: str, step: int | None, out: str, half: bool) -> None:

@@ -1,119 +1,34 @@
-"""Blanks of a text filled by a trained run, step by step: for people, and as JSON.
+"""Blanks of a text filled by a trained run, step by step: for people, and as JSON."""
 
-In a prompt each `_` is one token that is asked for (with `data.tokenizer=bytes` one byte).
-"""
-
+import html
 import pathlib
-import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import files, streams, terminal
-from ebt_jax.config import Config, ConfigError
-from ebt_jax.data.tokenizers import Tokenizer
+from ebt_jax import files, page, streams, terminal
+from ebt_jax.config import Config
 from ebt_jax.data.windows import Windows
+from ebt_jax.evaluation import thoughts
 from ebt_jax.evaluation.asked import Asked, read_prompts
 from ebt_jax.runs import Run
-from ebt_jax.tasks.base import Batch, Data, Params, Task, Thinks
-
-BLANK = "_"
-
-
-class Step(NamedTuple):
-  """A text after one thinking step, or one pass."""
-
-  text: str  # blanks that are left to later passes are `_`
-  score: float
-  quantity: str  # what the score is: the energy of the row, or the nats of the tokens when they were settled
+from ebt_jax.tasks.base import Batch, Data, Params, Task
+from ebt_jax.use import infill
+from ebt_jax.use.infill import Filled, Filler, InfillModel
 
 
-def parse(prompt: str, number: int, task: Task) -> Batch:
-  """A batch of one row: the tokens of a prompt and its blanks.
-
-  Raises:
-    ConfigError: the prompt has no blank, or more tokens than the model was trained with.
-  """
-  shown = f"--prompt: prompt {number}, {terminal.visible(repr(prompt[:40]))}"
-  if BLANK not in prompt:
-    raise ConfigError(f"{shown}, has no blank; write a {BLANK} for each token to fill in")
-  tokenizer, tokens, asked = task.problem.tokenizer, [], []
-  for part in re.split(f"({BLANK}+)", prompt):
-    ids = [0] * len(part) if part.startswith(BLANK) else tokenizer.encode(part).tolist()
-    tokens += ids
-    asked += [float(part.startswith(BLANK))] * len(ids)
-  most = task.config.data.context_length
-  if len(tokens) > most:
-    raise ConfigError(f"{shown}, has {len(tokens)} tokens, more than the {most} places of the model; shorten it")
-  return _row(tokens, asked)
-
-
-def _row(tokens: list[int], asked: list[float]) -> Batch:
-  places = jnp.ones((1, len(asked)))
-  found = {"tokens": jnp.array([[0, *tokens]]), "weights": places, "bytes": places}
-  return {**found, "asked": jnp.array([asked]), "seed": jnp.zeros(1, jnp.uint32)}
-
-
-class Filler:
-  """Fills rows, one at a time; compiled once for each length."""
-
-  def __init__(self, task: Task, params: Params):
-    self._task, self._params, self._fill = task, params, jax.jit(self._filled)
-
-  def _filled(self, params, batch, key):
-    """Tokens, places that are left, and scores after each step, `[t, ...]`."""
-    task, problem, keys = self._task, self._task.problem, key[None]
-    batch = {**batch, "seed": jax.vmap(jax.random.bits)(keys)}
-    if isinstance(task, Thinks):
-
-      def tokens_of(candidates):
-        return jax.vmap(problem.tokens_of)(candidates)
-
-      found = task.verified(params, batch, keys, tokens_of)
-      tokens = found.best(found.observed, 1)
-      energies = jnp.concatenate([found.best(found.energies, 1)[1:], found.best(found.final)[None]])
-      return tokens[:, 0], jnp.zeros(tokens[:, 0].shape), energies.reshape(len(energies), -1).sum(-1)
-    x = task.answers(params["model"], problem.inputs(batch), task.eval_steps)
-    errors = jax.vmap(problem.error)(x, x.tokens)
-    asked = batch["asked"][0] * (1 - x.unsettled[:, 0])
-    return x.tokens[:, 0], x.unsettled[:, 0], jnp.sum(asked * errors[:, 0], -1)
-
-  def __call__(self, batch: Batch, seed: int = 0) -> list[Step]:
-    """What the row is after each step."""
-    found = self._fill(self._params, batch, streams.key_for(seed, streams.GENERATE))
-    (tokens, left, scores), row = jax.device_get((found, batch))
-    given, asked = row["tokens"][0, 1:], row["asked"][0] > 0
-    tokenizer = self._task.problem.tokenizer
-    quantity = "energy" if isinstance(self._task, Thinks) else "nats"
-    return [
-      Step(_text(np.where(asked, now, given), open_ > 0, tokenizer), float(score), quantity)
-      for now, open_, score in zip(tokens, left, scores)
-    ]
-
-
-def _text(tokens: np.ndarray, blank: np.ndarray, tokenizer: Tokenizer) -> str:
-  """The decoding of tokens, with `_` at blanks; a run of tokens is decoded as a whole."""
-  edges = np.flatnonzero(np.diff(blank.astype(int))) + 1
-  parts = zip(np.split(tokens, edges), np.split(blank, edges))
-  return "".join(BLANK * len(run) if is_blank[0] else tokenizer.decode(run.tolist()) for run, is_blank in parts)
-
-
-def as_json(prompt: str, steps: list[Step]) -> dict[str, Any]:
+def as_json(found: Filled) -> dict[str, Any]:
   """The text at the end, and after each step."""
-  return {
-    "prompt": prompt,
-    "text": steps[-1].text,
-    "steps": [{"text": s.text, s.quantity: s.score} for s in steps],
-  }
+  steps = [{"text": s.text, s.quantity: s.score} for s in found.steps]
+  return {"prompt": found.prompt, "text": found.text, "steps": steps}
 
 
-def draw(prompt: str, steps: list[Step], encoding: str = "utf-8") -> str:
+def draw(found: Filled, encoding: str = "utf-8") -> str:
   """The prompt, and under it the text after each step with its score."""
-  lines = [f"{'':>4} {steps[0].quantity:>10}  {terminal.visible(prompt, encoding, keep='')}"]
-  lines += [f"{i:>4} {s.score:>10.4f}  {terminal.visible(s.text, encoding, keep='')}" for i, s in enumerate(steps, 1)]
-  return "\n".join(lines)
+  shown = [("", found.steps[0].quantity, found.prompt)]
+  shown += [(i, f"{s.score:.4f}", s.text) for i, s in enumerate(found.steps, 1)]
+  return "\n".join(f"{i:>4} {score:>10}  {terminal.visible(text, encoding, keep='')}" for i, score, text in shown)
 
 
 def read(asked: Asked, config: Config) -> list[str]:
@@ -121,15 +36,47 @@ def read(asked: Asked, config: Config) -> list[str]:
   return read_prompts(asked.prompts, asked.prompts_file)
 
 
-def answer(run: Run, prompts: list[str], asked: Asked) -> list[dict[str, Any]]:
+def answer(run: Run, prompts: list[str], asked: Asked) -> list[Filled]:
   """Fills the blanks of prompts, and prints each of them after every step."""
-  rows = [parse(prompt, i, run.task) for i, prompt in enumerate(prompts, 1)]
-  fill, out = Filler(run.task, run.params), []
-  for prompt, row in zip(prompts, rows):
-    steps = fill(row, asked.seed)
-    print(draw(prompt, steps, terminal.encoding()), end="\n\n", flush=True)
-    out.append(as_json(prompt, steps))
+  for i, prompt in enumerate(prompts, 1):
+    infill.parse(prompt, run.task, f"--prompt: prompt {i}")  # refused by the name of its flag
+  found = InfillModel(run).fill(prompts, seed=asked.seed)
+  for one in found:
+    print(draw(one, terminal.encoding()), end="\n\n", flush=True)
+  return found
+
+
+def results(run: Run, found: list[Filled]) -> list[dict[str, Any]]:
+  """The answers as JSON."""
+  return [as_json(one) for one in found]
+
+
+def held_out(run: Run, sets: dict[str, Any]) -> list[Filled]:
+  """Blanks of the start of a held-out text, filled."""
+  return [_sample(run.task, run.params, next(iter(sets.values())))[0]]
+
+
+def sections(run: Run, found: list[Filled]) -> list[str]:
+  """The text after each step, with what was filled in marked, and the energies."""
+  out = []
+  for number, one in enumerate(found, 1):
+    quantity = one.steps[0].quantity
+    rows = [["0", "", html.escape(one.prompt)]]
+    rows += [[str(i), f"{s.score:.4f}", _marked(s)] for i, s in enumerate(one.steps, 1)]
+    rows = [[i, score, f'<div class="row">{text}</div>'] for i, score, text in rows]
+    said = f"{quantity} after each step"
+    chart = page.curves(np.array([[s.score] for s in one.steps]), 0, said, first=1)
+    figure = f"<figure>{chart}<figcaption>{said}</figcaption></figure>"
+    title = f"Text {number}"
+    out.append(thoughts.section(title, page.table(["step", quantity, "text"], rows, title), figure))
   return out
+
+
+def _marked(step: infill.Step) -> str:
+  return "".join(
+    f"<mark>{html.escape(piece.text)}</mark>" if piece.kind == "filled" else html.escape(piece.text)
+    for piece in step.pieces
+  )
 
 
 def example(task: Task) -> str:
@@ -141,18 +88,22 @@ def write_sample(task: Task, params: Params, data: Data, folder: pathlib.Path) -
   """Fills blanks of the start of a held-out text, as the task draws them; saves `sample.json`; returns it drawn."""
   if not task.config.sample.tokens:
     return ""
-  held_out: Windows = data.held_out["held_out"].windows
-  row, tokenizer = _sample_row(task, held_out.tokens[0][1:], int(held_out.lengths[0])), task.problem.tokenizer
-  tokens, asked = (np.asarray(row[name][0]) for name in ("tokens", "asked"))
-  prompt, truth = _text(tokens[1:], asked > 0, tokenizer), tokenizer.decode(tokens[1:].tolist())
-  steps = Filler(task, params)(row)
-  files.write_json(folder / "sample.json", {**as_json(prompt, steps), "truth": truth})
-  return f"{draw(prompt, steps, terminal.encoding())}\n{'truth':>15}  {terminal.visible(truth, keep='')}"
+  found, truth = _sample(task, params, data.held_out["held_out"])
+  files.write_json(folder / "sample.json", {**as_json(found), "truth": truth})
+  return f"{draw(found, terminal.encoding())}\n{'truth':>15}  {terminal.visible(truth, keep='')}"
+
+
+def _sample(task: Task, params: Params, examples: Any) -> tuple[Filled, str]:
+  """Blanks of the start of a held-out text, filled, and what stood there."""
+  windows: Windows = examples.windows
+  row = _sample_row(task, windows.tokens[0][1:], int(windows.lengths[0]))
+  truth = task.problem.tokenizer.decode(np.asarray(row["tokens"])[0, 1:].tolist())
+  return Filled(infill.prompt_of(row, task), Filler(task, params)(row)), truth
 
 
 def _sample_row(task: Task, tokens: np.ndarray, length: int) -> Batch:
   count = min(task.config.sample.prompt_tokens, length, task.config.data.context_length)
-  row = _row(tokens[:count].tolist(), [0.0] * count)
+  row = infill.row_of(tokens[:count].tolist(), [0.0] * count)
   fresh = {name: a for name, a in row.items() if name not in ("asked", "seed")}
   return task.problem.corrupt(fresh, streams.key_for(0, streams.GENERATE)[None])
 
@@ -160,5 +111,5 @@ def _sample_row(task: Task, tokens: np.ndarray, length: int) -> Batch:
 def trace(task: Task, params: Params) -> None:
   """Traces what `write_sample` computes."""
   count = task.config.sample.prompt_tokens
-  row = _row([0] * count, [1.0] * count)
-  jax.eval_shape(Filler(task, params)._filled, params, row, streams.key_for(0, streams.GENERATE))
+  row = infill.row_of([0] * count, [1.0] * count)
+  jax.eval_shape(Filler(task, params).filled, params, row, streams.key_for(0, streams.GENERATE))

@@ -7,80 +7,67 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import files, runs, streams
+from ebt_jax import files, page, runs
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.data import pictures
 from ebt_jax.data.find import LeftOut
+from ebt_jax.evaluation import thoughts
 from ebt_jax.evaluation.asked import Asked
 from ebt_jax.tasks import image_quality
-from ebt_jax.tasks.base import Batch, Data, Params, Task, Thinks, corrupted
+from ebt_jax.tasks.base import Data, Examples, Params, Task
+from ebt_jax.use import image
+from ebt_jax.use.image import Denoised, ImageModel, Pictures, pixels_of
 
 SHOWN = 8  # most steps on a contact sheet
 TILE = 96  # least pixels of a picture on it
 
 
-class Denoised(NamedTuple):
-  """What a task makes of noised pictures, `[b, ...]`; values from -1 to 1."""
+class Answers(NamedTuple):
+  """Denoised pictures and their names."""
 
-  batch: Batch
-  steps: jax.Array  # the answer after each step, [t, b, ...]
-  energies: jax.Array | None  # before each step and at the end, [t + 1, b]
-
-
-def denoise(task: Task, params: Params, batch: Batch, keys: jax.Array) -> Denoised:
-  """The answer after each step, of the candidate that is kept where there are several; `keys` `[b]`."""
-  batch = corrupted(task.problem, batch, keys)
-  if not isinstance(task, Thinks):
-    return Denoised(batch, task.answers(params, batch, keys), None)
-  found = task.verified(params, batch, keys, lambda x: x)
-  energies = jnp.concatenate([found.best(found.energies, 1), found.best(found.final)[None]])
-  return Denoised(batch, found.best(found.observed, 1), energies)
+  found: Denoised
+  names: list[str]
 
 
 def write_sample(task: Task, params: Params, data: Data, folder: pathlib.Path) -> str:
   """Denoises some held-out pictures, spread over all; saves `sample.png` and `sample.json`; returns a line on them."""
-  held_out = data.held_out["held_out"]
-  count = min(task.config.sample.pictures, len(held_out))
-  if not count:
+  if not task.config.sample.pictures:
     return ""
-  batch = held_out.rows(np.linspace(0, len(held_out) - 1, count).astype(int))
-  found = jax.device_get(denoised(task, params, batch, 0))
-  files.replace_bytes(folder / "sample.png", contact_sheet(found))
-  files.write_json(folder / "sample.json", as_json(found, [f"held-out picture {i}" for i in range(count)]))
+  answers = _sample(task, params, data.held_out["held_out"])
+  files.replace_bytes(folder / "sample.png", contact_sheet(answers.found))
+  files.write_json(folder / "sample.json", as_json(answers))
+  count = len(answers.names)
   return f"{count} held-out pictures, each step and what is left of the noise: {folder / 'sample.png'}"
+
+
+def _sample(task: Task, params: Params, examples: Examples) -> Answers:
+  """`sample.pictures` of a set, but at least one, denoised."""
+  count = min(task.config.sample.pictures or 1, len(examples))
+  batch = examples.rows(np.linspace(0, len(examples) - 1, count).astype(int))
+  found = jax.device_get(image.denoised(task, params, batch, 0))
+  return Answers(found, [f"held-out picture {i}" for i in range(count)])
 
 
 def trace(task: Task, params: Params) -> None:
   """Traces what `write_sample` would compute."""
   rows = {n: jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for n, a in task.problem.spec().items()}
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-  jax.eval_shape(lambda params, batch, keys: denoise(task, params, batch, keys), params, rows, keys)
+  jax.eval_shape(lambda params, batch, keys: image.denoise(task, params, batch, keys), params, rows, keys)
 
 
-def denoised(task: Task, params: Params, batch: Batch, seed: int) -> Denoised:
-  """`denoise`, compiled, with the keys of a seed."""
-  keys = streams.each(streams.key_for(seed, streams.GENERATE), np.arange(len(batch["weights"])))
-  return jax.jit(lambda params, batch, keys: denoise(task, params, batch, keys))(params, batch, keys)
-
-
-def as_json(found: Denoised, names: list[str]) -> list[dict[str, Any]]:
+def as_json(answers: Answers) -> list[dict[str, Any]]:
   """Of each picture: the energy before each step and at the end, and where the clean one is known the PSNR."""
-  out = []
-  for i, name in enumerate(names):
+  found, out = answers.found, []
+  for i, name in enumerate(answers.names):
     row = {"picture": name}
     if found.energies is not None:
       row["energy"] = [float(e) for e in found.energies[:, i]]
     if "clean" in found.batch:
-      clean, noised = found.batch["clean"][i : i + 1], found.batch["noised"][i : i + 1]
-      row["input_psnr"] = float(image_quality.psnr(noised, clean)[0])
-      row["psnr"] = [float(image_quality.psnr(x[i : i + 1], clean)[0]) for x in found.steps]
+      clean = jnp.asarray(found.batch["clean"][i : i + 1])
+      tried = [jnp.asarray(x[i : i + 1]) for x in (found.batch["noised"], *found.steps)]
+      row["input_psnr"], *row["psnr"] = (float(image_quality.psnr(x, clean)[0]) for x in tried)
     out.append(row)
   return out
-
-
-def shown(x: Any) -> np.ndarray:
-  """Pixels of values from -1 to 1."""
-  return np.round((np.clip(np.asarray(x, np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def contact_sheet(found: Denoised) -> bytes:
@@ -96,15 +83,7 @@ def contact_sheet(found: Denoised) -> bytes:
 
 def sheet(columns: dict[str, Any]) -> bytes:
   """A PNG with a column of pictures `[rows, h, w, c]`, values from -1 to 1, under each name."""
-  return pictures.sheet({name: shown(x) for name, x in columns.items()}, TILE)
-
-
-class Pictures(NamedTuple):
-  """Pictures to denoise, `[n, h, w, c]`, their names, and what was left out."""
-
-  pixels: np.ndarray
-  names: list[str]
-  left_out: LeftOut
+  return pictures.sheet({name: pixels_of(x) for name, x in columns.items()}, TILE)
 
 
 def read(asked: Asked, config: Config) -> Pictures:
@@ -117,48 +96,66 @@ def read(asked: Asked, config: Config) -> Pictures:
     raise ConfigError("--prompt: is text, and this run denoises pictures; give their folder as --prompts_file")
   if not asked.prompts_file:
     raise ConfigError("--prompts_file: give a folder of pictures to denoise, or a picture")
-  found, left_out = pictures.find(asked.prompts_file)
-  names, pixels = [], []
-  for file in found:
-    try:
-      pixels.append(pictures.read(file.path, config.image))
-      names.append(file.id)
-    except pictures.BadPicture as e:
-      left_out.add(str(e), file.id)
-  if not names:
-    raise ConfigError(f"--prompts_file: {asked.prompts_file} holds no picture that can be used; found {left_out}")
-  return Pictures(np.stack(pixels), names, left_out)
+  try:
+    return image.read(asked.prompts_file, config.image)
+  except ConfigError as e:
+    raise ConfigError(f"--prompts_file: {e}") from e
 
 
-def answer(run: runs.Run, found: Pictures, asked: Asked) -> list[dict[str, Any]]:
+def answer(run: runs.Run, found: Pictures, asked: Asked) -> Answers:
   """Denoises pictures; clean ones are given noise of `image.noise_level` first, unless `sample.noised`.
 
-  Writes a JSON with energies, and beside it a contact sheet and a folder of the answers.
+  Writes a JSON with energies, and beside it a contact sheet and a folder of the answers; all in one page, if that is
+  asked for.
   """
-  path = pathlib.Path(asked.out) if asked.out else run.folder / "generated.json"
-  answers = jax.device_get(denoised(run.task, run.params, _batch(run.task, found.pixels), asked.seed))
-  results = as_json(answers, found.names)
-  files.write_json(path, results)
-  files.replace_bytes(path.with_suffix(".png"), contact_sheet(answers))
-  _write_answers(path.with_suffix(""), found.names, shown(answers.steps[-1]))
-  _print(results, found.left_out)
-  print(f"written to {path}, {path.with_suffix('.png').name} and {path.with_suffix('').name}/")
-  return results
+  denoised = ImageModel(run).denoise(found.pixels, noised=run.config.sample.noised, seed=asked.seed)
+  answers, path = Answers(denoised, found.names), pathlib.Path(asked.out or run.folder / "generated.json")
+  _print(as_json(answers), found.left_out)
+  if not asked.page:
+    files.write_json(path, as_json(answers))
+    files.replace_bytes(path.with_suffix(".png"), contact_sheet(denoised))
+    _write_answers(path.with_suffix(""), found.names, denoised.answer)
+    print(f"written to {path}, {path.with_suffix('.png').name} and {path.with_suffix('').name}/")
+  return answers
+
+
+def results(run: runs.Run, answers: Answers) -> list[dict[str, Any]]:
+  """The answers as JSON."""
+  return as_json(answers)
+
+
+def held_out(run: runs.Run, sets: dict[str, Any]) -> Answers:
+  """`sample.pictures` held-out pictures, denoised."""
+  return _sample(run.task, run.params, next(iter(sets.values())))
+
+
+def sections(run: runs.Run, answers: Answers) -> list[str]:
+  """The picture after each step, with energy and PSNR."""
+  found, out = answers.found, []
+  for i, row in enumerate(as_json(answers)):
+
+    def figure(x, name, energy=None, psnr=None):
+      said = name if energy is None else f"{name}, energy {energy:.4f}"
+      said = said if psnr is None else f"{said}, PSNR {psnr:.2f}"
+      pixels = pixels_of(x[i])
+      return thoughts.picture(pictures.png(pixels), f"{row['picture']}, {name}", max(TILE, pixels.shape[1])), said
+
+    energies, psnr = row.get("energy"), row.get("psnr")
+    shown = [figure(found.batch["clean"], "clean")] if psnr else []
+    shown.append(figure(found.batch["noised"], "noised", energies and energies[0], row.get("input_psnr")))
+    for j, x in enumerate(found.steps):
+      shown.append(figure(x, f"step {j + 1}", energies and energies[j + 1], psnr and psnr[j]))
+    chart = ""
+    if energies:
+      said = "Energy before the first step and after each"
+      chart = f"<figure>{page.curves(found.energies[:, i : i + 1], 0, said)}<figcaption>{said}</figcaption></figure>"
+    out.append(thoughts.section(row["picture"], thoughts.steps_of(shown), chart))
+  return out
 
 
 def example(task: Task) -> str:
   """Pictures of the user's own."""
   return "--prompts_file=FOLDER_OF_PICTURES"
-
-
-def _batch(task: Task, pixels: np.ndarray) -> Batch:
-  n, c = len(pixels), task.config
-  batch = {"picture": pixels, "label": np.zeros(n, np.int32), "level": np.zeros(n, np.float32)}
-  batch["weights"] = np.ones(n, np.float32)
-  if c.sample.noised:
-    step = int(task.problem.schedule.step_of(c.image.noise_level))
-    batch |= {"noised": pixels.astype(np.float32) / 127.5 - 1, "step": np.full(n, step, np.int32)}
-  return batch
 
 
 def _write_answers(folder: pathlib.Path, names: list[str], pixels: np.ndarray) -> None:

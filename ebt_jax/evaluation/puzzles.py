@@ -2,55 +2,26 @@
 
 import pathlib
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import files, streams, terminal
+from ebt_jax import files, page, terminal
 from ebt_jax.config import Config
-from ebt_jax.data import sudoku, sudoku_rules
+from ebt_jax.data import sudoku
 from ebt_jax.data.sudoku_rules import BLOCKS, Puzzles
+from ebt_jax.evaluation import thoughts
 from ebt_jax.evaluation.asked import Asked, read_prompts
 from ebt_jax.runs import Run
-from ebt_jax.tasks.base import Data, Params, Task, Thinks
+from ebt_jax.tasks.base import Data, Examples, Params, Task
+from ebt_jax.use import sudoku as sudoku_model
+from ebt_jax.use.sudoku import Solved, SudokuModel, solve
 
 WIDTH = 100  # most columns of a line
+SHOWN = 3  # held-out puzzles on a page
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
-
-
-class Solved(NamedTuple):
-  """A puzzle, digits from 1, and what a model made of it in t steps."""
-
-  grid: np.ndarray  # [cells], the solution
-  given: np.ndarray  # bool [cells]
-  boards: np.ndarray  # [t, cells], after each step
-  energies: np.ndarray | None  # [t], after each step
-
-  @property
-  def wrong(self) -> np.ndarray:
-    """`[t, cells]`."""
-    return (self.boards != self.grid) & ~self.given
-
-
-def solve(task: Task, params: Params, puzzles: Puzzles, seed: int = 0) -> list[Solved]:
-  """What a task makes of puzzles, as `config.eval` says; puzzle i draws the same start whatever the others are."""
-  batch = jax.tree.map(jnp.asarray, sudoku.batch_of(puzzles))
-  keys = streams.each(streams.key_for(seed, streams.GENERATE), jnp.arange(len(puzzles.grids)))
-
-  @jax.jit
-  def by_step(params, batch, keys):
-    if not isinstance(task, Thinks):
-      return jnp.argmax(task.answers(params["model"], task.problem.inputs(batch), task.eval_steps), -1), None
-    found = task.verified(params, batch, keys, lambda x: jnp.argmax(x, -1))
-    energies = jnp.concatenate([found.best(found.energies, 1)[1:], found.best(found.final)[None]])
-    return found.best(found.observed, 1), energies
-
-  boards, energies = jax.device_get(by_step(params, batch, keys))
-  boards = np.where(puzzles.given, puzzles.grids, boards + 1)
-  of = [None] * len(puzzles.grids) if energies is None else energies.T
-  return [Solved(g, known, boards[:, i], of[i]) for i, (g, known) in enumerate(zip(*puzzles))]
 
 
 def read(asked: Asked, config: Config) -> Puzzles:
@@ -59,28 +30,76 @@ def read(asked: Asked, config: Config) -> Puzzles:
   Raises:
     ConfigError: a prompt is no puzzle with one solution; the text says which and why.
   """
-  size, prompts = config.sudoku.size, read_prompts(asked.prompts, asked.prompts_file)
-  wheres = [f"--prompt: puzzle {i}" for i in range(1, len(prompts) + 1)]
-  boards = [sudoku_rules.parse(text, size, where) for text, where in zip(prompts, wheres)]
-  grids = [sudoku_rules.solved(board, size, where) for board, where in zip(boards, wheres)]
-  return Puzzles(np.array(grids, np.int8), np.array(boards) > 0)
+  return sudoku_model.parse(read_prompts(asked.prompts, asked.prompts_file), config.sudoku.size, "--prompt: puzzle")
 
 
-def answer(run: Run, puzzles: Puzzles, asked: Asked) -> list[dict[str, Any]]:
+def answer(run: Run, puzzles: Puzzles, asked: Asked) -> list[Solved]:
   """Solves puzzles, and prints them."""
-  size = run.config.sudoku.size
-  found = solve(run.task, run.params, puzzles, asked.seed)
+  found = SudokuModel(run).solve_boards(puzzles, seed=asked.seed)
   for one in found:
-    print(draw(one, size, terminal.columns(WIDTH), sys.stdout.isatty()), end="\n\n")
+    print(draw(one, run.config.sudoku.size, terminal.columns(WIDTH), sys.stdout.isatty()), end="\n\n")
+  return found
+
+
+def results(run: Run, found: list[Solved]) -> list[dict[str, Any]]:
+  """The answers as JSON."""
   return [as_json(one) for one in found]
+
+
+def held_out(run: Run, sets: dict[str, Any]) -> list[Solved]:
+  """The first puzzles of the last held-out set, solved."""
+  return _sample(run.task, run.params, list(sets.values())[-1], SHOWN)
+
+
+def sections(run: Run, found: list[Solved]) -> list[str]:
+  """The board after each step, with its energy."""
+  out, size = [], run.config.sudoku.size
+  for number, one in enumerate(found, 1):
+    blank = _board(np.where(one.given, one.grid, 0), one, np.zeros_like(one.given), size)
+    shown = [(blank, f"puzzle, {one.given.sum()} givens")]
+    for i, (board, wrong) in enumerate(zip(one.boards, one.wrong), 1):
+      energy = "" if one.energies is None else f"energy {one.energies[i - 1]:.4f}, "
+      state = f"{wrong.sum()} wrong" if wrong.any() else "solved"
+      shown.append((_board(board, one, wrong, size), f"step {i}: {energy}{state}"))
+    chart = ""
+    if one.energies is not None:
+      said = "Energy after each step"
+      curve = page.curves(one.energies[:, None], 0, said, first=1)
+      chart = f"<figure>{curve}<figcaption>{said}</figcaption></figure>"
+    note = '<p class="note">Digits that were given are bold; wrong ones are red, underlined and marked ×.</p>'
+    out.append(thoughts.section(f"Puzzle {number}", note, thoughts.steps_of(shown), chart))
+  return out
+
+
+def _board(board, solved: Solved, wrong, size: int) -> str:
+  """A board as a table."""
+  high, wide = BLOCKS[size]
+  rows = []
+  for r in range(size):
+    cells = []
+    for c in range(size):
+      at = r * size + c
+      digit = str(int(board[at])) if board[at] else '<span class="unseen">blank</span>'
+      digit = f"<b>{digit}</b>" if solved.given[at] else digit
+      digit = f'<span class="wrong">{digit}×<span class="unseen"> wrong</span></span>' if wrong[at] else digit
+      edge = ' class="right"' if (c + 1) % wide == 0 and c + 1 < size else ""
+      cells.append(f"<td{edge}>{digit}</td>")
+    low = ' class="low"' if (r + 1) % high == 0 and r + 1 < size else ""
+    rows.append(f"<tr{low}>{''.join(cells)}</tr>")
+  return f'<table class="board"><tbody>{"".join(rows)}</tbody></table>'
 
 
 def write_sample(task: Task, params: Params, data: Data, folder: pathlib.Path) -> str:
   """The first puzzle of the last held-out set, solved, saved in `sample.json`, and drawn."""
-  row = list(data.held_out.values())[-1].rows(np.arange(1))
-  (found,) = solve(task, params, Puzzles(row["target"] + 1, row["asked"] == 0))
+  (found,) = _sample(task, params, list(data.held_out.values())[-1], 1)
   files.write_json(folder / "sample.json", as_json(found))
   return draw(found, task.config.sudoku.size, terminal.columns(WIDTH))
+
+
+def _sample(task: Task, params: Params, examples: Examples, count: int) -> list[Solved]:
+  """The first puzzles of a set, solved."""
+  rows = examples.rows(np.arange(min(count, len(examples))))
+  return solve(task, params, Puzzles(rows["target"] + 1, rows["asked"] == 0))
 
 
 def trace(task: Task, params: Params) -> None:

@@ -6,7 +6,10 @@ The report of a task is a module of
   trace(task, params)                               traces what `write_sample` would compute
   example(task) -> str                              flags of a question that a newcomer may ask
   read(asked, config) -> questions                  what the flags of mode `generate` ask, or ConfigError
-  answer(run, questions, asked) -> list of dicts    answers, prints the answers, and returns them as JSON
+  answer(run, questions, asked) -> found            answers, and prints the answers
+  results(run, found) -> list of dicts              the answers as JSON
+  held_out(run, sets) -> found                      answers of some rows of held-out sets, by name
+  sections(run, found) -> list of HTML              the answers on a page; see `thoughts`
 """
 
 import pathlib

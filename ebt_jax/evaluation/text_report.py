@@ -5,7 +5,7 @@ text otherwise than the same token inside, and several tokens may share one char
 """
 
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,15 +13,18 @@ from ebt_jax import files, terminal
 from ebt_jax.config import Config
 from ebt_jax.data.tokenizers import StreamDecoder, Tokenizer, split_text
 from ebt_jax.data.windows import Windows
+from ebt_jax.evaluation import thoughts
 from ebt_jax.evaluation.asked import Asked, read_prompts
 from ebt_jax.runs import Run
 from ebt_jax.tasks import decoding
 from ebt_jax.tasks.base import Data, Params, Task
 from ebt_jax.use.generate import Generator, Written
 from ebt_jax.use.sampling import Sampling
+from ebt_jax.use.text import TextModel, TokenThought, named_thoughts
 
 _BARS = {"blocks": "▁▂▃▄▅▆▇█", "digits": "12345678"}  # digits for terminals without blocks
 WIDTH = 100  # most columns of a line
+TOP = 5  # likeliest tokens that a page shows of each step
 REPEATED, LOOP = 4, 12  # a circle is so many repetitions, of so many tokens together
 
 
@@ -47,10 +50,17 @@ def read(asked: Asked, config: Config) -> list[str]:
   return read_prompts(asked.prompts, asked.prompts_file)
 
 
-def answer(run: Run, prompts: list[str], asked: Asked) -> list[dict[str, Any]]:
+class Answers(NamedTuple):
+  """Continuations; on a page, with the thoughts of each token."""
+
+  written: list[Written]
+  thoughts: list[tuple[str, list[TokenThought]]]  # of each text: what stood before, and its tokens
+
+
+def answer(run: Run, prompts: list[str], asked: Asked) -> Answers:
   """Continues prompts and prints them; one prompt is streamed to the terminal."""
   writer, tokenizer = decoding.writer(run.task), run.task.problem.tokenizer
-  generator = Generator.of(run.task, run.params)
+  generator = Generator.of(run.task, run.params, top=TOP if asked.page else 0)
   run = run._replace(params=None)  # the generator has its own
   ids = [tokenizer.encode(p).tolist() for p in prompts]
   decoder = StreamDecoder(tokenizer)
@@ -67,7 +77,25 @@ def answer(run: Run, prompts: list[str], asked: Asked) -> list[dict[str, Any]]:
     print(terminal.visible(decoder.flush(), encoding), end="\n\n")
   for w in written:
     print(draw(w, tokenizer, writer.quantity, terminal.columns(WIDTH), encoding), end="\n\n")
-  return [as_json(w, tokenizer) for w in written]
+  before = [split_text(tokenizer, w.prompt, w.tokens)[0] for w in written]
+  return Answers(written, [(b, named_thoughts(tokenizer, w)) for b, w in zip(before, written)])
+
+
+def results(run: Run, found: Answers) -> list[dict[str, Any]]:
+  """The answers as JSON."""
+  return [as_json(w, run.task.problem.tokenizer) for w in found.written]
+
+
+def held_out(run: Run, sets: dict[str, Any]) -> Answers:
+  """How the tokens at the start of the first held-out text are found."""
+  windows, model = next(iter(sets.values())).windows, TextModel(run)
+  tokens = np.asarray(windows.tokens[0][1 : int(windows.lengths[0]) + 1]).tolist()
+  return Answers([], [("", model.thoughts(tokens, top=TOP))])
+
+
+def sections(run: Run, found: Answers) -> list[str]:
+  """Every token with its energy and how it was found."""
+  return thoughts.texts(found.thoughts, decoding.writer(run.task).quantity)
 
 
 def example(task: Task) -> str:

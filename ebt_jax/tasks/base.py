@@ -246,6 +246,10 @@ class Writes(Protocol):
     """What comes next; `keys` `[b]`, one for each row."""
     ...
 
+  def explain(self, params: Params, state: "Decoding", keys: Array, top: int) -> tuple["Proposal", "Thought"]:
+    """`propose`, and how that was found."""
+    ...
+
   def append(self, params: Params, state: "Decoding", tokens: Int[Array, " b"]) -> "Decoding":
     """Adds one token to each row."""
     ...
@@ -264,6 +268,16 @@ class Proposal(NamedTuple):
   logits: Float[Array, "b v"]
   energy: Float[Array, " b"]
   steps: Int[Array, " b"]
+
+
+class Thought(NamedTuple):
+  """How the answer at each place `*b` was found, with k of the likeliest tokens; direct models have one step."""
+
+  tokens: Int[Array, "*b t k"]  # the likeliest of the kept candidate after each step, the first first
+  p: Float[Array, "*b t k"]  # their probabilities
+  kept: Int[Array, "*b"]  # the candidate of n that is kept
+  energies: Float[Array, "*b t+1 n"] | None = None  # of candidates, before each step and at the end
+  alone: Float[Array, "*b k"] | None = None  # energies of the likeliest tokens at the end, each as the whole answer
 
 
 def corrupted(problem: Problem, batch: Batch, key: Array) -> Batch:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ebt_jax import thinking
-from ebt_jax.tasks.base import Decoding, Params, Proposal, Task, Writes
+from ebt_jax.tasks.base import Batch, Decoding, Params, Proposal, Task, Thought, Writes
 from ebt_jax.tasks.direct import DirectTask
 from ebt_jax.tasks.ebt import EBTTask
 
@@ -33,6 +33,47 @@ def trace(task: Task, params: Params) -> None:
   jax.eval_shape(one, params, state)
 
 
+def thoughts(task: Task, params: Params, batch: Batch, keys: Array, top: int) -> tuple[Array, Array, Array, Thought]:
+  """How a text task finds the token at every place of a batch `[b, s]`, as `eval` says.
+
+  Returns:
+    Logits `[b, s, v]`, energies `[b, s]` (direct models: entropies), thinking steps `[b, s]`, and the thoughts.
+  """
+  if not isinstance(task, EBTTask):
+    return _direct(task.answers(params["model"], task.problem.inputs(batch), task.eval_steps)[-1], top)
+  context = task.context(params, batch)
+  found, thought = _watched(task, params, context, *task.starts(params, context, keys, batch), top)
+  return *(found.best(a) for a in (found.candidates, found.final, found.steps_used)), thought
+
+
+def _direct(logits: Array, top: int) -> tuple[Array, Array, Array, Thought]:
+  log_p = jax.nn.log_softmax(logits)
+  entropy = -jnp.sum(jnp.exp(log_p) * log_p, -1)
+  one = jnp.ones(entropy.shape, jnp.int32)
+  p, tokens = jax.lax.top_k(jnp.exp(log_p), top)
+  return logits, entropy, one, Thought(tokens[..., None, :], p[..., None, :], 0 * one)
+
+
+def _watched(task: EBTTask, params: Params, context: Any, start: Any, keys: Array, top: int):
+  """What thinking finds, and how."""
+
+  def likeliest(logits):
+    return jax.lax.top_k(jax.nn.softmax(logits), top)
+
+  found = task.think(params, context, start, keys, observe=likeliest)
+  p, tokens = found.best(found.observed, 1)
+  y = task.space.embed_target(params["model"], jnp.moveaxis(tokens[-1], -1, 0))
+  alone = task.energy(params, context, y, task.model.energies)
+  energies = jnp.concatenate([found.energies, found.final[None]])
+  places = range(found.kept.ndim)
+
+  def places_first(a, axis):
+    return jnp.moveaxis(a, [axis + i for i in places], list(places))
+
+  seen = (places_first(a, axis) for a, axis in ((tokens, 1), (p, 1), (found.kept, 0), (energies, 2), (alone, 1)))
+  return found, Thought(*seen)
+
+
 @dataclasses.dataclass(frozen=True)
 class DirectWriter:
   """One pass for each token; in place of an energy the entropy of the prediction, in nats."""
@@ -50,9 +91,11 @@ class DirectWriter:
     return Decoding(*model.extend(params["model"], cache, tokens, lengths))
 
   def propose(self, params: Params, state: Decoding, keys: Array) -> Proposal:
-    log_p = jax.nn.log_softmax(state.logits)
-    entropy = -jnp.sum(jnp.exp(log_p) * log_p, -1)
-    return Proposal(state.logits, entropy, jnp.ones(entropy.shape, jnp.int32))
+    return self.explain(params, state, keys, 1)[0]
+
+  def explain(self, params: Params, state: Decoding, keys: Array, top: int) -> tuple[Proposal, Thought]:
+    *found, thought = _direct(state.logits, top)
+    return Proposal(*found), thought
 
   def append(self, params: Params, state: Decoding, tokens: Int[Array, " b"]) -> Decoding:
     return Decoding(*self.task.model.extend(params["model"], state.context, tokens[:, None], jnp.ones_like(tokens)))
@@ -89,14 +132,24 @@ class EBTWriter:
     found = self.think(params, state, keys)
     return Proposal(*(found.best(a)[:, 0] for a in (found.candidates, found.final, found.steps_used)))
 
+  def explain(self, params: Params, state: Decoding, keys: Array, top: int) -> tuple[Proposal, Thought]:
+    context, start, think_keys = self._start(params, state, keys)
+    found, thought = _watched(self.task, params, context, start, think_keys, top)
+    thought = jax.tree.map(lambda a: a[:, 0], thought)  # of the one place of a row
+    return Proposal(*(found.best(a)[:, 0] for a in (found.candidates, found.final, found.steps_used))), thought
+
   def think(self, params: Params, state: Decoding, keys: Array, observe: Any = None) -> thinking.Verified:
     """How the next token of each row is found; candidates are `[n, b, 1, v]`."""
-    rows = {"tokens": jnp.zeros((len(keys), 2), jnp.int32)}  # one position each
+    context, start, think_keys = self._start(params, state, keys)
+    return self.task.think(params, context, start, think_keys, observe=observe)
+
+  def _start(self, params, state, keys):
+    """Context, starts and keys of one position of each row."""
+    rows = {"tokens": jnp.zeros((len(keys), 2), jnp.int32)}
     context = thinking.PerLandscape(state.context)
     if self.task.model.shared_context:
       context = jax.tree.map(lambda a: a[0], state.context)
-    start, think_keys = self.task.starts(params, context, keys, rows)
-    return self.task.think(params, context, start, think_keys, observe=observe)
+    return context, *self.task.starts(params, context, keys, rows)
 
   def append(self, params: Params, state: Decoding, tokens: Int[Array, " b"]) -> Decoding:
     def one(context, landscape):

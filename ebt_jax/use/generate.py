@@ -17,7 +17,7 @@ import numpy as np
 from ebt_jax import streams
 from ebt_jax.config import ConfigError
 from ebt_jax.tasks import decoding
-from ebt_jax.tasks.base import Writes
+from ebt_jax.tasks.base import Thought, Writes
 from ebt_jax.use.sampling import Sampling, sample
 
 STREAMED = 8  # tokens per device call while streaming
@@ -33,6 +33,8 @@ class Written:
   energies: list[float] = dataclasses.field(default_factory=list)
   steps: list[int] = dataclasses.field(default_factory=list)
   ended: bool = False  # by end-of-text
+  p: list[float] = dataclasses.field(default_factory=list)  # that the thought gave each token
+  thoughts: list[Thought] = dataclasses.field(default_factory=list)  # of each token, where they are watched
   window_full: list[int] = dataclasses.field(default_factory=list)
   """After how many tokens the model forgot all but the last half window; 0: a prompt that did not fit."""
 
@@ -45,10 +47,11 @@ class Generator:
     params: parameters of its task.
     end_of_text: token that ends a row.
     capacity: entries of the cache, the model's context length.
+    top: thoughts are watched, and the `top` likeliest tokens of each step are kept; 0: they are not.
   """
 
-  def __init__(self, writer: Writes, params: Any, end_of_text: int, capacity: int):
-    self._writer, self._end, self._capacity = writer, end_of_text, capacity
+  def __init__(self, writer: Writes, params: Any, end_of_text: int, capacity: int, top: int = 0):
+    self._writer, self._end, self._capacity, self._top = writer, end_of_text, capacity, top
     self._params = jax.jit(writer.prepare)(params)
     self._prefill = jax.jit(self._encoded, donate_argnums=1)
     self._empty = jax.jit(self._unwritten, static_argnums=0)
@@ -56,10 +59,10 @@ class Generator:
     self._write = jax.jit(self._several, static_argnames="sampling", donate_argnums=1)
 
   @classmethod
-  def of(cls, task: Any, params: Any) -> "Generator":
+  def of(cls, task: Any, params: Any, top: int = 0) -> "Generator":
     """That of a text task."""
     end = task.problem.tokenizer.end_of_text
-    return cls(decoding.writer(task), params, end, task.config.data.context_length)
+    return cls(decoding.writer(task), params, end, task.config.data.context_length, top)
 
   def _several(self, params, state, ended, first, count, keys, sampling):
     """Generates `count` tokens a row, fewer where all rows end.
@@ -71,7 +74,8 @@ class Generator:
       first: how many tokens were generated before: text does not depend on how many a call gives.
 
     Returns:
-      The cache, tokens, energies and steps `[capacity, b]`, and how many of them are there.
+      The cache; tokens, energies, steps and probabilities, and thoughts if watched, `[capacity, b, ...]`; and how many
+      of them are there.
     """
 
     def going(carry):
@@ -79,23 +83,29 @@ class Generator:
       return (i < count) & ~jnp.all(ended)
 
     def one(carry):
-      i, ended, state, *seen = carry
+      i, ended, state, seen = carry
       think_keys, sample_keys = streams.split(streams.fold(keys, first + i), 2)
-      logits, energy, steps = self._writer.propose(params, state, think_keys)
+      (logits, energy, steps), thought = self._proposed(params, state, think_keys)
       token = sample(logits, sample_keys, sampling)
       # a thought that diverged ends its row; and as the energy is needed here, the compiler knows that nobody looks at
       # the cache any more when `append` writes to it, and makes no copy
       token = jnp.where(jnp.isfinite(energy), token, self._end)
       state = self._writer.append(params, state, token)
-      seen = [whole.at[i].set(now) for whole, now in zip(seen, (token, energy, steps))]
-      return i + 1, ended | (token == self._end), state, *seen
+      p = jnp.take_along_axis(jax.nn.softmax(logits), token[:, None], -1)[:, 0]
+      seen = jax.tree.map(lambda whole, now: whole.at[i].set(now), seen, (token, energy, steps, p, thought))
+      return i + 1, ended | (token == self._end), state, seen
 
-    def zeros(dtype):
-      return jnp.zeros((self._capacity, ended.shape[0]), dtype)
+    (_, energy, steps), thought = jax.eval_shape(self._proposed, params, state, keys)
+    one_step = (jax.ShapeDtypeStruct(energy.shape, jnp.int32), energy, steps, energy, thought)
+    unseen = jax.tree.map(lambda a: jnp.zeros((self._capacity, *a.shape), a.dtype), one_step)
+    written, _, state, seen = jax.lax.while_loop(going, one, (jnp.int32(0), ended, state, unseen))
+    return state, seen, written
 
-    carry = (jnp.int32(0), ended, state, zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.int32))
-    written, _, *rest = jax.lax.while_loop(going, one, carry)
-    return *rest, written
+  def _proposed(self, params, state, keys):
+    """A proposal, and how it was found if that is watched."""
+    if self._top:
+      return self._writer.explain(params, state, keys, self._top)
+    return self._writer.propose(params, state, keys), ()
 
   def __call__(
     self,
@@ -142,7 +152,7 @@ class Generator:
       count = min(int(room[going].min()), max_tokens - done, at_once)
       ended = np.array([r.ended for r in rows])
       state, *seen = self._write(self._params, state, ended, done, count, keys, sampling)
-      tokens, energies, steps, written = jax.device_get(seen)
+      (tokens, energies, steps, p, thoughts), written = jax.device_get(seen)
       room, done = room - int(written), done + int(written)
       for i, row in np.ndindex(int(written), len(rows)):
         r, token, energy = rows[row], int(tokens[i, row]), float(energies[i, row])
@@ -151,6 +161,9 @@ class Generator:
         r.tokens.append(token)
         r.energies.append(energy)
         r.steps.append(int(steps[i, row]))
+        r.p.append(float(p[i, row]))
+        if self._top:
+          r.thoughts.append(jax.tree.map(lambda a: a[i, row], thoughts))
         r.ended = token == self._end
         yield int(row)
 

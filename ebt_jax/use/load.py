@@ -9,9 +9,12 @@ import jax
 from ebt_jax import config as config_lib
 from ebt_jax import parallel, runs
 from ebt_jax.config import ConfigError, MeshConfig
+from ebt_jax.use.image import ImageModel
+from ebt_jax.use.infill import InfillModel
+from ebt_jax.use.sudoku import SudokuModel
 from ebt_jax.use.text import TextModel
 
-MODELS = {"text": TextModel}
+MODELS = {"text": TextModel, "infill": InfillModel, "sudoku": SudokuModel, "image": ImageModel}
 
 
 def load(folder: str | pathlib.Path, step: int | None = None, settings: Mapping[str, Any] | None = None) -> Any:
@@ -23,7 +26,8 @@ def load(folder: str | pathlib.Path, step: int | None = None, settings: Mapping[
     settings: config keys that differ from training, such as `{"eval.candidates": 8, "eval.steps": 4}`.
 
   Returns:
-    `use.text.TextModel`.
+    By the task of the run a `use.text.TextModel`, `use.infill.InfillModel`, `use.sudoku.SudokuModel` or
+    `use.image.ImageModel`.
 
   Raises:
     ConfigError: there is no run, a setting is wrong, or the task has no model of this kind.

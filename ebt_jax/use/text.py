@@ -1,7 +1,6 @@
 """A trained text model as people use it from Python: it continues texts, scores them, and shows how it thinks."""
 
-from collections.abc import Callable, Iterator, Sequence
-import dataclasses
+from collections.abc import Iterator, Sequence
 import math
 import os
 from typing import Any, NamedTuple
@@ -12,14 +11,15 @@ from jaxtyping import Float
 import numpy as np
 
 from ebt_jax import streams
-from ebt_jax.config import Config, ConfigError
-from ebt_jax.data.tokenizers import StreamDecoder, Tokenizer, split_text
+from ebt_jax.config import ConfigError
+from ebt_jax.data.tokenizers import StreamDecoder, Tokenizer, split_text, token_name
 from ebt_jax.data.windows import Assembler, from_flat
 from ebt_jax.runs import Run
 from ebt_jax.tasks import decoding
 from ebt_jax.tasks.base import Task, Thinks
 from ebt_jax.use.generate import Generator, Written
 from ebt_jax.use.likelihood import Likelihood, Scorer, candidate_energies
+from ebt_jax.use.model import Model
 from ebt_jax.use.sampling import Sampling
 
 ROWS = 8  # windows that are scored in one device call
@@ -76,19 +76,36 @@ class NextToken(NamedTuple):
   top: list[list[tuple[str, float]]]  # after each step, the likeliest tokens of the kept candidate, as text
 
 
-class TextModel:
-  """A trained run of task `text`; made by `ebt_jax.load`.
+class Likely(NamedTuple):
+  """A token that a thought finds likely; `text` is in quotes, or its bytes where it is part of a character."""
+
+  text: str
+  p: float
+  energy: float | None = None  # as the whole answer, of the last step alone; None for models without energies
+
+
+class TokenThought(NamedTuple):
+  """How a model found one token of a text: t steps, n candidates; models without energies have one step."""
+
+  text: str  # what it adds to the text
+  name: str  # in quotes, or its bytes
+  p: float  # that the end of the thought gives it
+  energy: float  # of the end of the thought (Transformer++: entropy)
+  steps: int  # used
+  likeliest: list[list[Likely]]  # of the kept candidate, after each step
+  energies: Float[np.ndarray, "t+1 n"] | None  # of each candidate, before each step and at the end
+  kept: int  # the candidate that is kept
+
+
+class TextModel(Model):
+  """A trained run of task `text`; see `Model`.
 
   Attributes:
-    config: of the run, with the settings that were asked for.
-    step: of the checkpoint.
     tokenizer: of the run.
   """
 
   def __init__(self, run: Run):
-    self._run, self._made = run, {}
-    self.config: Config = run.config
-    self.step: int = run.step
+    super().__init__(run)
     self.tokenizer: Tokenizer = run.task.problem.tokenizer
 
   @property
@@ -201,6 +218,28 @@ class TextModel:
     ]
     return self._with(self._scorer, **thinking)(ids)
 
+  def thoughts(self, text: str | Sequence[int], *, top: int = 5, seed: int = 0, **thinking: Any) -> list[TokenThought]:
+    """How the model finds each token of a text, given those before it.
+
+    Args:
+      text: or its token ids; one at least, and at most as many as the window holds. The first follows the end of
+        another text.
+      top: likeliest tokens of each step.
+      seed: of the starts of candidates.
+      **thinking: `steps`, `candidates`, `until`; see `Model`.
+
+    Raises:
+      ConfigError: the text has no tokens or too many.
+    """
+    ids = self._fits(self.encode(text, "text") if isinstance(text, str) else list(text), "text")
+    tokens = np.zeros((1, self.config.data.context_length + 1), np.int32)
+    tokens[0, : len(ids) + 1] = [self.tokenizer.end_of_text, *ids]
+    run = self._with(_watching, {"top": top}, **thinking)
+    found, thought = jax.device_get(run(self._run.params, tokens, streams.key_for(seed, streams.GENERATE)[None]))
+    p, energies, steps = (a[0, : len(ids)].tolist() for a in found)
+    thoughts = [jax.tree.map(lambda a: a[0, i], thought) for i in range(len(ids))]
+    return named_thoughts(self.tokenizer, Written([], ids, energies, steps, p=p, thoughts=thoughts))
+
   def think(self, prompt: str, *, seed: int = 0, top: int = 5, **thinking: Any) -> NextToken:
     """Thinks about the token after a prompt, and shows how.
 
@@ -270,13 +309,6 @@ class TextModel:
     """Writes token ids; see `Generator`."""
     return self._with(self._generator, **thinking)
 
-  def _with(self, make: Callable[[Task], Any], **thinking: Any) -> Any:
-    """What `make` gives for the task with these settings, made once."""
-    key = (make.__name__, *sorted(thinking.items()))
-    if key not in self._made:
-      self._made[key] = make(self._task(**thinking))
-    return self._made[key]
-
   def _generator(self, task: Task) -> Generator:
     return Generator.of(task, self._run.params)
 
@@ -288,14 +320,6 @@ class TextModel:
     if len(ids) > most:
       raise ConfigError(f"{what}: {len(ids)} tokens, more than the {most} of the model's window; shorten it")
     return ids
-
-  def _task(self, steps: int = 0, candidates: int = 0, until: float | None = None) -> Task:
-    """The task with other settings of inference."""
-    how = {"steps": steps, "candidates": candidates, "tolerance": until}
-    changed = {name: value for name, value in how.items() if value not in (0, None)}
-    config = dataclasses.replace(self.config, eval=dataclasses.replace(self.config.eval, **changed))
-    config.check()
-    return dataclasses.replace(self._run.task, config=config) if changed else self._run.task
 
   def _scoring(self, task: Task):
     def run(params, tokens, weights, numbers):
@@ -319,6 +343,32 @@ class TextModel:
       return found.best(found.observed, 1)[:, 0, 0], energies[:, :, 0, 0], found.steps_used[:, 0, 0], found.kept[0, 0]
 
     return jax.jit(run)
+
+
+def named_thoughts(tokenizer: Tokenizer, written: Written) -> list[TokenThought]:
+  """The thoughts of what was written, with tokens as people read them."""
+  texts, out = split_text(tokenizer, written.prompt, written.tokens)[1], []
+  for i, (token, thought) in enumerate(zip(written.tokens, written.thoughts)):
+    likeliest = [
+      [Likely(token_name(tokenizer, int(t)), float(p)) for t, p in zip(*row)] for row in zip(thought.tokens, thought.p)
+    ]
+    if thought.alone is not None:
+      likeliest[-1] = [likely._replace(energy=float(e)) for likely, e in zip(likeliest[-1], thought.alone)]
+    seen = (written.p[i], written.energies[i], written.steps[i], likeliest, thought.energies, int(thought.kept))
+    out.append(TokenThought(texts[i], token_name(tokenizer, token), *seen))
+  return out
+
+
+def _watching(task: Task, top: int):
+  """Probabilities of tokens, energies and steps `[b, s]`, and thoughts."""
+
+  def run(params, tokens, keys):
+    batch = {"tokens": tokens, "weights": jnp.ones(tokens[:, 1:].shape)}
+    logits, *seen, thought = decoding.thoughts(task, params, batch, keys, top)
+    p = jnp.take_along_axis(jax.nn.softmax(logits), tokens[:, 1:, None], -1)[..., 0]
+    return (p, *seen), thought
+
+  return jax.jit(run)
 
 
 def _energies(task: Task):

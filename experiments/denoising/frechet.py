@@ -17,8 +17,8 @@ from scipy import linalg
 
 from ebt_jax import cli, record, streams
 from ebt_jax.config import ConfigError
-from ebt_jax.evaluation import image_report
 from ebt_jax.tasks.base import Thinks
+from ebt_jax.use import image
 from experiments.denoising import efficientnet
 from experiments.denoising.page import label_of
 from experiments.denoising.study import Model, at_level, find, once
@@ -63,7 +63,7 @@ class Features:
 def answers(model: Model, level: float, passes: int, count: int) -> dict[str, np.ndarray]:
   """`clean`, `noised` and `answer` of held-out pictures, `[n, h, w, c]`."""
   task, key = model.task(steps=passes), streams.key_for(0, streams.EVALUATE)
-  step = jax.jit(lambda params, batch, keys: image_report.denoise(task, params, batch, keys))
+  step = jax.jit(lambda params, batch, keys: image.denoise(task, params, batch, keys))
   found: dict[str, list] = {}
   examples = at_level(model, level)
   for numbers, batch in common.batches(examples, min(count, len(examples))):

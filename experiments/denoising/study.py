@@ -26,6 +26,7 @@ from ebt_jax.evaluation import image_report
 from ebt_jax.owner import Owner
 from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Examples, Task, Thinks, corrupted
+from ebt_jax.use.image import denoised
 from experiments.thinking import common
 
 THINKING = 16  # steps of EBT, most
@@ -187,7 +188,7 @@ def panel(models: list[Model], level: float, count: int = 6) -> bytes:
     task = model.task(steps=4 if thinks else PASSES[model.run.config.model.kind][3])
     examples = at_level(model, level)
     batch = examples.rows(np.linspace(0, len(examples) - 1, count).astype(int))
-    found = jax.device_get(image_report.denoised(task, model.run.params, batch, 0))
+    found = jax.device_get(denoised(task, model.run.params, batch, 0))
     if not columns:
       columns = {"clean": found.batch["clean"], "noised": found.batch["noised"]}
     for i in range(len(found.steps)) if thinks else [len(found.steps) - 1]:

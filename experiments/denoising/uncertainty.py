@@ -26,6 +26,7 @@ from ebt_jax.data import images
 from ebt_jax.evaluation import image_report
 from ebt_jax.models import patches
 from ebt_jax.tasks.base import Examples, Task, Thinks, corrupted
+from ebt_jax.use.image import denoised
 from experiments.denoising.page import label_of
 from experiments.denoising.study import Model, at_level, find, once
 from experiments.thinking import common
@@ -175,7 +176,7 @@ def maps(model: Model, level: float, count: int = 6) -> bytes:
   """A PNG of some noised pictures: answers, their energy and their error, patch by patch."""
   task, examples, image = model.run.task, at_level(model, level), model.run.config.image
   batch = examples.rows(np.linspace(0, len(examples) - 1, count).astype(int))
-  found = jax.device_get(image_report.denoised(task, model.run.params, batch, 0))
+  found = jax.device_get(denoised(task, model.run.params, batch, 0))
   answer, clean = jnp.asarray(found.steps[-1]), jnp.asarray(found.batch["clean"])
   energies = np.asarray(task.model.patch_energies(model.run.params["model"], answer))
   errors = np.asarray(jnp.mean(patches.cut((answer - clean) ** 2, image.patch), -1))

@@ -15,14 +15,14 @@ import numpy as np
 from ebt_jax import cli, files, record
 from ebt_jax.config import ConfigError
 from ebt_jax.data.sudoku_rules import BLOCKS, Puzzles
-from ebt_jax.evaluation import puzzles
 from ebt_jax.tasks.sudoku import HARDER
+from ebt_jax.use import sudoku
 from experiments.thinking import common
 
 GIVEN, RIGHT, WRONG = "#222222", "#1b6ca8", "#d62828"
 
 
-def chosen(solved: list[puzzles.Solved]) -> puzzles.Solved:
+def chosen(solved: list[sudoku.Solved]) -> sudoku.Solved:
   """Raises ConfigError where none is solved."""
   right = [one for one in solved if not one.wrong[-1].any()]
   if not right:
@@ -32,7 +32,7 @@ def chosen(solved: list[puzzles.Solved]) -> puzzles.Solved:
   return max(right, key=lambda one: one.wrong[0].sum())
 
 
-def board(axes, digits, solved: puzzles.Solved, wrong, size: int) -> None:
+def board(axes, digits, solved: sudoku.Solved, wrong, size: int) -> None:
   """Draws one board; blanks are 0."""
   high, wide = BLOCKS[size]
   for i in range(size + 1):
@@ -48,7 +48,7 @@ def board(axes, digits, solved: puzzles.Solved, wrong, size: int) -> None:
   axes.axis("off")
 
 
-def draw(solved: puzzles.Solved, size: int, shown: list[int]):
+def draw(solved: sudoku.Solved, size: int, shown: list[int]):
   """The puzzle, the boards after the steps `shown`, and below them the energies after all steps."""
   fig, axes = common.figure(1.45 * (len(shown) + 1), 3.4, nrows=2, ncols=len(shown) + 1, height_ratios=[1.4, 1])
   board(axes[0, 0], np.where(solved.given, solved.grid, 0), solved, solved.wrong[0] & False, size)
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
     raise ConfigError(f"{args.run}: expected a run of task=sudoku with model.kind=ebt; only energies can be drawn")
   examples = record.data_of(model.run.task, model.run.folder).held_out[HARDER]
   rows = examples.rows(np.arange(min(args.windows, len(examples))))
-  found = puzzles.solve(model.task(steps=args.steps), model.params, Puzzles(rows["target"] + 1, rows["asked"] == 0))
+  found = sudoku.solve(model.task(steps=args.steps), model.params, Puzzles(rows["target"] + 1, rows["asked"] == 0))
   one = chosen(found)
   first = int(np.flatnonzero(one.wrong.any(1)).max(initial=0)) + 2  # the first step after which all is right for good
   shown = sorted({1, 2, 3, min(first, args.steps), args.steps} & set(range(1, args.steps + 1)))

@@ -7,12 +7,14 @@ import jax
 import numpy as np
 import pytest
 
+from ebt_jax import streams
 from ebt_jax.config import Config, ConfigError, DataConfig, EvalConfig, MaskConfig, ModelConfig, ThinkingConfig
 from ebt_jax.data.examples import WindowExamples
 from ebt_jax.data.windows import Windows
 from ebt_jax.evaluation import filling
 from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Data
+from ebt_jax.use import infill
 
 BASE = Config(
   task="infill",
@@ -31,7 +33,7 @@ def task_of(kind, mask=MaskConfig(), steps=3, candidates=1):
 
 
 def test_each_mark_is_one_blank():
-  row = filling.parse("é__b_", 1, task_of("ebt"))
+  row = infill.parse("é__b_", task_of("ebt"))
   assert row["tokens"].tolist() == [[0, 0xC3, 0xA9, 0, 0, ord("b"), 0]] and row["asked"].tolist() == [
     [0, 0, 1, 1, 0, 1]
   ]
@@ -40,13 +42,13 @@ def test_each_mark_is_one_blank():
 @pytest.mark.parametrize(
   "prompt, words",
   [
-    ("no blank here", "--prompt: prompt 2, 'no blank here', has no blank; write a _ for each token"),
+    ("no blank here", "prompt 2, 'no blank here', has no blank; write a _ for each token"),
     ("_" * 17, "has 17 tokens, more than the 16 places of the model; shorten it"),
   ],
 )
 def test_a_prompt_that_cannot_be_filled_is_refused(prompt, words):
   with pytest.raises(ConfigError) as e:
-    filling.parse(prompt, 2, task_of("ebt"))
+    infill.parse(prompt, task_of("ebt"), "prompt 2")
   assert words in str(e.value)
 
 
@@ -56,8 +58,8 @@ def test_a_prompt_that_cannot_be_filled_is_refused(prompt, words):
 )
 def test_blanks_are_filled_and_the_rest_stays(kind, mask, candidates):
   task = task_of(kind, mask, candidates=candidates)
-  params, row = task.init(jax.random.key(0)), filling.parse(PROMPT, 1, task)
-  fill = filling.Filler(task, params)
+  params, row = task.init(jax.random.key(0)), infill.parse(PROMPT, task)
+  fill = infill.Filler(task, params)
   steps = fill(row)
   assert (
     len(steps) == 3
@@ -70,18 +72,19 @@ def test_blanks_are_filled_and_the_rest_stays(kind, mask, candidates):
   assert steps == fill(row)
   if kind == "transformer":  # 4 blanks in 3 passes: 2, 1, 1
     assert [s.text.count("_") for s in steps] == [2, 1, 0]
-  found = filling.as_json(PROMPT, steps)
+  filled = infill.Filled(PROMPT, steps)
+  found = filling.as_json(filled)
   assert found["text"] == steps[-1].text and len(json.loads(json.dumps(found))["steps"]) == 3
-  assert len(filling.draw(PROMPT, steps).split("\n")) == 4
+  assert len(filling.draw(filled).split("\n")) == 4
 
 
 def test_the_energy_after_each_step_is_that_of_the_text_there():
   task = task_of("ebt", steps=2)
-  params, row = task.init(jax.random.key(0)), filling.parse(PROMPT, 1, task)
-  key = filling.streams.key_for(0, filling.streams.GENERATE)
+  params, row = task.init(jax.random.key(0)), infill.parse(PROMPT, task)
+  key = streams.key_for(0, streams.GENERATE)
   found = jax.jit(task.verified)(params, row, key[None])
   wanted = [float(found.energies[1, 0, 0]), float(found.final[0, 0])]
-  np.testing.assert_allclose([s.score for s in filling.Filler(task, params)(row)], wanted, rtol=1e-4)
+  np.testing.assert_allclose([s.score for s in infill.Filler(task, params)(row)], wanted, rtol=1e-4)
 
 
 def test_a_sample_shows_blanks_of_the_held_out_text_and_the_truth(tmp_path):

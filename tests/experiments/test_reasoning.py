@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ebt_jax.config import Config, ConfigError, EvalConfig, ThinkingConfig
-from ebt_jax.evaluation.puzzles import Solved
 from ebt_jax.tasks import registry
+from ebt_jax.use.sudoku import Solved
 from experiments.reasoning import boards, page, picture, study, train
 from tests.helpers import REPOSITORY, environment, run
 

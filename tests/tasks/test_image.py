@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ebt_jax.config import ConfigError, resolve
-from ebt_jax.evaluation import image_report
 from ebt_jax.tasks import image_quality, registry
+from ebt_jax.use import image as image_model
 from tests.experiments.test_own_task import KILL
 from tests.helpers import run
 
@@ -76,8 +76,8 @@ def test_a_picture_alone_is_answered_as_among_eight(kind, x64):
     more["thinking"] = {"start": "context"}
   task = registry.make(config_of(**more, image={"sampler": {"dit": "ddpm"}.get(name, "")}))
   params, batch = jax.tree.map(lambda a: a.astype(float), with_random_weights(task)), batch_of(task)
-  found = jax.jit(lambda b, k: image_report.denoise(task, params, b, k))(batch, KEYS)
-  alone = image_report.denoise(task, params, jax.tree.map(lambda a: a[5:6], batch), KEYS[5:6])
+  found = jax.jit(lambda b, k: image_model.denoise(task, params, b, k))(batch, KEYS)
+  alone = image_model.denoise(task, params, jax.tree.map(lambda a: a[5:6], batch), KEYS[5:6])
   assert found.steps.shape == (task.eval_steps, 8, 8, 8, 3)
   assert np.allclose(found.steps[:, 5], alone.steps[:, 0], atol=1e-9)
   assert float(jnp.abs(found.steps[0] - found.batch["noised"]).max()) > 1e-3  # something happens
@@ -91,7 +91,7 @@ def test_one_step_of_the_residual_energy_lands_on_what_its_context_predicts():
   )
   params, batch = with_random_weights(task), task.problem.corrupt(batch_of(task), KEYS)
   g = task.model.direct_answer(params["model"], task.context(params, batch))
-  found = image_report.denoise(task, params, batch, KEYS)
+  found = image_model.denoise(task, params, batch, KEYS)
   assert np.allclose(found.steps[0], g, atol=1e-5) and float(jnp.abs(g - batch["noised"]).max()) > 0.1
   there = dataclasses.replace(task, config=dataclasses.replace(task.config, thinking=dataclasses.replace(
     task.config.thinking, start="context")))  # fmt: skip

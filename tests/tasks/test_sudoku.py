@@ -16,6 +16,7 @@ from ebt_jax.evaluation import puzzles
 from ebt_jax.evaluation.evaluator import Evaluator
 from ebt_jax.models import traced
 from ebt_jax.tasks import registry
+from ebt_jax.use.sudoku import Solved
 from tests.helpers import REPOSITORY, run
 
 CONFIG = f"{REPOSITORY}/configs/sudoku.py"
@@ -164,7 +165,7 @@ def test_a_puzzle_is_drawn_with_its_wrong_digits_marked():
   given = np.array([c != "0" for c in PUZZLE])
   wrong = grid.copy()
   wrong[0] = 2
-  one = puzzles.Solved(grid, given, np.stack([wrong, grid, grid]), np.array([1.0, 0.5, 0.25]))
+  one = Solved(grid, given, np.stack([wrong, grid, grid]), np.array([1.0, 0.5, 0.25]))
   drawn = puzzles.draw(one, 4, width=60)
   first, *_ = drawn.splitlines()
   assert first.split() == ["puzzle", "step", "1", "step", "2"] and drawn.count("*") == 1
