@@ -9,12 +9,15 @@ from ebt_jax import cli
 from ebt_jax import config as config_lib
 from ebt_jax.config import Config, ConfigError
 
-MODES = ("train", "eval", "generate", "export", "shapes", "compile")
+MODES = ("train", "eval", "generate", "export", "import", "shapes", "compile")
 # flag: the modes that use it; flags that are not listed are used by every mode
 USED_BY = {
+  "model": ("eval", "generate", "export", "shapes"),
   "checkpoint_step": ("eval", "generate", "export"),
   "source": ("eval",),
-  "out": ("eval", "generate", "export"),
+  "out": ("eval", "generate", "export", "import"),
+  "weights": ("import",),
+  "options": ("import",),
   "half": ("export",),
 } | dict.fromkeys(("prompt", "prompts_file", "max_tokens", "temperature", "top_k", "top_p", "seed"), ("generate",))
 REMOVED = {"thinking_steps": "eval.steps=", "candidates": "eval.candidates=", "eval": "eval."}  # flag: now --set ...
@@ -27,6 +30,7 @@ modes:
   eval      evaluate a trained run on its held-out data, or on --source
   generate  answer prompts with a trained run: continue or fill texts, solve puzzles, denoise pictures
   export    write a trained run as a folder to share: safetensors, config, tokenizer, model card
+  import    make such a folder of a checkpoint of the authors' PyTorch code
   shapes    trace a run without computing, and print its parameters
   compile   compile a training step without running it, and print its memory, FLOPs and communication
 
@@ -36,6 +40,7 @@ EXAMPLES = """\
 examples:
   python -m ebt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
   python -m ebt_jax.main --config=configs/quickstart.py:transformer --workdir=runs/baseline --set train.steps=900 seed=1
+  python -m ebt_jax.main --model=bundled --mode=generate --prompt="The people of"
   python -m ebt_jax.main --workdir=runs/quickstart --mode=eval --set eval.steps=2
   python -m ebt_jax.main --workdir=runs/quickstart --mode=generate --prompt="The people of" --set eval.candidates=8
   python -m ebt_jax.main --workdir=runs/quickstart --mode=export --out=shared/quickstart
@@ -83,6 +88,14 @@ def _parser() -> _Parser:
     help="config file (default: that of the run in --workdir)",
   )
   flag("--workdir", type=cli.local, default="", metavar="DIR", help="folder of the run: checkpoints, metrics, results")
+  flag(
+    "--model",
+    type=cli.local,
+    default="",
+    metavar="NAME",
+    help="in place of --workdir, a trained run that is only read: its folder, or one that comes with the package: "
+    "bundled, bundled/transformer",
+  )
   flag("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="config keys, e.g. train.steps=100")
   key = {"action": _Key, "default": argparse.SUPPRESS}
   flag("--config.KEY", **key, metavar="VALUE", help="the same, on top of --config; also --config.KEY, --noconfig.KEY")
@@ -122,10 +135,13 @@ def _parser() -> _Parser:
     type=cli.local,
     default="",
     metavar="PATH",
-    help="generate: also write answers to this .json, or show them on this .html page; eval: a page; export: a folder",
+    help="generate: answers, as .json or as a page (.html); eval: a page; export, import: the folder to make",
   )
   flag = parser.add_argument_group("export").add_argument
   flag("--half", action="store_true", help="round parameters to 16 bits")
+  flag = parser.add_argument_group("import").add_argument
+  flag("--from", dest="weights", type=cli.local, default="", metavar="FILE", help="their .ckpt or .pt, or an .npz")
+  flag("--options", type=cli.local, default="", metavar="FILE", help="JSON of their options, if FILE has none")
   for name in config_lib.keys():
     boolean = isinstance(functools.reduce(getattr, name.split(".")[1:], Config()), bool)
     parser.add_argument(f"--{name}", **key, nargs="?" if boolean else None, const="true", help=argparse.SUPPRESS)
@@ -152,7 +168,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
   flags = parser.parse_args(argv)
   if flags.mode not in MODES:
     raise ConfigError(f"--mode: no mode {flags.mode!r}; expected {'|'.join(MODES)}")
+  if flags.model and flags.workdir:
+    raise ConfigError("--model: names a run that is only read, and --workdir another; give one of them")
   for name, modes in USED_BY.items():
     if flags.mode not in modes and getattr(flags, name) != parser.get_default(name):
+      name = {"weights": "from"}.get(name, name)
       raise ConfigError(f"--{name}: mode {flags.mode} does not use it, only {', '.join(modes)}; leave it out")
   return flags

@@ -24,13 +24,14 @@ def read_config(flags: argparse.Namespace) -> Config:
   Raises:
     ConfigError: there is no config, its file fails, a key is unknown, or a value is ill-typed or impossible.
   """
-  run = os.path.join(flags.workdir, "config.json")
+  folder = _folder(flags)
+  run = os.path.join(folder, "config.json")
   if flags.config:
     return config_lib.set_keys(_load(flags.config), flags.keys + flags.set)
   if flags.keys:
     key = flags.keys[0].removeprefix("config.")
     raise ConfigError(f"--config.{key}: needs --config=FILE; on top of the run in --workdir, use --set {key}")
-  if flags.workdir and os.path.exists(run):
+  if folder and os.path.exists(run):
     config = config_lib.load(run)
     if flags.mode != "train":  # a run can be used on other devices than it was trained on
       config = dataclasses.replace(config, mesh=MeshConfig())
@@ -39,6 +40,18 @@ def read_config(flags: argparse.Namespace) -> Config:
     "--config: give a config file (see configs/), or a --workdir with a run whose config.json is then used; "
     f"found config={flags.config!r}, workdir={flags.workdir!r}"
   )
+
+
+def _folder(flags: argparse.Namespace) -> str:
+  """The folder of the run that --workdir or --model names; empty where neither is given."""
+  if not flags.model:
+    return flags.workdir
+  from ebt_jax.use import bundled
+
+  try:
+    return str(bundled.folder_of(flags.model))
+  except ConfigError as e:
+    raise ConfigError(f"--model: {e}") from e
 
 
 def _load(name: str):
@@ -74,7 +87,8 @@ def start(config: Config, flags: argparse.Namespace) -> None:
   from ebt_jax.training import inspect, loop
   from ebt_jax.use.sampling import Sampling
 
-  if flags.mode in ("train", "eval", "generate", "export") and not flags.workdir:
+  folder = _folder(flags)
+  if flags.mode in ("train", "eval", "generate", "export") and not folder:
     raise ConfigError(f"--workdir: mode {flags.mode} needs the folder of a run")
   if flags.distributed:
     parallel.initialize_distributed()
@@ -83,13 +97,13 @@ def start(config: Config, flags: argparse.Namespace) -> None:
     case "train":
       loop.train(config, flags.workdir)
     case "eval":
-      commands.evaluate(flags.workdir, config, step, flags.source, flags.out)
+      commands.evaluate(folder, config, step, flags.source, flags.out, keep=not flags.model)
     case "generate":
       sampling = Sampling(flags.temperature, flags.top_k, flags.top_p)
       asked = Asked(flags.prompt, flags.prompts_file, flags.max_tokens, sampling, flags.seed, flags.out)
-      commands.generate(flags.workdir, config, step, asked)
+      commands.generate(folder, config, step, asked._replace(home="." if flags.model else folder))
     case "export":
-      commands.export(flags.workdir, step, flags.out, flags.half)
+      commands.export(folder, step, flags.out, flags.half)
     case "shapes":
       parallel.print_once(inspect.shapes(config))
     case "compile":
@@ -99,6 +113,10 @@ def start(config: Config, flags: argparse.Namespace) -> None:
 def main(argv: list[str]) -> None:
   """Does what the flags in `argv` ask for."""
   flags = flags_lib.parse(argv)
+  if flags.mode == "import":  # the config is made of the authors' options
+    from ebt_jax.evaluation import commands
+
+    return commands.import_model(flags.weights, flags.out, flags.options, flags.set)
   start(read_config(flags), flags)
 
 

@@ -35,6 +35,12 @@ def write(folder: pathlib.Path, params: Any, step: int, half: bool = False) -> i
   return len(content)
 
 
+def digest(folder: pathlib.Path) -> str:
+  """SHA-256 of the names, types and numbers that a file was written with, in hex; `read` checks it."""
+  with safetensors.safe_open(os.fspath(folder / FILE), "np") as file:
+    return file.metadata()["sha256"]
+
+
 def read(folder: pathlib.Path, abstract: Any) -> tuple[int, Any]:
   """The step and the parameters of a folder.
 

@@ -57,7 +57,6 @@ COMMANDS = {  # command: a mistake in its flags, and what is said of it
     "--held_out: expected a fraction",
   ),
   "tools/decode_images.py": ("--source=nowhere --out=x", "no file, folder or match 'nowhere'"),
-  "tools/import_authors.py": ("--weights=no.npz --out=x", "--weights: no.npz cannot be read: FileNotFoundError"),
   "tools/fetch_data.py": ("sotuu", "unknown set 'sotuu'; did you mean sotu"),
   "tools/figures/idea.py": ("nowhere/x.svg", "nowhere/x.svg: No such file or directory"),
   "-m tools.bench": ("--suite=train --devices=8", "--devices: suite train does not use it, only mesh; leave it out"),

@@ -113,7 +113,7 @@ MISTAKES = {
     "batch": (["--config.train.batch_size=6"], ["config.train.batch_size: 6 rows", "the nearest batch_size is 8"]),
     "no workdir": (["--workdir="], ["--workdir: mode train needs the folder of a run"]),
     "argument": (["shapes"], ["shapes: not a flag; flags look like --name=value"]),
-    "mode": (["--mode=tarin"], ["--mode: no mode 'tarin'", "train|eval|generate|export|shapes|compile"]),
+    "mode": (["--mode=tarin"], ["--mode: no mode 'tarin'", "train|eval|generate|export|import|shapes|compile"]),
     "no value": (["--config.train.steps"], ["--config.train.steps: expected one argument"]),
     "no number": (["--mode=generate", "--max_tokens=few"], ["--max_tokens: invalid int value: 'few'"]),
     "unknown flag": (["--promt=a"], ["--promt: no such flag; did you mean --prompt"]),

@@ -16,6 +16,7 @@ class Asked(NamedTuple):
   sampling: Sampling
   seed: int
   out: str  # a JSON file, or a page (`.html`)
+  home: str = "."  # where answers go that need files of their own and have no `out`
 
   @property
   def page(self) -> bool:

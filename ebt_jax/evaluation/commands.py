@@ -11,15 +11,17 @@ from ebt_jax.config import GROUPS, Config, ConfigError, MeshConfig
 from ebt_jax.evaluation import evaluator, samples, thoughts
 from ebt_jax.evaluation.asked import Asked, is_page
 from ebt_jax.evaluation.evaluator import Evaluator
+from ebt_jax.use import authors
 from ebt_jax.use import export as export_lib
 
 
 def evaluate(
-  workdir: str, config: Config, step: int | None = None, source: str = "", out: str = ""
+  workdir: str, config: Config, step: int | None = None, source: str = "", out: str = "", keep: bool = True
 ) -> dict[str, dict[str, Any]]:
-  """Every held-out set of a run, or with `source` all of another one. Writes `eval_*.json`; returns results by name.
+  """Every held-out set of a run, or with `source` all of another one. Returns results by name.
 
   Args:
+    keep: results are written into the run's folder, `eval_*.json`.
     out: a page to write, which shows how some rows are answered.
   """
   if out:
@@ -37,18 +39,20 @@ def evaluate(
   for name, result in results.items():
     found = {"step": run.step, "source": name, "thinking_steps": run.task.eval_steps, **result}
     if jax.process_index() == 0:
-      _report(run, found)
+      _report(run, found, keep)
   return results
 
 
-def _report(run: runs.Run, result: dict[str, Any]) -> None:
-  """Prints a result and writes it into the run's folder. One file has the results of one set of settings."""
+def _report(run: runs.Run, result: dict[str, Any], keep: bool) -> None:
+  """Prints a result, and keeps it in the run's folder if asked. One file has the results of one set of settings."""
   problem = run.task.problem
   count = f"{result['items']} {problem.item}s in {result['examples']} examples"
   print(f"checkpoint {run.step}, {result['source']}: {count}")
   print(evaluator.results_table(result, problem.headline, problem.unit))
   numbers = {k: v for k, v in result.items() if isinstance(v, float) and k not in ("loss", "steps_used")}
   print(", ".join(f"{evaluator.pretty(name)} {value:.4f}" for name, value in numbers.items()))
+  if not keep:
+    return
   name = "".join(c if c.isalnum() else "_" for c in result["source"]).strip("_")[-60:]
   path = run.folder / f"eval_{name}_step{run.step}_think{run.task.eval_steps}.json"
   config = run.config.to_dict()
@@ -107,6 +111,16 @@ def export(workdir: str, step: int | None, out: str, half: bool) -> None:
   if jax.process_index() == 0:
     folder = export_lib.export(workdir, out, step, half)
     print(f"written to {folder}: " + ", ".join(sorted(p.name for p in folder.iterdir())))
+
+
+def import_model(path: str, out: str, options: str, keys: list[str]) -> None:
+  """Writes a model of the authors' PyTorch code as a folder that every mode reads."""
+  for flag, value in (("--from", path), ("--out", out)):
+    if not value:
+      raise ConfigError(f"{flag}: mode import needs their file as --from, and the folder to make as --out")
+  config = authors.import_model(path, out, options, keys)
+  m = config.model
+  print(f"written to {out}: task {config.task}, {m.kind} {m.variant}, {m.layers} layers of width {m.width}")
 
 
 def _progress(done: int, total: int) -> None:

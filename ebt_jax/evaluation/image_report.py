@@ -109,7 +109,7 @@ def answer(run: runs.Run, found: Pictures, asked: Asked) -> Answers:
   asked for.
   """
   denoised = ImageModel(run).denoise(found.pixels, noised=run.config.sample.noised, seed=asked.seed)
-  answers, path = Answers(denoised, found.names), pathlib.Path(asked.out or run.folder / "generated.json")
+  answers, path = Answers(denoised, found.names), pathlib.Path(asked.out or pathlib.Path(asked.home, "generated.json"))
   _print(as_json(answers), found.left_out)
   if not asked.page:
     files.write_json(path, as_json(answers))

@@ -12,11 +12,12 @@ Known differences from that code, all of which leave every energy and gradient a
 """
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 import numpy as np
 
-from ebt_jax.config import AuthorsConfig, ConfigError, ModelConfig, ThinkingConfig
+from ebt_jax.config import AuthorsConfig, Config, ConfigError, DataConfig, ModelConfig, ThinkingConfig
 from ebt_jax.interop import reference_images
 from ebt_jax.interop.nested import nested
 
@@ -72,6 +73,28 @@ def load(arrays: Mapping[str, np.ndarray], **hyperparameters) -> tuple[ModelConf
     return config, reference_images.convert(arrays, config.layers)
   config = model_config(arrays, **hyperparameters)
   return config, convert(arrays, config.layers, config.heads)
+
+
+def config_of(arrays: Mapping[str, np.ndarray], **hyperparameters) -> tuple[Config, dict]:
+  """The config of the task that a model of theirs answers, and the parameters; see `load`.
+
+  Raises:
+    ConfigError: see `load`.
+    KeyError: an option is missing.
+  """
+  h = hyperparameters
+  model, params = load(arrays, **h)
+  if reference_images.is_image(arrays):
+    config = Config(task="image", model=model, image=reference_images.image_config(arrays, **h))
+    if model.kind == "dit":
+      return config, params
+    authors = AuthorsConfig(eval_noise=not h.get("no_langevin_during_eval", False))
+    return dataclasses.replace(
+      config, thinking=dataclasses.replace(thinking_config(**h), start="input", authors=authors)
+    ), params
+  data = DataConfig(context_length=h["context_length"])
+  thinking = thinking_config(**h) if model.kind == "ebt" else ThinkingConfig()
+  return Config(model=model, data=data, thinking=thinking), params
 
 
 def convert(arrays: Mapping[str, np.ndarray], layers: int, heads: int) -> dict:

@@ -1,5 +1,7 @@
 """A run as a folder to share: parameters, config, tokenizer and a model card, in the layout of Hugging Face's hub."""
 
+from collections.abc import Iterator
+import contextlib
 import os
 import pathlib
 import shutil
@@ -72,26 +74,46 @@ def export(
     CheckpointError: there is no intact checkpoint.
   """
   out, found = pathlib.Path(out), runs.open_run(run, step)
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise ConfigError(f"--out: {out} exists already; name a folder that does not")
   result_path = found.folder / runs.RESULT
   if not result_path.exists():
     raise ConfigError(f"--workdir: {found.folder} is not finished (no {runs.RESULT}); train it to its end first")
   result = files.read_json(result_path, "a final result", "put it back from a copy, or train the run to its end again")
+  with new_folder(out) as partial:
+    size = weights.write(partial, found.params, found.step, half)
+    for name in (record.CONFIG, record.DATA, *found.task.problem.files(), runs.RESULT):
+      if (found.folder / name).exists():
+        shutil.copy2(found.folder / name, partial / name)
+    if found.config.data.source == "embedded":  # nothing is looked for in the folders of this machine
+      path = partial / record.DATA
+      remembered = files.read_json(path, "what was trained on", "train the run again")
+      files.write_json(path, {**remembered, "place": ".", "absolute_place": "."})
+    bits = "16 bits each (load widens them to 32)" if half else "as they were trained"
+    text = f"`{weights.FILE}` holds the parameters of step {found.step}, {bits}; {size / 1e6:.1f} MB."
+    text += f" SHA-256 of their names, types and numbers: `{weights.digest(partial)}`."
+    files.replace_text(partial / CARD, _card(out.name, found.config, result, text))
+  return out
+
+
+@contextlib.contextmanager
+def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder to fill, which takes the name `out` at the end, or is gone where an error ends it.
+
+  Raises:
+    ConfigError: `out` holds something already.
+  """
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise ConfigError(f"--out: {out} exists already; name a folder that does not")
   partial = out.with_name(out.name + ".partial")
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
-  size = weights.write(partial, found.params, found.step, half)
-  for name in (record.CONFIG, record.DATA, *found.task.problem.files(), runs.RESULT):
-    if (found.folder / name).exists():
-      shutil.copy2(found.folder / name, partial / name)
-  bits = "16 bits each (load widens them to 32)" if half else "as they were trained"
-  text = f"`{weights.FILE}` holds the parameters of step {found.step}, {bits}; {size / 1e6:.1f} MB."
-  files.replace_text(partial / CARD, _card(out.name, found.config, result, text))
-  if out.exists():
-    out.rmdir()
-  os.replace(partial, out)
-  return out
+  try:
+    yield partial
+    if out.exists():
+      out.rmdir()
+    os.replace(partial, out)
+  except BaseException:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise
 
 
 def _card(name: str, config: Config, result: dict[str, Any], text: str) -> str:

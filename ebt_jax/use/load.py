@@ -9,6 +9,7 @@ import jax
 from ebt_jax import config as config_lib
 from ebt_jax import parallel, runs
 from ebt_jax.config import ConfigError, MeshConfig
+from ebt_jax.use import bundled
 from ebt_jax.use.image import ImageModel
 from ebt_jax.use.infill import InfillModel
 from ebt_jax.use.sudoku import SudokuModel
@@ -21,7 +22,8 @@ def load(folder: str | pathlib.Path, step: int | None = None, settings: Mapping[
   """A trained run, ready to use on the first device.
 
   Args:
-    folder: of a run that `python -m ebt_jax.main` has trained.
+    folder: of a run that `python -m ebt_jax.main` has trained, exported or imported; or "bundled" and
+      "bundled/transformer", which come with the package.
     step: of the checkpoint; None: the newest that is intact.
     settings: config keys that differ from training, such as `{"eval.candidates": 8, "eval.steps": 4}`.
 
@@ -33,6 +35,7 @@ def load(folder: str | pathlib.Path, step: int | None = None, settings: Mapping[
     ConfigError: there is no run, a setting is wrong, or the task has no model of this kind.
     CheckpointError: there is no intact checkpoint.
   """
+  folder = bundled.folder_of(folder)
   config = config_lib.set_keys(runs.config_of(folder), [f"{k}={v}" for k, v in (settings or {}).items()])
   if config.task not in MODELS:
     raise ConfigError(

@@ -1,0 +1,191 @@
+"""Checkpoints by the authors' names become folders that every mode reads; pickles that call anything are refused."""
+
+import argparse
+import collections
+import io
+import json
+import os
+import pathlib
+import pickle
+import sys
+import types
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ebt_jax
+from ebt_jax import runs, weights
+from ebt_jax.config import ConfigError
+from ebt_jax.interop import reference, torch_file
+from ebt_jax.tasks import registry
+from ebt_jax.use import authors
+from tests.helpers import run, write_corpus
+
+WIDTH, LAYERS, VOCAB = 16, 2, 257
+OPTIONS = {"multiheaded_attention_heads": 2, "context_length": 16, "ebt_type": "default"}
+GOLDEN = os.environ.get("EBT_GOLDEN_DIR", "")
+
+
+def theirs():
+  """A Transformer++ with random weights, by their names and in their layout, `[out, in]`."""
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32) * 0.1
+
+  arrays = {"embeddings.weight": normal(VOCAB, WIDTH), "output.weight": normal(VOCAB, WIDTH)}
+  arrays["transformer.norm.weight"] = 1 + normal(WIDTH)
+  for i in range(LAYERS):
+    at = f"transformer.layers.{i}."
+    arrays |= {f"{at}attention.{n}.weight": normal(WIDTH, WIDTH) for n in ("wq", "wk", "wv", "wo")}
+    arrays |= {f"{at}feed_forward.{n}.weight": normal(WIDTH, WIDTH) for n in ("w1", "w2", "w3")}
+    arrays |= {f"{at}{n}_norm.weight": 1 + normal(WIDTH) for n in ("attention", "ffn")}
+  return arrays
+
+
+def _rebuild_tensor_v2(*arguments):
+  raise AssertionError("never called")
+
+
+def write_checkpoint(path: pathlib.Path, content, dtype="FloatStorage") -> None:
+  """`content` as PyTorch writes it: arrays become tensors, whose numbers are files of the archive."""
+  torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+  storage = type(dtype, (), {"__module__": "torch"})
+  rebuild = types.FunctionType(_rebuild_tensor_v2.__code__, {}, "_rebuild_tensor_v2")
+  rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+  setattr(torch, dtype, storage)
+  utils._rebuild_tensor_v2 = rebuild
+  arrays = []
+
+  class Stored(pickle.Pickler):
+    def persistent_id(self, value):
+      return value[1] if isinstance(value, tuple) and value[:1] == ("a storage",) else None
+
+    def reducer_override(self, value):
+      if not isinstance(value, np.ndarray):
+        return NotImplemented
+      arrays.append(value)
+      key = ("a storage", ("storage", storage, str(len(arrays) - 1), "cpu", value.size))
+      strides = tuple(s // value.itemsize for s in value.strides)
+      return rebuild, (key, 0, value.shape, strides, False, collections.OrderedDict())
+
+  out = io.BytesIO()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(sys.modules, "torch", torch)
+    patch.setitem(sys.modules, "torch._utils", utils)
+    Stored(out, protocol=2).dump(content)
+  with zipfile.ZipFile(path, "w") as archive:
+    archive.writestr("model/data.pkl", out.getvalue())
+    for i, array in enumerate(arrays):
+      archive.writestr(f"model/data/{i}", array.tobytes())
+
+
+def checkpoint_of(arrays, options, path):
+  """As their trainer saves it."""
+  state = collections.OrderedDict((f"model.{name}", np.asarray(a, order="C")) for name, a in arrays.items())
+  content = {"epoch": 1, "state_dict": state, "hyper_parameters": argparse.Namespace(**options)}
+  write_checkpoint(path, {**content, "optimizer_states": [{"state": {0: {"exp_avg": np.ones(3, np.float32)}}}]})
+
+
+def test_a_checkpoint_becomes_a_model(tmp_path):
+  arrays, out = theirs(), tmp_path / "model"
+  checkpoint_of(arrays, OPTIONS, tmp_path / "theirs.ckpt")
+  corpus = write_corpus(tmp_path)
+  flags = ["--mode=import", f"--from={tmp_path}/theirs.ckpt", f"--out={out}"]
+  done = run([*flags, "--set", f"data.source={corpus}", "data.held_out=0.1"])
+  assert done.code == 0 and "task text, transformer default, 2 layers of width 16" in done.out, done.err
+  opened = runs.open_run(out)
+  assert (opened.step, opened.config.model.kind, opened.config.data.context_length) == (0, "transformer", 16)
+  model = opened.params["model"]
+  np.testing.assert_array_equal(model["output"]["kernel"], arrays["output.weight"].T)
+  np.testing.assert_array_equal(
+    model["layers"]["attention"]["v"]["kernel"][1], arrays["transformer.layers.1.attention.wv.weight"].T
+  )
+  assert len(ebt_jax.load(out).generate("of", 4).tokens) == 4
+  np.savez(tmp_path / "theirs.npz", **{f"param/{n}": a for n, a in arrays.items()})
+  (tmp_path / "options.json").write_text(json.dumps(OPTIONS))
+  authors.import_model(f"{tmp_path}/theirs.npz", f"{tmp_path}/again", f"{tmp_path}/options.json")
+  same = runs.open_run(tmp_path / "again").params
+  jax.tree.map(np.testing.assert_array_equal, opened.params, same)
+  with pytest.raises(ConfigError, match="--out: .* exists already"):
+    authors.import_model(f"{tmp_path}/theirs.ckpt", str(out))
+  with pytest.raises(ConfigError, match="--options: 'multiheaded_attention_heads' is missing"):
+    authors.import_model(f"{tmp_path}/theirs.npz", f"{tmp_path}/other")
+  arrays.pop("transformer.norm.weight")
+  np.savez(tmp_path / "less.npz", **arrays)
+  with pytest.raises(ConfigError, match="--from: the parameters do not fit the model.*model/norm/scale"):
+    authors.import_model(f"{tmp_path}/less.npz", f"{tmp_path}/other", f"{tmp_path}/options.json")
+  assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.skipif(not GOLDEN, reason="EBT_GOLDEN_DIR names no folder")
+@pytest.mark.parametrize("name", ["text_baseline", "text_time_embed_s2_det3", "img_ebt_s1_a5", "img_dit_n01"])
+def test_models_of_theirs_are_those_that_agree_with_their_numbers(name, tmp_path):
+  """The folder's answers equal those of the parameters that the golden tests compare."""
+  with np.load(f"{GOLDEN}/{name}.npz") as z:
+    arrays = {n.removeprefix("param/"): z[n] for n in z.files if n.startswith("param/")}
+    options = json.loads(str(z["meta"]))["hparams"]
+  arrays = {n: a.astype(np.float32) for n, a in arrays.items()}
+  options.setdefault("context_length", 12)
+  checkpoint_of(arrays, options, tmp_path / "theirs.ckpt")
+  more = ["data.tokenizer=there/is/none.json"] if name.startswith("text") else []
+  config = authors.import_model(f"{tmp_path}/theirs.ckpt", f"{tmp_path}/model", keys=more)
+  wanted_config, params = reference.config_of(arrays, **options)
+  assert (config.model, config.thinking) == (wanted_config.model, wanted_config.thinking)
+  if more:  # a vocabulary of 61 has no tokenizer here: compare what is in the file
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.float32, sharding=here), params)
+    found = weights.read(tmp_path / "model", abstract)[1]
+    jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(np.float32, params))
+    return
+  task, size = registry.make(config), config.image.size
+  params = jax.tree.map(jnp.float32, params)
+  pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, config.image.channels), dtype=np.uint8)
+  model = ebt_jax.load(tmp_path / "model")
+  jax.tree.map(np.testing.assert_array_equal, model._run.params, params)
+  found = model.denoise(pixels)
+  assert np.isfinite(found.steps).all() and found.steps.shape[0] == task.eval_steps
+
+
+class Runs:
+  """Calls something when it is unpickled."""
+
+  def __init__(self, function, *arguments):
+    self.call = function, arguments
+
+  def __reduce__(self):
+    return self.call
+
+
+@pytest.mark.parametrize("call", [(os.system, "touch here"), (eval, "1 + 1"), (getattr, "", "join")])
+def test_a_pickle_that_calls_something_is_refused(call, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  write_checkpoint(tmp_path / "bad.ckpt", {"state_dict": {"a": np.ones(2, np.float32)}, "more": Runs(*call)})
+  with pytest.raises(ConfigError, match=rf"bad.ckpt: names \w+\.{call[0].__name__}, .*--options"):
+    authors.read_weights(tmp_path / "bad.ckpt")
+  assert os.listdir(tmp_path) == ["bad.ckpt"]
+
+
+def test_numbers_of_tensors_are_read_and_broken_files_are_named(tmp_path):
+  whole = np.arange(12, dtype=np.float32).reshape(3, 4)
+  write_checkpoint(tmp_path / "a.pt", {"whole": whole, "turned": whole.T, "none": np.zeros((0, 2), np.float32)})
+  found = torch_file.read(tmp_path / "a.pt")
+  np.testing.assert_array_equal(found["whole"], whole)
+  assert found["none"].shape == (0, 2)
+  halves = np.array([1.0, -2.5, 3e30], np.float32).view(np.uint32) >> 16
+  write_checkpoint(tmp_path / "b.pt", {"a": halves.astype(np.uint16)}, "BFloat16Storage")
+  np.testing.assert_allclose(torch_file.read(tmp_path / "b.pt")["a"], [1.0, -2.5, 3e30], rtol=1e-2)
+  (tmp_path / "old.pt").write_bytes(pickle.dumps(119547037146038801333356))
+  with pytest.raises(ConfigError, match="old.pt: is no whole zip archive"):
+    torch_file.read(tmp_path / "old.pt")
+  content = (tmp_path / "a.pt").read_bytes()
+  (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
+  with pytest.raises(ConfigError, match="cut.pt: is no whole zip archive"):
+    torch_file.read(tmp_path / "cut.pt")
+  with pytest.raises(ConfigError, match="nothing.pt: no such file"):
+    torch_file.read(tmp_path / "nothing.pt")
+  with pytest.raises(ValueError, match=r"a tensor of size \[5\] is larger than its 4 numbers"):
+    torch_file._tensor(np.ones(4, np.float32), 0, (5,), (1,))
