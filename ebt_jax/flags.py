@@ -8,15 +8,17 @@ import typing
 from ebt_jax import cli
 from ebt_jax import config as config_lib
 from ebt_jax.config import Config, ConfigError
+from ebt_jax.trackers import TRACKERS
 
 MODES = ("train", "eval", "generate", "export", "import", "shapes", "compile")
 # flag: the modes that use it; flags that are not listed are used by every mode
 USED_BY = {
+  "tracker": ("train",),
   "model": ("eval", "generate", "export", "shapes"),
   "checkpoint_step": ("eval", "generate", "export"),
   "source": ("eval",),
   "out": ("eval", "generate", "export", "import"),
-  "weights": ("import",),
+  "from": ("import",),
   "options": ("import",),
   "half": ("export",),
 } | dict.fromkeys(("prompt", "prompts_file", "max_tokens", "temperature", "top_k", "top_p", "seed"), ("generate",))
@@ -100,6 +102,8 @@ def _parser() -> _Parser:
   key = {"action": _Key, "default": argparse.SUPPRESS}
   flag("--config.KEY", **key, metavar="VALUE", help="the same, on top of --config; also --config.KEY, --noconfig.KEY")
   flag("--distributed", action="store_true", help="call jax.distributed.initialize first (TPU pods, clusters)")
+  flag = parser.add_argument_group("train").add_argument
+  flag("--tracker", choices=("", *TRACKERS), default="", metavar="NAME", help="also log to: " + " | ".join(TRACKERS))
   flag = parser.add_argument_group("eval, generate, export").add_argument
   flag(
     "--checkpoint_step",
@@ -140,7 +144,7 @@ def _parser() -> _Parser:
   flag = parser.add_argument_group("export").add_argument
   flag("--half", action="store_true", help="round parameters to 16 bits")
   flag = parser.add_argument_group("import").add_argument
-  flag("--from", dest="weights", type=cli.local, default="", metavar="FILE", help="their .ckpt or .pt, or an .npz")
+  flag("--from", type=cli.local, default="", metavar="FILE", help="their .ckpt or .pt, or an .npz")
   flag("--options", type=cli.local, default="", metavar="FILE", help="JSON of their options, if FILE has none")
   for name in config_lib.keys():
     boolean = isinstance(functools.reduce(getattr, name.split(".")[1:], Config()), bool)
@@ -172,6 +176,5 @@ def parse(argv: list[str]) -> argparse.Namespace:
     raise ConfigError("--model: names a run that is only read, and --workdir another; give one of them")
   for name, modes in USED_BY.items():
     if flags.mode not in modes and getattr(flags, name) != parser.get_default(name):
-      name = {"weights": "from"}.get(name, name)
       raise ConfigError(f"--{name}: mode {flags.mode} does not use it, only {', '.join(modes)}; leave it out")
   return flags

@@ -95,7 +95,7 @@ def start(config: Config, flags: argparse.Namespace) -> None:
   step = None if flags.checkpoint_step < 0 else flags.checkpoint_step
   match flags.mode:
     case "train":
-      loop.train(config, flags.workdir)
+      loop.train(config, flags.workdir, flags.tracker)
     case "eval":
       commands.evaluate(folder, config, step, flags.source, flags.out, keep=not flags.model)
     case "generate":
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
   if flags.mode == "import":  # the config is made of the authors' options
     from ebt_jax.evaluation import commands
 
-    return commands.import_model(flags.weights, flags.out, flags.options, flags.set)
+    return commands.import_model(getattr(flags, "from"), flags.out, flags.options, flags.set)
   start(read_config(flags), flags)
 
 

@@ -1,4 +1,4 @@
-"""The numbers that a run logs: `metrics.jsonl` and TensorBoard events.
+"""The numbers that a run logs: `metrics.jsonl`, TensorBoard events, and a tracker of experiments.
 
 A row of `metrics.jsonl` is `{"step": n, "name": value, ...}`. It is always valid JSON: values that are not finite are
 written as "nan", "inf" and "-inf", and `read_rows` returns them as floats. Names that start with `time/` hold measured
@@ -16,6 +16,7 @@ from typing import Any, SupportsFloat, SupportsInt
 
 from ebt_jax import files
 from ebt_jax.errors import UserError
+from ebt_jax.trackers import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,21 @@ class MetricsWriter:
   Args:
     workdir: folder of the run; it is made if it does not exist.
     tensorboard: also write events, if tensorboardX is installed.
+    tracker: one of `trackers.TRACKERS`, which gets the rows too; empty: none.
+    config: of the run, as nested dicts, for the tracker.
 
   Raises:
+    UserError: the tracker is not installed.
     MetricsError: a line of `metrics.jsonl` other than the last is not a JSON object with a `step`.
   """
 
-  def __init__(self, workdir: str | os.PathLike, tensorboard: bool = True):
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    tensorboard: bool = True,
+    tracker: str = "",
+    config: dict[str, Any] | None = None,
+  ):
     self._workdir = pathlib.Path(workdir)
     self._workdir.mkdir(parents=True, exist_ok=True)
     self.path = self._workdir / FILE
@@ -52,13 +62,14 @@ class MetricsWriter:
     self._events: _Events | None = None
     self._first_step = None  # TensorBoard drops older events from this step on: a resumed run writes them again
     self._file = None
+    self._tracker = Tracker(tracker, self._workdir, config or {}, read_rows(self.path)) if tracker else None
     self._open(math.inf)  # drops a torn last line, to which the next row would be appended
 
   def __enter__(self) -> "MetricsWriter":
     return self
 
   def __exit__(self, *_) -> None:
-    self.close()
+    self.finish()
 
   def write(self, step: SupportsInt, values: dict[str, SupportsFloat]) -> None:
     """Appends one row; the operating system has it when this returns.
@@ -78,6 +89,8 @@ class MetricsWriter:
       except OSError as e:  # such as a full disk
         log.warning("step %d: no more TensorBoard events (%s); %s has all numbers", step, e, self.path)
         self._tensorboard = False
+    if self._tracker:
+      self._tracker.write({"step": int(step), **values})
 
   def truncate_after(self, step: SupportsInt) -> None:
     """Drops the rows of later steps, in TensorBoard too, as if the run had never gone beyond `step`.
@@ -88,6 +101,12 @@ class MetricsWriter:
     self.close()
     self._open(step)
     self._first_step = int(step) + 1
+
+  def finish(self) -> None:
+    """Closes the files, and waits until the tracker has all rows."""
+    self.close()
+    if self._tracker:
+      self._tracker.close()
 
   def close(self) -> None:
     """Closes the files; `truncate_after` opens them again."""

@@ -1,8 +1,8 @@
 """The folder of a run: who may write it, opening what it holds, starting from another's parameters, its final result.
 
 A folder holds `config.json`, `data.json` and the problem's files (see `record`), `metrics.jsonl`, `tensorboard/`,
-`checkpoints/`, `saved.json` (the step of the newest checkpoint), a sample where the task has one, and at the end
-`final_result.json`; while it is trained also `owner.json`.
+`checkpoints/`, `saved.json` (the step of the newest checkpoint), `tracker.json` where rows go to one, a sample where
+the task has one, and at the end `final_result.json`; while it is trained also `owner.json`.
 What another course of the run has left keeps another name: `*.old*`, `*_stepN.json`, `config_until_stepN.json`.
 """
 
@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from ebt_jax import config as config_lib
-from ebt_jax import files, metrics, parallel, record, weights
+from ebt_jax import files, metrics, parallel, record, trackers, weights
 from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.owner import Owner
@@ -256,6 +256,7 @@ def begin(folder: pathlib.Path, config: Config, start: int) -> None:
   if rows:
     kept = files.set_aside(folder / metrics.FILE, ".old")
     files.set_aside(folder / "tensorboard", ".old")
+    files.set_aside(folder / trackers.FILE, ".old")
     log.warning(
       "%s: has rows up to step %d, but there is no checkpoint of that run: training starts at step 0, and the old rows "
       "are kept as %s", folder / metrics.FILE, rows[-1]["step"], kept.name

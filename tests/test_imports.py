@@ -21,6 +21,8 @@ PACKAGES = {
   "tokenizers": ("data/", "inside"),
   "PIL": ("data/", "inside"),
   "tensorboardX": ("metrics.py", "inside"),
+  "wandb": ("trackers.py", "inside"),
+  "trackio": ("trackers.py", "inside"),
   "ml_collections": ("main.py config/", "inside"),
   "scipy": ("scaling.py", "top"),
 }
@@ -32,6 +34,8 @@ WITHOUT_JAX = (
   "terminal.py",
   "clock.py",
   "metrics.py",
+  "trackers.py",
+  "page.py",
   "flops.py",
   "sweep.py",
   "scaling.py",

@@ -38,8 +38,11 @@ class Interrupted(SystemExit):
   """A signal has asked the run to end and the state is saved; the exit code is the shell's for that signal."""
 
 
-def train(config: Config, workdir: str) -> dict[str, Any]:
+def train(config: Config, workdir: str, tracker: str = "") -> dict[str, Any]:
   """Trains until `train.steps`, resuming what `workdir` holds; returns what `final_result.json` holds.
+
+  Args:
+    tracker: of experiments, which gets the rows of `metrics.jsonl` too; see `trackers`.
 
   Raises:
     ConfigError: the config does not fit the data, the devices or the run that is in `workdir`.
@@ -58,7 +61,7 @@ def train(config: Config, workdir: str) -> dict[str, Any]:
     if done := runs.claim(folder, task.config):
       print(f"{folder}: this run is finished ({config.train.steps} steps); give another --workdir to train again")
       return done
-    return _train(task, mesh, checkpoints, folder, workdir, before)
+    return _train(task, mesh, checkpoints, folder, workdir, before, tracker)
 
 
 def _train(
@@ -68,6 +71,7 @@ def _train(
   folder: pathlib.Path,
   workdir: str,
   before: Kept | None,
+  tracker: str,
 ) -> dict:
   """Trains a run in a folder that this process owns; `before`: what it was trained on until now."""
   config = task.config
@@ -91,7 +95,7 @@ def _train(
         print(f"resuming from step {start}")
       console.announce(task, data, abstract, mesh)
     step_fn = compiled_step(task, abstract, mesh)
-    session = Session(task, folder, mesh, data, checkpoints, clock, position)
+    session = Session(task, folder, mesh, data, checkpoints, clock, position, tracker)
 
     # The order within a step matters for exact resumption: update, log, diagnose, evaluate, save.
     pending = None
@@ -153,7 +157,9 @@ def _start(task: Task, mesh, abstract: TrainState, checkpoints: Checkpoints) -> 
 class Session:
   """What goes on beside the steps of one run: logging, diagnoses of thinking, evaluations, checkpoints."""
 
-  def __init__(self, task: Task, folder, mesh, data, checkpoints: Checkpoints, clock: Clock, position: dict):
+  def __init__(
+    self, task: Task, folder, mesh, data, checkpoints: Checkpoints, clock: Clock, position: dict, tracker: str
+  ):
     self.task, self.config, self.clock, self.items = task, task.config, clock, position.get("items", 0.0)
     self._checkpoints, self._saved_at = checkpoints, clock.wall_seconds
     self._evaluator, self._held_out = Evaluator(task, mesh), data.held_out
@@ -164,7 +170,7 @@ class Session:
     self._row_flops = task.flops().row["total"]
     self._writer, self._evaluated, self._losses = None, set(), []
     if jax.process_index() == 0:
-      self._writer = metrics.MetricsWriter(folder)
+      self._writer = metrics.MetricsWriter(folder, tracker=tracker, config=self.config.to_dict())
       self._writer.truncate_after(position.get("step", 0))
       if self._writer.rows < position.get("rows", 0):
         log.warning(
@@ -259,7 +265,7 @@ class Session:
       log.warning("%s", e)
 
   def close(self) -> None:
-    self._writer.close()
+    self._writer.finish()
 
 
 def _close(checkpoints: Checkpoints, step: int) -> None:
