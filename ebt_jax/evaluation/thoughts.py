@@ -23,8 +23,8 @@ def whole(run: Run, title: str, sections: Sequence[str]) -> str:
   """The page: which model it was, how it thought, and the sections."""
   m, e = run.config.model, run.config.eval
   how = [f"<code>{html.escape(run.folder.name)}</code>, task {run.config.task}, model <code>{m.kind}</code>"]
-  how += [f"{m.layers} layers of width {m.width}, checkpoint of step {run.step}, {run.task.eval_steps} steps"]
-  how += [f"{e.candidates} candidates"] if e.candidates > 1 else []
+  how += [f"{_count(m.layers, 'layer')} of width {m.width}, checkpoint of step {run.step}"]
+  how += [_count(run.task.eval_steps, "step")] + ([_count(e.candidates, "candidate")] if e.candidates > 1 else [])
   head = f"<header><h1>{html.escape(title)}</h1><p>{', '.join(how)}. A lower energy fits better.</p></header>"
   style, script = ((_HERE / f"thoughts.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
   body = [head, "<main>", *sections, "</main>"]
@@ -83,6 +83,10 @@ def texts(found: Sequence[tuple[str, list[TokenThought]]], quantity: str) -> lis
   return [*out, section(name, page.table(head, shown, name)), *templates]
 
 
+def _count(n: int, of: str) -> str:
+  return f"{n} {of}{'s' * (n != 1)}"
+
+
 def _edges(energies: list[float]) -> list[float]:
   """Of the colours; equal parts from the least to the largest."""
   finite = [e for e in energies if np.isfinite(e)] or [0.0]
@@ -109,8 +113,7 @@ def _panel(thought: TokenThought, place: int, quantity: str) -> str:
   ranks = [i for i, likely in enumerate(last, 1) if likely.text == thought.name]
   stands = f"number {ranks[0]} of the likeliest" if ranks else f"not among the {len(last)} likeliest"
   facts = [
-    f"{quantity} {thought.energy:.4f}, probability {thought.p:.4f}, {stands}; "
-    f"{thought.steps} step{'s' * (thought.steps != 1)} used"
+    f"{quantity} {thought.energy:.4f}, probability {thought.p:.4f}, {stands}; {_count(thought.steps, 'step')} used"
   ]
   if len(last) > 1:
     facts.append(f"runner-up {_named(last[1])}: {last[0].p - last[1].p:.4f} behind the likeliest")
