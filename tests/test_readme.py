@@ -23,15 +23,20 @@ SMALLER = {
 }
 
 
+def blocks(heading: str, language: str) -> list[str]:
+  """The code blocks of a section."""
+  section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+  return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
 def block(heading: str, language: str) -> str:
   """The first code block of a section."""
-  section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-  return re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)[1]
+  return blocks(heading, language)[0]
 
 
 def commands() -> list[str]:
-  """Lines of *Start* (from the training command on) and of *Use*, with `$run` replaced by its value."""
-  lines = [block("Start", "bash").strip().rpartition(" && ")[2]]
+  """Lines of *Start* (without the installation) and of *Use*, with `$run` replaced by its value."""
+  lines = [part.strip().rpartition(" && ")[2] for part in blocks("Start", "bash")]
   for line in block("Use", "bash").splitlines():
     if line.startswith("run="):
       value = shlex.split(line.removeprefix("run="))[0]
@@ -65,6 +70,8 @@ def test_the_commands_run_in_order(tmp_path, monkeypatch, capsys):
   assert len(lines) > 8 and {"eval", "generate", "shapes", "compile"} <= set(re.findall(r"--mode=(\w+)", str(lines)))
   for line in lines:
     run_line(line, tmp_path)
+  for page in ("thoughts.html", "held_out.html"):
+    assert "data-thought" in (tmp_path / page).read_text(encoding="utf-8")
   assert (tmp_path / "generated.json").exists() and (tmp_path / "shared/quickstart/README.md").exists()
   monkeypatch.chdir(tmp_path)
   names = {}
