@@ -11,7 +11,7 @@ import pytest
 from ebt_jax import thinking
 from ebt_jax.config import Config, ConfigError, DataConfig, EvalConfig, ModelConfig, ThinkingConfig
 from ebt_jax.tasks import decoding, registry
-from ebt_jax.tasks.base import Decoding, Proposal
+from ebt_jax.tasks.base import Decoding, Proposal, Thought
 from ebt_jax.use import generate
 from ebt_jax.use.generate import Generator
 from ebt_jax.use.sampling import Sampling
@@ -285,6 +285,11 @@ class Diverging:
     energy = jnp.where(bad, self.energy, -1.0 * state.context)
     return Proposal(jax.nn.one_hot(state.context + 1, V), energy, state.context + 1)
 
+  def explain(self, params, state, keys, top):
+    found = self.propose(params, state, keys)
+    p, tokens = jax.lax.top_k(jax.nn.softmax(found.logits), top)
+    return found, Thought(tokens[:, None], p[:, None], found.steps)
+
   def append(self, params, state, tokens):
     return Decoding(state.context + 1)
 
@@ -293,6 +298,10 @@ class Diverging:
 def test_a_thought_that_diverged_ends_its_row_and_no_other(energy):
   end = 9
   first, second = Generator(Diverging(energy), {}, end, CAPACITY)([[5], [6]], 5, GREEDY)
+  watched = Generator(Diverging(energy), {}, end, CAPACITY, top=2)([[5], [6]], 5, GREEDY)
+  assert [(w.tokens, w.steps) for w in watched] == [(w.tokens, w.steps) for w in (first, second)]
+  assert [t.tokens[0, 0] for t in watched[1].thoughts] == second.tokens and len(watched[0].thoughts) == 3
+  assert not first.thoughts and [t.kept for t in watched[1].thoughts] == second.steps  # of its own row and place
   assert first.ended and first.tokens == [1, 2, end] and first.energies[:2] == [0.0, -1.0]
   assert not np.isfinite(first.energies[2])
   assert not second.ended and second.tokens == [1, 2, 3, 4, 5] and second.steps == [1, 2, 3, 4, 5]
