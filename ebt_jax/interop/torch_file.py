@@ -51,6 +51,8 @@ def read(path: pathlib.Path) -> Any:
   try:
     with zipfile.ZipFile(path) as archive:
       return _read(archive, path)
+  except ConfigError:
+    raise
   except FileNotFoundError as e:
     raise ConfigError(f"{path}: no such file") from e
   except zipfile.BadZipFile as e:

@@ -164,7 +164,7 @@ class Runs:
 def test_a_pickle_that_calls_something_is_refused(call, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   write_checkpoint(tmp_path / "bad.ckpt", {"state_dict": {"a": np.ones(2, np.float32)}, "more": Runs(*call)})
-  with pytest.raises(ConfigError, match=rf"bad.ckpt: names \w+\.{call[0].__name__}, .*--options"):
+  with pytest.raises(ConfigError, match=rf"^--from: \S+bad.ckpt: names \w+\.{call[0].__name__}, .*--options"):
     authors.read_weights(tmp_path / "bad.ckpt")
   assert os.listdir(tmp_path) == ["bad.ckpt"]
 
