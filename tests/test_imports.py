@@ -20,6 +20,7 @@ PACKAGES = {
   "pyarrow": ("data/", "inside"),
   "tokenizers": ("data/", "inside"),
   "PIL": ("data/", "inside"),
+  "av": ("data/", "inside"),
   "tensorboardX": ("metrics.py", "inside"),
   "ml_collections": ("main.py config/", "inside"),
   "scipy": ("scaling.py", "top"),
