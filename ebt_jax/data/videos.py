@@ -6,6 +6,8 @@ for what fills up a short shot. Films that are made, and those of an .npz, are h
 
 import dataclasses
 import hashlib
+import importlib.resources
+import json
 import logging
 from typing import Any, NamedTuple
 import zlib
@@ -149,11 +151,30 @@ def _read(data: DataConfig, video: VideoConfig) -> tuple[bool, list[Shot], LeftO
     count = min(video.clips, data.max_documents or video.clips)
     made = (shapes.make(data.source, i, video.clip_frames, video.size, video.channels) for i in range(count))
     return True, [Shot(f"{data.source}:{i}", frames) for i, frames in enumerate(made)], LeftOut()
+  if data.source == "embedded":
+    return True, embedded(video)[: data.max_documents or None], LeftOut()
   if data.source.endswith(".npz"):
     return True, _from_npz(data, video), LeftOut()
   if video.features == "given":
     raise ConfigError(f"{KEY}: {data.source}: video.features=given needs an .npz of features; set it to pca")
   return False, *_from_files(data, video)
+
+
+def embedded(video: VideoConfig) -> list[Shot]:
+  """Shots of a film in this package, eight frames a second; see `embedded/README.md`."""
+  from PIL import Image
+
+  folder = importlib.resources.files("ebt_jax.data") / "embedded" / "clips"
+  made = json.loads((folder / "bunny.json").read_text(encoding="utf-8"))
+  side, columns, lengths = made["size"], made["columns"], made["lengths"]
+  if video.size > side:
+    raise ConfigError(f"config.video.size: {video.size} is more than the {side} pixels of the embedded film; lower it")
+  with (folder / "bunny.webp").open("rb") as f:
+    sheet = np.asarray(Image.open(f).convert("RGB"))
+  frames = sheet.reshape(-1, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)[: sum(lengths)]
+  mode = "RGB" if video.channels == 3 else "L"
+  frames = np.stack([pictures.fit(Image.fromarray(f).convert(mode), video) for f in frames])
+  return [Shot(f"bunny:{start:g}", f) for start, f in zip(made["starts"], np.split(frames, np.cumsum(lengths)[:-1]))]
 
 
 def _from_files(data, video):
