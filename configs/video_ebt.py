@@ -29,6 +29,7 @@ def get_config(arg=""):
     config.train.learning_rate = 4e-4  # a third of that of Transformer++
     return config
   config.model.head_gain = 0.1
+  config.train.learning_rate = 6e-3 if arg == "residual" else 1e-2
   config.thinking.update(
     start="input", start_scale=0.3, steps=2, gradient="each", step_size=30.0, learn_step_size=True,
     step_size_lr_multiplier=90.0,

@@ -26,7 +26,7 @@ def get_config(arg=""):
   config.model.update(layers=2, heads=4, width=64)
   config.video.update(size=16, channels=1, rank=64, clips=1000, clip_frames=20, change=True)
   config.data.update(source="shapes", context_length=16, held_out=0.15)
-  config.train.update(steps=600, batch_size=16, learning_rate=2e-3, warmup=50, log_every=50)
+  config.train.update(steps=600, batch_size=16, learning_rate=6e-3, warmup=50, log_every=50)
   config.checkpoint.every = 200
   config.sample.pictures = 4
   return config

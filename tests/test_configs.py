@@ -125,8 +125,7 @@ def test_hyper_parameters_of_the_papers_video():
   assert t.authors.noise_embedding and ebt.model.variant == "time_embed" and ebt.model.layers == SIZES["xxs"][0]
   assert (ebt.train.batch_size, ebt.train.learning_rate, transformer.train.learning_rate) == (256, 4e-4, 1.2e-3)
   laptops = [config_of("video_ebt", arg) for arg in ("", "residual")] + [config_of("video_transformer", "rnn")]
-  assert all(c.train == laptops[0].train and c.video == laptops[0].video for c in laptops)
-  assert "57,7" in inspect.shapes(laptops[0])  # 2 layers of width 64
+  assert len({(c.train.steps, c.train.batch_size, c.video, c.data) for c in laptops}) == 1
 
 
 def test_sizes_of_the_paper():

@@ -1,13 +1,19 @@
 """Video as a task: who sees whom, where thinking starts, the residual energy, noise on embeddings, rollouts."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
 from ebt_jax import losses, thinking
 from ebt_jax.config import ConfigError, resolve
+from ebt_jax.data import film_pictures, shapes
 from ebt_jax.tasks import registry, rollout
+from tests.experiments.test_own_task import KILL
+from tests.helpers import run
 
 B, S, F, A0 = 2, 5, 6, 3.0
 KEYS = jax.random.split(jax.random.key(0), B)
@@ -198,3 +204,46 @@ def test_a_full_window_goes_on_from_its_last_half():
 def test_options_that_do_not_go_together(groups, words):
   with pytest.raises(ConfigError, match=words.replace("(", r"\(")):
     resolve({"task": "video", **groups})
+
+
+FLAGS = [
+  f"--config.{flag}"
+  for flag in (
+    "model.layers=1", "model.heads=1", "model.width=8", "video.size=8", "video.rank=6", "video.clips=40",
+    "video.clip_frames=10", "data.context_length=6", "train.steps=20", "train.batch_size=4", "train.warmup=1",
+    "train.log_every=10", "checkpoint.every=10", "eval.max_windows=8", "sample.pictures=2", "sample.frames=5",
+  )
+]  # fmt: skip
+
+
+def test_a_run_is_killed_resumes_and_goes_on_with_films(tmp_path):
+  flags = ["--config=configs/video_ebt.py", *FLAGS]
+  whole = run([*flags, f"--workdir={tmp_path}/whole"])
+  assert whole.code == 0, whole.err
+  assert run([*flags, f"--workdir={tmp_path}/killed"], KILL).code == -9
+  again = run([*flags, f"--workdir={tmp_path}/killed"])
+  assert again.code == 0 and "resuming from step 10" in again.out, again.err
+  results = [(tmp_path / n / "sample.json").read_text() for n in ("whole", "killed")]
+  assert results[0] == results[1] and "copy loss" in whole.out and "linear loss" in whole.out
+  with Image.open(tmp_path / "whole/sample.gif") as gif:
+    assert gif.n_frames == 4 + 5
+  generate = [f"--workdir={tmp_path}/whole", "--mode=generate", "--max_tokens=20"]
+  done = run(generate)
+  assert done.code == 0 and "4 frames and 20" in done.out, done.err
+  rows = json.loads((tmp_path / "whole/generated.json").read_text())
+  assert len(rows) == 2 and len(rows[0]["energy"]) == 20 and len(rows[0]["loss"]) == 6  # of ten frames
+  assert np.load(tmp_path / "whole/generated.npz")["features"].shape == (2, 20, 6)
+  with Image.open(tmp_path / "whole/generated.png") as strip:
+    assert strip.size[0] > 1000 and strip.size[1] > 250
+  film = tmp_path / "mine.gif"
+  film.write_bytes(film_pictures.gif(np.concatenate([shapes.shapes(0, 9, 12, 3)] * 2)))
+  mine = run([*generate, f"--prompts_file={film}", f"--out={tmp_path}/mine.json"])
+  assert mine.code == 0 and "mine.gif:0" in (tmp_path / "mine.json").read_text(), mine.err
+  assert run([*generate, "--prompt=a"]).code == 2
+  one = tmp_path / "one.gif"
+  one.write_bytes(film_pictures.gif(shapes.shapes(0, 1, 12, 3)))
+  refused = run([*generate, f"--prompts_file={one}"])
+  assert refused.code == 2 and "one.gif: found 1 frame, expected at least 2" in refused.err
+  (tmp_path / "whole/features.npz").write_bytes(b"other")
+  refused = run(generate)
+  assert refused.code == 2 and "features.npz: has changed since training" in refused.err
