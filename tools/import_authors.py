@@ -8,6 +8,7 @@
 file, which needs PyTorch. `--options` is a JSON file of their command-line options; an .npz may hold them as `meta`.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -19,7 +20,7 @@ import numpy as np
 from ebt_jax import checkpoint, cli, files, parallel, record
 from ebt_jax.clock import Clock
 from ebt_jax.config import CheckpointConfig, Config, ConfigError, MeshConfig, set_keys
-from ebt_jax.interop import reference
+from ebt_jax.interop import reference, reference_video
 from ebt_jax.owner import Owner
 from ebt_jax.tasks import registry
 from ebt_jax.training import state as state_lib
@@ -49,9 +50,12 @@ def config_of(arrays: dict[str, np.ndarray], options: dict, keys: list[str]) -> 
   """The config of their model, with `KEY=VALUE` strings applied, and the parameters."""
   try:
     model, params = reference.load(arrays, **options)
-    config = Config(model=model)
+    config, video = Config(model=model), reference_video.is_video(arrays)
+    if video:
+      config = Config(task="video", model=model, video=reference_video.video_config(arrays))
     if model.kind == "ebt":
-      config = Config(model=model, thinking=reference.thinking_config(**options))
+      thinking = reference.thinking_config(**options)
+      config = dataclasses.replace(config, thinking=reference_video.thinking(thinking) if video else thinking)
   except KeyError as e:
     raise ConfigError(f"--options: {e} is missing; give the options that the model was trained with") from e
   length = options.get("context_length")

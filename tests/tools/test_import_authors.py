@@ -51,3 +51,20 @@ def test_their_weights_become_a_run(tmp_path):
     import_authors.main(flags)
   with pytest.raises(ConfigError, match="--options: 'multiheaded_attention_heads' is missing"):
     import_authors.main([flags[0], f"--out={tmp_path}/other"])
+
+
+def test_their_video_weights_become_a_run_on_given_features(tmp_path):
+  arrays = {n: a for n, a in theirs().items() if n != "embeddings.weight"}
+  arrays["output.weight"] = arrays["output.weight"][:WIDTH]
+  arrays |= {f"encoder_{n}_projection.weight": np.ones(s, np.float32) for n, s in
+             (("down", (WIDTH, 40)), ("up", (40, WIDTH)))}  # fmt: skip
+  arrays["encoder_down_projection.bias"], arrays["encoder_up_projection.bias"] = np.zeros(WIDTH), np.zeros(40)
+  arrays["image_encoder.conv.weight"] = np.zeros(3)
+  np.savez(tmp_path / "theirs.npz", **arrays)
+  (tmp_path / "options.json").write_text(json.dumps(OPTIONS))
+  import_authors.main(
+    [f"--weights={tmp_path}/theirs.npz", f"--options={tmp_path}/options.json", f"--out={tmp_path}/run"]
+  )
+  opened = runs.open_run(tmp_path / "run")
+  assert (opened.config.task, opened.config.video.frame_shape) == ("video", (40,))
+  assert opened.params["model"]["frame_out"]["kernel"].shape == (WIDTH, 40)
