@@ -40,7 +40,9 @@ def batch_of(seed):
   return {"frames": rng.normal(size=(ROWS, S + 1, P, F)).astype(np.float32), "weights": weights}
 
 
-@pytest.mark.parametrize("kind", ["ebt", "residual", pytest.param("transformer", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  "kind", ["residual", *(pytest.param(k, marks=pytest.mark.slow) for k in ("ebt", "transformer"))]
+)
 def test_eight_devices_equal_one(kind):
   config, sizes = config_of(kind), MESHES[kind]
   wanted, one = mesh.train(config, (1, 1, 1), batch_of)

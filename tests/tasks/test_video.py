@@ -45,7 +45,7 @@ def batch_of(task, rows=B):
   return {"frames": frames, "weights": jnp.ones((rows, S))}
 
 
-@pytest.mark.parametrize("patches, residual", [(1, False), (3, False), (3, True)])
+@pytest.mark.parametrize("patches, residual", [pytest.param(1, False, marks=pytest.mark.slow), (3, False), (3, True)])
 def test_an_energy_is_of_its_own_frame_and_of_those_before_it(patches, residual):
   task = task_of(patches, model={"residual": residual, "variant": "time_embed"},
                  thinking={"start": "context" if residual else "noise", "landscapes": 2})  # fmt: skip
@@ -77,8 +77,7 @@ def test_patches_of_a_candidate_see_each_other():
   assert float(jnp.abs(mixed).max()) > 1e-4
 
 
-@pytest.mark.parametrize("patches", [1, 3])
-@pytest.mark.parametrize("change", [False, True])
+@pytest.mark.parametrize("patches, change", [(1, False), (3, True)])
 def test_without_a_learnt_energy_one_step_from_anywhere_is_transformer(patches, change, x64):
   more = {"model": {"residual": True, "energy_gain": 0.0}, "thinking": {"steps": 1, "start": "context"}}
   task = task_of(patches, video={"change": change}, **more)
@@ -151,7 +150,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+  "case", [pytest.param(c, marks=[pytest.mark.slow] if c in ("ebt", "rnn") else []) for c in CASES]
+)
 def test_a_rollout_from_the_cache_is_one_from_scratch(case, x64):
   task = task_of(**{"thinking": {"start": "zeros"}, **CASES[case]})
   params, count = with_random_weights(task), 4
