@@ -161,7 +161,7 @@ def _read(data: DataConfig, video: VideoConfig) -> tuple[bool, list[Shot], LeftO
 
 
 def embedded(video: VideoConfig) -> list[Shot]:
-  """Shots of a film in this package, eight frames a second; see `embedded/README.md`."""
+  """Shots of a film in this package, 24 frames a second; see `embedded/README.md`."""
   from PIL import Image
 
   folder = importlib.resources.files("ebt_jax.data") / "embedded" / "clips"

@@ -99,6 +99,17 @@ def test_splits_are_by_film_and_windows_stay_in_their_shot():
   assert (np.diff(rows["frames"][..., 0]) == rows["weights"]).all()
 
 
+def test_the_film_in_this_package():
+  found = videos.embedded(VideoConfig(size=32, channels=3))
+  assert len(found) == 82 and sum(len(s.frames) for s in found) == 4225 and found[0].frames.shape[1:] == (32, 32, 3)
+  inside = np.mean([np.abs(np.diff(s.frames.astype(float), axis=0)).mean() for s in found])
+  ends = [np.abs(a.frames[-1].astype(float) - b.frames[0]).mean() for a, b in zip(found, found[1:])]
+  assert inside < 10 < 30 < np.mean(ends)  # shots are cut where they end
+  assert videos.embedded(VideoConfig(size=16))[3].frames.shape[1:] == (16, 16, 1)
+  with pytest.raises(ConfigError, match="config.video.size: 48 is more than the 32 pixels"):
+    videos.embedded(VideoConfig(size=48))
+
+
 def test_a_film_is_cut_at_cuts_and_held_out_by_time(tmp_path):
   path = tmp_path / "a.gif"
   path.write_bytes(film_pictures.gif(film()))
