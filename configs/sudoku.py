@@ -16,7 +16,7 @@ SIZES = {
   "6x6": {"size": 6, "givens_min": 16, "givens_max": 22, "harder_min": 8, "harder_max": 13, "boards": 2000},
   "9x9": {"size": 9, "givens_min": 31, "givens_max": 42, "harder_min": 17, "harder_max": 30, "boards": 2000},
 }
-KINDS = ("ebt", "judge", "feedforward", "looped", "ired")
+KINDS = ("ebt", "judge", "feedforward", "looped", "recursive", "ired")
 
 
 def get_config(arg=""):
@@ -24,8 +24,9 @@ def get_config(arg=""):
 
   `ebt` (default): the paper's update. `judge`: the same, and its energy learns to tell right boards from wrong ones, so
   that below 0 means solved. `feedforward`: one pass of a masked Transformer++. `looped`: several passes with
-  tied blocks and a loss after each. `ired`: several landscapes, smooth to sharp; steps that raise the energy are not
-  taken; energies of right boards against those of wrong ones (after arXiv 2406.11179).
+  tied blocks and a loss after each. `recursive`: the same with a latent stream, as in a Tiny Recursive Model. `ired`:
+  several landscapes, smooth to sharp; steps that raise the energy are not taken; energies of right boards against those
+  of wrong ones (after arXiv 2406.11179).
   """
   size, _, kind = (arg or "4x4").partition(",")
   kind = kind or "ebt"
@@ -36,7 +37,7 @@ def get_config(arg=""):
   config = defaults()
   config.task = "sudoku"
   config.sudoku.update(SIZES[size])
-  config.model.kind = {"feedforward": "transformer", "looped": "looped"}.get(kind, "ebt")
+  config.model.kind = {"feedforward": "transformer", "looped": "looped", "recursive": "looped"}.get(kind, "ebt")
   config.data.held_out = 0.15 if size == "4x4" else 0.02  # there are 288 grids of 4x4
   config.thinking.update(steps=3, step_size=5.0, gradient="each")
   if size == "4x4":
@@ -48,6 +49,8 @@ def get_config(arg=""):
     config.train.update(steps=10_000, batch_size=64, learning_rate=1e-3, warmup=200, log_every=100, health_every=0)
     config.eval.steps = 16
     config.thinking.steps = 4
+  if kind == "recursive":
+    config.model.latent_updates = 2
   if kind == "judge":
     config.thinking.update(contrast=1.0, contrast_of="each")
   if kind == "ired":

@@ -6,7 +6,7 @@ import numpy as np
 
 INIT, TRAIN, DIAGNOSE, EVALUATE, GENERATE = range(5)  # what a key is for
 # what is folded into the key of a step or of a row, beside start and thinking: `split` gives those the numbers 0 and 1
-WRONG, DROP, SAMPLE, CORRUPT = 2, 3, 2**20, 2**21
+WRONG, SAMPLE, CORRUPT = 2, 2**20, 2**21
 
 
 def key_for(seed: int, purpose: int) -> PRNGKeyArray:

@@ -17,6 +17,7 @@ from ebt_jax.errors import UserError
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = {  # command: a mistake in its flags, and what is said of it
   "-m ebt_jax.main": ("--promt=x", "--promt: no such flag; did you mean --prompt"),
+  "-m ebt_jax.use.lm_eval": ("run --model ebt_jax", "`lm-eval` is not installed; run `pip install lm-eval`"),
   "-m experiments.scaling.run": ("--studdy=x", "the following arguments are required: --study, --workdir"),
   "-m experiments.scaling.report": ("gs://bucket/study", "gs://bucket/study is a remote path"),
   "-m experiments.scaling.points": ("nowhere", "nowhere/study.json: cannot be read as a study (No such file"),
@@ -49,6 +50,7 @@ COMMANDS = {  # command: a mistake in its flags, and what is said of it
   "-m experiments.denoising.frechet": ("--level=low", "--level: expected a number above 0, at most 1, found 'low'"),
   "-m experiments.denoising.probe": ("--pictures=0", "--pictures: expected 1 or more, found 0"),
   "-m experiments.denoising.uncertainty": ("--workdir=nowhere", "nowhere/models/runs holds no finished run MODEL"),
+  "-m experiments.downstream.study": ("--data=nowhere", "no set (*.jsonl.xz) in nowhere"),
   "-m experiments.video.train": ("--set=shaeps", "--set: no set 'shaeps'; did you mean shapes"),
   "-m experiments.video.study": ("--sets=shaeps --workdir=nowhere", "--sets: no set 'shaeps'; did you mean shapes"),
   "-m experiments.video.speed": ("--frames=0", "--frames: expected 1 or more, found 0"),
@@ -94,10 +96,12 @@ def test_every_program_is_here():
 def test_a_mistake_is_one_line_and_code_2(command, tmp_path, tmp_path_factory, monkeypatch, capsys):
   flags, words = COMMANDS[command]
   owning = command.startswith(("-m experiments.thinking", "-m experiments.video.study")) and "train" not in command
-  if owning or command.endswith((".frechet", ".probe", ".uncertainty")):  # it owns its results until this process ends
+  if owning or command.endswith((".downstream.study", ".frechet", ".probe", ".uncertainty")):
+    # it owns its results until this process ends
     flags += f" --out={tmp_path_factory.mktemp('results')}"
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "argv", [command, *flags.split()])
+  monkeypatch.setitem(sys.modules, "lm_eval", None)  # as if it were not installed
   monkeypatch.setattr(sys, "path", [str(ROOT / "tools"), *sys.path])
   cache = jax.config.jax_compilation_cache_dir
   try:

@@ -154,6 +154,17 @@ def test_a_finished_schedule_may_be_given_more_steps():
   assert more() == ["train.steps: 300 -> 400"] and not more(schedule="constant") and not more(schedule_steps=500)
 
 
+def test_runs_with_options_that_were_taken_out_load_where_these_were_off(tmp_path):
+  path, values = tmp_path / "config.json", Config().to_dict()
+  values["model"] |= {"answer_layers": 0, "residual_drop": 0.0}
+  path.write_text(json.dumps(values))
+  assert config_lib.load(path) == resolve(Config().to_dict())
+  values["model"]["residual_drop"] = 0.5
+  path.write_text(json.dumps(values))
+  with pytest.raises(ConfigError, match="config.model.residual_drop is 0.5, which this version no longer has"):
+    config_lib.load(path)
+
+
 def test_moved_keys_say_where_they_are_and_old_runs_load(tmp_path):
   with pytest.raises(ConfigError, match="config.thinking.normalize: is now config.thinking.authors.normalize"):
     resolve({"thinking": {"normalize": "first"}})

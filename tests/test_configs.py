@@ -1,6 +1,7 @@
 """Every file in `configs/`, with every argument: it traces, counts its parameters, and says what the paper says."""
 
 import importlib
+import json
 import pathlib
 import re
 
@@ -22,8 +23,8 @@ ARGUMENTS = {"infill": ["", "ebt", "transformer", "diffusion"],
              "video_transformer": ["", "shapes", "rnn", "paper"],
              "image_ebt": ["", "laptop", "residual", "cifar", "paper"],
              "image_dit": ["", "laptop", "flow", "authors", "cifar", "paper"],
-             "sudoku": ["", *(f"{size}{kind}" for size in ("4x4", "6x6", "9x9")
-                              for kind in ("", ",ebt", ",judge", ",feedforward", ",looped", ",ired"))]}  # fmt: skip
+             "sudoku": ["", *(f"{size}{kind}" for size in ("4x4", "6x6", "9x9") for kind in
+                              ("", ",ebt", ",judge", ",feedforward", ",looped", ",recursive", ",ired"))]}  # fmt: skip
 LEARNING_RATES = {"xxs": 1.2e-3, "xs": 9e-4, "small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}
 TRACED = [
   ("quickstart", "ebt"),
@@ -42,7 +43,7 @@ def config_of(name: str, argument: str):
 
 
 def test_every_file_and_argument_is_a_config():
-  assert {p.stem for p in CONFIGS.glob("*.py")} == set(ARGUMENTS)
+  assert {p.stem for p in CONFIGS.glob("*.py")} == {*ARGUMENTS, "finetune"}
   for name, arguments in ARGUMENTS.items():
     configs = {argument: config_of(name, argument) for argument in arguments}
     assert configs[""] in [configs[a] for a in arguments[1:]]  # the default is one of those with a name
@@ -52,6 +53,18 @@ def test_every_file_and_argument_is_a_config():
     config_of("text_rnn", "xxs,gru")
   with pytest.raises(ValueError, match="no Sudoku '4x4,mlp'; known: 4x4, 6x6, 9x9"):
     config_of("sudoku", "4x4,mlp")
+
+
+def test_fine_tuning_goes_on_with_a_run(tmp_path):
+  with pytest.raises(ValueError, match="name the run to start from"):
+    config_of("finetune", "")
+  before = config_of("quickstart", "ebt")
+  (tmp_path / "config.json").write_text(json.dumps(before.to_dict()))
+  (tmp_path / "tokenizer.json").write_text("{}")
+  found = config_of("finetune", str(tmp_path))
+  assert (found.init_from, found.model, found.thinking) == (str(tmp_path), before.model, before.thinking)
+  assert found.data.tokenizer == str(tmp_path / "tokenizer.json") and found.data.layout == "document"
+  assert found.train.learning_rate == pytest.approx(before.train.learning_rate / 10)
 
 
 def parameters(c) -> tuple[int, int]:

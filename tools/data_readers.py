@@ -235,6 +235,11 @@ def squad(files: Files) -> Iterator[dict]:
     yield row(r["doc"]["id"], r["doc"]["query"], r["request"]["continuation"])
 
 
+def lambada(files: Files) -> Iterator[dict]:
+  for r in lines(files):
+    yield row(f"lambada-{r['doc_id']}", r["request"]["context"], r["request"]["continuation"])
+
+
 def bigbench(files: Files, name: str, before: str, after: str) -> Iterator[dict]:
   """The correct choice is the continuation; each row keeps the canary of the benchmark."""
   task = json.loads(files[next(iter(files))])

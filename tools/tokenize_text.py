@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import sys
 
 from ebt_jax import cli
-from ebt_jax.config import DataConfig
+from ebt_jax.config import ConfigError, DataConfig
 from ebt_jax.data import coverage
+from ebt_jax.data.answers import Fields
 from ebt_jax.data.progress import Progress
 from ebt_jax.data.sources import Source
 from ebt_jax.data.text import split_documents, tokenized
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(args: argparse.Namespace) -> None:
   """Tokenises as `args` say; raises ConfigError if the source or the tokenizer is unusable."""
   tokenizer = load_tokenizer(args.tokenizer)
-  source = Source(args.source, args.text_key, args.max_documents)
+  source = Source(args.source, Fields(args.text_key), args.max_documents)
   arguments = {
     name: getattr(args, name)
     for name in ("source", "text_key", "context_length", "layout", "held_out", "max_documents")
@@ -63,11 +64,16 @@ def write_windows(args: argparse.Namespace, tokenizer: Tokenizer, source: Source
     print(f"going on after {writer.documents:,} documents", file=sys.stderr)
   progress = Progress(f"tokenising to {args.out}", quiet_s=1.0)
   tokens = text_bytes = 0
-  docs = writer.follow(split_documents(source, args.source, args.text_key))
-  for n, (split, ids, covered) in enumerate(tokenized(docs, tokenizer, args.held_out), writer.documents + 1):
-    writer.add(split, ids, covered)
-    tokens += len(ids)
-    text_bytes += covered.text_bytes
+  docs = writer.follow(split_documents(source, args.source, Fields(args.text_key)))
+  for n, one in enumerate(tokenized(docs, tokenizer, args.held_out), writer.documents + 1):
+    if one.counted is not None:
+      raise ConfigError(
+        f"--text_key: {args.text_key!r} holds chats, and a folder of tokens has no place for what is not learnt; train "
+        "on the files themselves"
+      )
+    writer.add(one.split, one.ids, one.covered)
+    tokens += len(one.ids)
+    text_bytes += one.covered.text_bytes
     if writer.pending >= args.part_tokens:
       writer.commit()
     progress.update(n, tokens, text_bytes / 1e6, source.fraction)

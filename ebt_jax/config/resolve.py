@@ -32,6 +32,8 @@ MOVED = {
   )
 }  # fmt: skip
 
+REMOVED = {"model.residual_drop": 0, "model.answer_layers": 0, "thinking.loss_rise": 0}  # key -> the value that is off
+
 
 def defaults():
   """The ConfigDict with every key and its default, for files in `configs/`."""
@@ -68,6 +70,11 @@ def load(path) -> Config:
     if isinstance(values.get(group), dict) and name in values[group]:
       new_group, new_name = new.split(".")[1:]
       values[group].setdefault(new_group, {})[new_name] = values[group].pop(name)
+  for key, off in REMOVED.items():
+    group, name = key.split(".")
+    found = values[group].pop(name, off) if isinstance(values.get(group), dict) else off
+    if found != off:
+      raise ConfigError(f"{path}: config.{key} is {found!r}, which this version no longer has; use an older one")
   return resolve(values)
 
 

@@ -50,10 +50,9 @@ class ModelConfig(Checks):
   dyt_scale: float = 0.5  # initial scale inside tanh, norm=dyt only
   residual: bool = False  # the energy is E_theta less what the context itself predicts (models/autoregressive.py)
   energy_gain: float = 1.0  # multiplies E_theta of a residual energy; 0: only the context's own prediction is left
-  residual_drop: float = 0.0  # share of the rows that train without the residual term
-  answer_layers: int = 0  # blocks of the context after which a residual energy reads its answer; 0: all of them
   cell: str = "rg_lru"  # of kind rnn: rg_lru (Griffin's and Hawk's) | lstm
   passes: int = 1  # times that Transformer++ applies its blocks, with the same weights (a looped Transformer)
+  latent_updates: int = 0  # of kind looped: updates of a latent stream in each pass; 0: it has none
   embedder: str = "linear"  # candidate probabilities -> width: linear | tied (token table)
   init: str = "xavier"  # xavier | he
   init_gain: float = 1.0  # multiplies every initial linear weight except the energy head's
@@ -93,16 +92,11 @@ class ModelConfig(Checks):
     self._one_of("attention", "plain", "fused")
     self._one_of("cell", "rg_lru", "lstm")
     self._positive("layers", "heads", "width", "ffn_multiplier", "passes")
-    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain", "answer_layers")
-    for name, off in (("energy_gain", 1), ("residual_drop", 0), ("answer_layers", 0)):
-      if getattr(self, name) != off and not self.residual:
-        raise ConfigError(f"{self._key(name)}: {getattr(self, name)} is for residual energies; set model.residual")
-    if not 0 <= self.residual_drop < 1:
-      raise ConfigError(f"{self._key('residual_drop')}: expected 0 <= x < 1, found {self.residual_drop}")
-    if self.answer_layers > self.layers:
-      raise ConfigError(
-        f"{self._key('answer_layers')}: expected at most layers={self.layers}, found {self.answer_layers}"
-      )
+    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain", "latent_updates")
+    if self.energy_gain != 1 and not self.residual:
+      raise ConfigError(f"{self._key('energy_gain')}: {self.energy_gain} is for residual energies; set model.residual")
+    if self.latent_updates and self.kind != "looped":
+      raise ConfigError(f"{self._key('latent_updates')}: is for model.kind=looped, found kind={self.kind}; set it to 0")
     if self.passes > 1 and self.kind == "ebt":
       raise ConfigError(f"{self._key('passes')}: an EBT thinks instead; set thinking.steps, or model.kind=transformer")
     if self.residual and self.kind in ("transformer", "rnn"):
@@ -180,7 +174,6 @@ class ThinkingConfig(Checks):
   contrast_of: str = "pair"  # pair (the truth below the wrong one) | each (below 0 and above 0, whatever the other is)
   gradient: str = "each"  # each | last | unrolled
   step_size_path: bool = True  # `last`: the step size's gradient sees the earlier steps too
-  loss_rise: float = 0.0  # r: the loss of step i has a weight in proportion to (i + 1)^r; 0: all the same
   start: str = "noise"  # noise | zeros | input (what is known: a noised picture, the last frame) | context (see below)
   explore: int = 1  # starts of each answer in training, of which the one that ends best is learnt from
   start_scale: float = 1.0  # of the noise; with input and context of all candidates but the first, in evaluation
@@ -207,7 +200,7 @@ class ThinkingConfig(Checks):
     self._positive("replay_fraction", "replay_gb")
     self._at_least(1.0, "random_step_size", why=" (1 is off)")
     self._at_least(0, "random_steps_min", "replay_rows", why=" (0 is off)")
-    self._at_least(0.0, "noise", "start_scale", "loss_rise", "contrast", "momentum")
+    self._at_least(0.0, "noise", "start_scale", "contrast", "momentum")
     if self.momentum >= 1:
       raise ConfigError(f"config.thinking.momentum: expected at least 0 (off) and less than 1, found {self.momentum:g}")
     if self.landscapes > self.steps:
@@ -296,7 +289,8 @@ class DataConfig(Checks):
   tokenizer: str = "bytes"  # bytes | path of a tokenizer.json
   context_length: int = 256
   layout: str = "packed"  # packed (documents joined by end-of-text) | document (one a row, cut and padded)
-  text_key: str = "text"  # field or column of jsonl, parquet and tfds sources
+  text_key: str = "text"  # field or column of jsonl, parquet and tfds sources; of a chat, the list of its messages
+  prompt_key: str = ""  # field with the prompt of `text_key`: read before it, and not learnt; needs layout=document
   held_out: float = 0.02  # fraction of documents kept for evaluation
   held_out_sources: str = ""
   max_documents: int = 0  # 0: all
@@ -312,6 +306,10 @@ class DataConfig(Checks):
   def check(self) -> None:
     self._one_of("layout", "packed", "document")
     self._at_least(2, "context_length")
+    if self.prompt_key and self.layout != "document":
+      raise ConfigError(
+        f"config.data.prompt_key: {self.prompt_key!r} needs a row for each prompt and answer; set data.layout=document"
+      )
     self._at_least(0, "max_documents", "max_tokens")
     if not 0 < self.held_out < 1:
       raise ConfigError(f"config.data.held_out: expected a fraction between 0 and 1, found {self.held_out}")

@@ -251,7 +251,6 @@ def check_image(config: Config) -> None:
   if m.width % 4:  # each head has an even width already
     raise ConfigError(f"config.model.width: {m.width} must divide by 4 for the positions of patches")
   fixed = {"variant": "default", "norm": "rms", "activation": "silu", "embedder": "linear"}
-  fixed |= {"residual_drop": 0, "answer_layers": 0}
   for name, value in fixed.items():
     if getattr(m, name) != value:
       raise ConfigError(f"config.model.{name}: models of pictures have no choice of it; leave it out")
@@ -277,7 +276,7 @@ def check_image(config: Config) -> None:
 def check_video(config: Config) -> None:
   """What models of frames do not have."""
   m, t, v = config.model, config.thinking, config.video
-  for name, value in {"embedder": "linear", "residual_drop": 0, "vocab_chunk": 0}.items():
+  for name, value in {"embedder": "linear", "vocab_chunk": 0}.items():
     if getattr(m, name) != value:
       raise ConfigError(f"config.model.{name}: models of frames have no choice of it; leave it out")
   if t.authors.soften_targets:

@@ -59,7 +59,7 @@ class WindowExamples:
         f"config.model.vocab_size: the data hold token id {top}, expected ids below {self.vocab_size}; "
         "set model.vocab_size to 0 or to the tokenizer's size"
       )
-    weights = (np.arange(windows.context_length) < windows.lengths[index, None]).astype(np.float32)
+    weights = windows.valid(index).astype(np.float32)
     size = self.token_bytes[tokens[:, 1:]] * weights
     size = size.astype(np.float32) if self.by_place else size.sum(1, dtype=np.float32)
     return {"tokens": tokens, "weights": weights, "bytes": size}

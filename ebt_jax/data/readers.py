@@ -11,10 +11,12 @@ from typing import IO, Any, NamedTuple
 import zlib
 
 from ebt_jax.config import ConfigError
+from ebt_jax.data import answers
+from ebt_jax.data.answers import Fields, Marked
 from ebt_jax.data.find import KEY, File
 from ebt_jax.files import parse_json
 
-_TEXT_KEY = "config.data.text_key"
+_TEXT_KEY, _PROMPT_KEY = "config.data.text_key", "config.data.prompt_key"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
@@ -28,28 +30,28 @@ class NoDocument(ConfigError):
 
 
 class Part(NamedTuple):
-  """One document of a file: what follows the file's id, its text (None or empty: none), part of the file read."""
+  """One document of a file: what follows the file's id, its text (empty: none), part of the file read."""
 
   suffix: str
-  text: str | None
+  content: Marked
   read: float
 
 
-def read(file: File, key: str) -> Iterator[Part]:
+def read(file: File, fields: Fields) -> Iterator[Part]:
   """The documents of a file.
 
   Args:
     file: what to read.
-    key: field or column that holds the text.
+    fields: which fields or columns hold the text.
 
   Raises:
     NoDocument: the file is empty, holds only white space, or no row.
-    ConfigError: the file is damaged, is not what its name says, or has no text under the key.
+    ConfigError: the file is damaged, is not what its name says, or lacks a field.
   """
   try:
     if not os.path.getsize(file.path):
       raise NoDocument(f"{KEY}: {file.path} is empty; remove it or leave it out of data.source", "empty files")
-    yield from _READERS[file.format](file, key)
+    yield from _READERS[file.format](file, fields)
   except (EOFError, OSError, lzma.LZMAError, zlib.error) as e:
     if isinstance(e, PermissionError | FileNotFoundError):
       raise ConfigError(f"{KEY}: {file.path}: {e.strerror}; give a file that can be read") from e
@@ -77,16 +79,21 @@ def _opened(file: File) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         yield raw, raw
 
 
-def _read_txt(file: File, key: str) -> Iterator[Part]:
+def _read_txt(file: File, fields: Fields) -> Iterator[Part]:
+  if fields.prompt:
+    raise ConfigError(
+      f"{_PROMPT_KEY}: {file.path} is plain text, which has no field {fields.prompt!r}; leave data.prompt_key out, or "
+      "give .jsonl, .json or .parquet"
+    )
   with _opened(file) as (_, content):
     text = _utf8(content.read(), file.path, 0).removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
   if not text.strip():
     message = f"{KEY}: {file.path} holds only white space; remove it or leave it out of data.source"
     raise NoDocument(message, "files of white space")
-  yield Part("", text, 1.0)
+  yield Part("", Marked(text), 1.0)
 
 
-def _read_jsonl(file: File, key: str) -> Iterator[Part]:
+def _read_jsonl(file: File, fields: Fields) -> Iterator[Part]:
   found, n, offset, size = 0, 0, 0, os.path.getsize(file.path)
   with _opened(file) as (raw, content):
     try:
@@ -99,7 +106,7 @@ def _read_jsonl(file: File, key: str) -> Iterator[Part]:
         found += 1
         row = _json(text_line, where, "one JSON object a line")
         # the position in the file as stored, because that is what the time left depends on
-        yield Part(f":{n}", _text(row, key, where), min(raw.tell() / size, 1.0))
+        yield Part(f":{n}", marked(row, fields, where), min(raw.tell() / size, 1.0))
     except (EOFError, OSError, lzma.LZMAError, zlib.error) as e:
       raise ConfigError(f"{KEY}: {file.path}: broken after line {n} ({e}); copy or pack the file again") from e
   if not found:
@@ -107,28 +114,28 @@ def _read_jsonl(file: File, key: str) -> Iterator[Part]:
     raise NoDocument(message, "files without a row")
 
 
-def _read_json(file: File, key: str) -> Iterator[Part]:
+def _read_json(file: File, fields: Fields) -> Iterator[Part]:
   """JSON lines under another name, an array of objects, or one object, which may be no document but about others."""
   with _opened(file) as (_, content):
     lines = (line for line in content if line.strip())
     first, second = next(lines, b""), next(lines, b"")
     if second and _is_object(first):
-      yield from _read_jsonl(file, key)
+      yield from _read_jsonl(file, fields)
       return
   with _opened(file) as (_, content):
     rows = _json(_utf8(content.read(), file.path, 0).removeprefix("\ufeff"), file.path, "JSON")
   if isinstance(rows, dict):
-    if key not in rows and not file.named and not file.packing:
-      raise NoDocument(f"{KEY}: {file.path} has no {key!r}", f"JSON files without {key!r}")
+    if fields.text not in rows and not file.named and not file.packing:
+      raise NoDocument(f"{KEY}: {file.path} has no {fields.text!r}", f"JSON files without {fields.text!r}")
     rows = [rows]
   if not isinstance(rows, list) or not rows:
     message = f"{KEY}: {file.path}: expected JSON objects with a text each, found {str(rows)[:40]}"
     raise NoDocument(message, "files without a row")
   for n, row in enumerate(rows, 1):
-    yield Part(f":{n}", _text(row, key, f"{file.path}:{n}"), n / len(rows))
+    yield Part(f":{n}", marked(row, fields, f"{file.path}:{n}"), n / len(rows))
 
 
-def _read_parquet(file: File, key: str) -> Iterator[Part]:
+def _read_parquet(file: File, fields: Fields) -> Iterator[Part]:
   pa = _pyarrow(file)
   import pyarrow.parquet as pq
 
@@ -139,24 +146,26 @@ def _read_parquet(file: File, key: str) -> Iterator[Part]:
     except (pa.ArrowException, OSError) as e:
       raise ConfigError(f"{KEY}: {path} is not a Parquet file ({str(e)[:200]}); copy or write the file again") from e
     columns = table.schema_arrow.names
-    if columns.count(key) != 1:
-      what = f"has {columns.count(key)} columns" if key in columns else "has no column"
-      raise ConfigError(f"{_TEXT_KEY}: {path} {what} {key!r}; found {', '.join(columns)}")
-    kind = table.schema_arrow.field(key).type
-    if not _holds_text(kind):
-      raise ConfigError(f"{_TEXT_KEY}: {path}: column {key!r} holds {kind}, expected string")
+    wanted = {_TEXT_KEY: fields.text, **({_PROMPT_KEY: fields.prompt} if fields.prompt else {})}
+    for name, key in wanted.items():
+      if columns.count(key) != 1:
+        what = f"has {columns.count(key)} columns" if key in columns else "has no column"
+        raise ConfigError(f"{name}: {path} {what} {key!r}; found {', '.join(columns)}")
+      kind = table.schema_arrow.field(key).type
+      if not _holds_text(kind):
+        raise ConfigError(f"{name}: {path}: column {key!r} holds {kind}, expected string")
     rows = table.metadata.num_rows
     if not rows:
       message = f"{KEY}: {path} holds no row; remove it or leave it out of data.source"
       raise NoDocument(message, "files without a row")
     n = 0
     try:
-      for batch in table.iter_batches(batch_size=1024, columns=[key]):
-        for value in batch.column(0):
+      keys = list(wanted.values())
+      for batch in table.iter_batches(batch_size=1024, columns=keys):
+        for values in zip(*(batch.column(batch.schema.get_field_index(key)) for key in keys)):
           n += 1
-          content = _bytes(value)
-          text = content and decoded(content, f"{path}:{n}")
-          yield Part(f":{n}", text, n / rows)
+          row = {key: _bytes(value) for key, value in zip(keys, values)}
+          yield Part(f":{n}", marked(row, fields, f"{path}:{n}"), n / rows)
     except (pa.ArrowException, OSError) as e:
       raise ConfigError(f"{KEY}: {path}: broken after row {n} ({str(e)[:200]}); copy or write the file again") from e
 
@@ -224,27 +233,37 @@ def _integer(digits: str) -> int | float:
     return float(digits)
 
 
-def _text(row: Any, key: str, where: str) -> str | None:
-  """The text of a row, which may be null."""
+def marked(row: Any, fields: Fields, where: str) -> Marked:
+  """The text of a row: of one field, of a prompt and its answer, or of a chat. A null is no text.
+
+  Raises:
+    ConfigError: there is no such field, which names those there are, or it holds something else.
+  """
   if not isinstance(row, dict):
     raise ConfigError(f"{KEY}: {where}: expected a JSON object, found {type(row).__name__}")
-  return checked(field(row, key, where), key, where)
+  text = _field(row, fields.text, where, _TEXT_KEY)
+  if isinstance(text, list) and not fields.prompt:
+    return answers.chat(text, where)
+  text = _checked(text, fields.text, where, _TEXT_KEY)
+  if not fields.prompt:
+    return Marked(text)
+  prompt = _checked(_field(row, fields.prompt, where, _PROMPT_KEY), fields.prompt, where, _PROMPT_KEY)
+  return answers.answered(prompt, text)
 
 
-def field(row: dict, key: str, where: str) -> Any:
-  """`row[key]`. Raises ConfigError, which names the keys there are."""
+def _field(row: dict, key: str, where: str, name: str) -> Any:
   if key not in row:
-    raise ConfigError(f"{_TEXT_KEY}: {where}: no key {key!r}; found {', '.join(map(str, row)) or 'none'}")
+    raise ConfigError(f"{name}: {where}: no key {key!r}; found {', '.join(map(str, row)) or 'none'}")
   return row[key]
 
 
-def checked(text: Any, key: str, where: str) -> str | None:
-  """A field's value, decoded if it is bytes. Raises ConfigError unless it is text or null."""
+def _checked(text: Any, key: str, where: str, name: str) -> str:
+  """A field's value, decoded if it is bytes; empty if it is null."""
   if isinstance(text, bytes):
     text = decoded(text, where)
   if text is not None and not isinstance(text, str):
-    raise ConfigError(f"{_TEXT_KEY}: {where}: {key!r} holds {type(text).__name__}, expected text")
-  return text
+    raise ConfigError(f"{name}: {where}: {key!r} holds {type(text).__name__}, expected text")
+  return text or ""
 
 
 def _utf8(content: bytes, where: str, offset: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ebt_jax.config import ConfigError, near
 from ebt_jax.data import readers
+from ebt_jax.data.answers import Fields
 from ebt_jax.data.find import KEY, File, LeftOut, find_files
 
 _EMBEDDED = "sotu.jsonl.xz"
@@ -20,21 +21,22 @@ _NO_TEXT = "rows without text"
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """A text, and an id that does not depend on where the source is stored."""
+  """A text, an id that does not depend on where the source is stored, and which parts are targets (see `Marked`)."""
 
   id: str
   text: str
+  answers: tuple[tuple[int, int], ...] | None = None
 
 
-def documents(source: str, text_key: str = "text", max_documents: int = 0) -> Iterator[Document]:
+def documents(source: str, fields: Fields = Fields("text"), max_documents: int = 0) -> Iterator[Document]:
   """The documents of a source, in a fixed order; see `Source`.
 
   Args:
     source: `config.data.source`.
-    text_key: field or column that holds the text (jsonl, parquet, tfds).
+    fields: which fields or columns hold the text (jsonl, parquet, tfds).
     max_documents: stop after this number of documents; 0: read all.
   """
-  return iter(Source(source, text_key, max_documents))
+  return iter(Source(source, fields, max_documents))
 
 
 class Source:
@@ -59,10 +61,10 @@ class Source:
     ConfigError: at construction if the source does not exist, while reading if its content is bad.
   """
 
-  def __init__(self, source: str, text_key: str = "text", max_documents: int = 0):
+  def __init__(self, source: str, fields: Fields = Fields("text"), max_documents: int = 0):
     self.fraction = 0.0
     self.size = 0
-    self._name, self._key = source, text_key
+    self._name, self._fields = source, fields
     self._limit = max_documents
     self._tfds = None
     self._files: list[File] = []
@@ -70,6 +72,8 @@ class Source:
     self._embedded = source == "embedded"
     if source.startswith("tfds:"):
       self._tfds = open_tfds(source)
+    elif self._embedded and fields.prompt:
+      raise ConfigError("config.data.prompt_key: the embedded text has no prompts; leave it out, or set data.source")
     elif not self._embedded:
       self._files, self._not_files = find_files(source)
       self.size = sum(os.path.getsize(f.path) for f in self._files)
@@ -115,16 +119,16 @@ class Source:
       row = data[i]
       self.fraction = (i + 1) / len(data)
       where = f"{name}:{i + 1}"
-      yield Document(where, readers.checked(readers.field(row, self._key, where), self._key, where) or "")
+      yield Document(where, *readers.marked(row, self._fields, where))
 
   def _read_files(self) -> Iterator[Document]:
     done = 0
     for file in self._files:
       size = os.path.getsize(file.path)
       try:
-        for part in readers.read(file, self._key):
+        for part in readers.read(file, self._fields):
           self.fraction = (done + part.read * size) / self.size
-          yield Document(file.id + part.suffix, part.text or "")
+          yield Document(file.id + part.suffix, *part.content)
       except readers.NoDocument as e:
         if file.named:
           raise

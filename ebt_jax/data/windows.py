@@ -20,10 +20,12 @@ class Windows:
   Attributes:
     tokens: uint16 or int32 [n, context_length + 1], possibly a view of a memory-mapped file.
     lengths: int32 [n], the number of valid targets of each row: the first ones of `tokens[i, 1:]`. The rest is padding.
+    counted: bool [n, context_length], which of those are targets, where prompts are none; None: all.
   """
 
   tokens: np.ndarray
   lengths: np.ndarray
+  counted: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.lengths)
@@ -32,11 +34,16 @@ class Windows:
   def context_length(self) -> int:
     return self.tokens.shape[1] - 1
 
+  def valid(self, rows: slice | np.ndarray) -> np.ndarray:
+    """Which places of some rows hold valid targets, bool [rows, context_length]."""
+    found = np.arange(self.context_length) < self.lengths[rows, None]
+    return found if self.counted is None else found & self.counted[rows]
+
   def targets(self) -> Iterator[np.ndarray]:
     """All valid targets in order, as flat arrays, one for every 4096 windows."""
-    position = np.arange(self.context_length)
     for i in range(0, len(self), 4096):
-      yield self.tokens[i : i + 4096, 1:][position < self.lengths[i : i + 4096, None]]
+      rows = slice(i, i + 4096)
+      yield self.tokens[rows, 1:][self.valid(rows)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +68,9 @@ class Assembler:
   holds the tokens i * C to i * C + C inclusive (C is the context length), so that every token but the first is a target
   exactly once. The last window is padded with end-of-text.
   With layout `document`, each document is a row, cut at C + 1 tokens or padded with end-of-text; documents with fewer
-  than two tokens have no target and are dropped.
+  than two tokens have no target and are dropped. Where only parts of a document are targets, such as the answer to a
+  prompt, end-of-text follows it and counts as what is before it does, and a document that is too long loses its
+  beginning.
 
   The flat arrays do not depend on when they are drained, so a job can be interrupted between documents.
 
@@ -77,24 +86,26 @@ class Assembler:
     stored: number of tokens in the flat array so far, drained ones included.
     rows: number of entries of `lengths` so far.
     longest: number of targets in the longest possible window: the whole stream, or the longest document.
+    shortened: number of documents that have lost their beginning.
     text_bytes, token_bytes, lost_bytes, lost: sums of `Coverage` over the documents.
     digest: SHA-256 of all documents' tokens, in hex; each one's is of its tokens and the digest before it.
   """
 
   STATE = (
-    *("documents", "stored", "rows", "longest"),
+    *("documents", "stored", "rows", "longest", "shortened"),
     *("text_bytes", "token_bytes", "lost_bytes", "lost", "digest"),
   )
 
   def __init__(self, layout: str, context_length: int, end_of_text: int, dtype: np.dtype, **state: Any):
-    self._packed = layout == "packed"
+    self._layout, self._packed = layout, layout == "packed"
     self._context = context_length
     self._end = end_of_text
     self._closing = np.array([end_of_text])
     self._dtype = dtype
     self._tokens: list[np.ndarray] = []
     self._lengths: list[np.ndarray] = []
-    self.documents = self.stored = self.rows = self.longest = 0
+    self._counted: list[np.ndarray] = []
+    self.documents = self.stored = self.rows = self.longest = self.shortened = 0
     self.text_bytes = self.token_bytes = self.lost_bytes = 0
     self.lost: dict[str, int] = {}
     self.digest = ""
@@ -105,8 +116,12 @@ class Assembler:
     """What a new Assembler needs to continue after the last drain."""
     return {name: getattr(self, name) for name in self.STATE} | {"lost": dict(sorted(self.lost.items()))}
 
-  def add(self, ids: np.ndarray, covered: Coverage | None = None) -> None:
-    """Adds a document, int [tokens], and what its tokens keep of its text."""
+  def add(self, ids: np.ndarray, covered: Coverage | None = None, counted: np.ndarray | None = None) -> None:
+    """Adds a document, int [tokens], what its tokens keep of its text, and which are targets, bool [tokens].
+
+    Raises:
+      ConfigError: only parts of it are targets, and the layout is `packed`.
+    """
     self.documents += 1
     self.digest = hashlib.sha256(bytes.fromhex(self.digest) + ids.astype("<i4").tobytes()).hexdigest()
     if covered:
@@ -116,20 +131,31 @@ class Assembler:
       for character, n in covered.lost.items():
         self.lost[character] = self.lost.get(character, 0) + n
     if self._packed:
+      if counted is not None:
+        raise ConfigError(
+          "config.data.layout: packed has no place for prompts that are not learnt; set data.layout=document"
+        )
       if not self.stored:
         self._store(self._closing)
       self._store(ids)
       self._store(self._closing)
       self.longest = self.stored - 1
       return
+    size, targets = self._context + 1, None
+    if counted is not None:
+      ids, targets = np.append(ids, self._closing), np.append(counted, counted[-1])
+      self.shortened += len(ids) > size
+      ids, targets = ids[-size:], targets[-size:]
     self.longest = max(self.longest, len(ids) - 1)
     if len(ids) < 2:
       return
-    row = np.full(self._context + 1, self._end)
-    n = min(len(ids), len(row))
+    row = np.full(size, self._end)
+    n = min(len(ids), size)
     row[:n] = ids[:n]
     self._store(row)
     self._measure(np.array([n - 1]))
+    if targets is not None:
+      self._counted.append(np.pad(targets[1:], (0, size - n)))
 
   def finish(self) -> None:
     """Pads the last window; no document may be added afterwards."""
@@ -146,6 +172,12 @@ class Assembler:
     lengths = np.concatenate([np.empty(0, "<i4"), *self._lengths])
     self._tokens, self._lengths = [], []
     return tokens, lengths
+
+  def windows(self) -> Windows:
+    """All that was added since the last drain, as windows."""
+    counted = np.stack(self._counted) if self._counted else None
+    self._counted = []
+    return dataclasses.replace(from_flat(*self.drain(), self._layout, self._context), counted=counted)
 
   def _store(self, tokens: np.ndarray) -> None:
     self._tokens.append(tokens.astype(self._dtype))
@@ -215,7 +247,11 @@ def check(config: DataConfig, counts: dict[str, dict[str, Any]]) -> None:
 
 
 def limit(windows: Windows, max_tokens: int) -> Windows:
-  """The first windows, with at most `max_tokens` targets in all; the last one may be cut."""
+  """The first windows, with at most `max_tokens` targets in all; the last one may be cut, unless it has a prompt."""
+  if windows.counted is not None:
+    size = np.cumsum(windows.valid(slice(None)).sum(1, dtype=np.int64))
+    n = max(1, int(np.searchsorted(size, max_tokens, side="right")))
+    return Windows(windows.tokens[:n], windows.lengths[:n], windows.counted[:n])
   before = np.cumsum(windows.lengths, dtype=np.int64) - windows.lengths
   n = int(np.searchsorted(before, max_tokens))
   lengths = np.minimum(windows.lengths[:n], max_tokens - before[:n]).astype(np.int32)
@@ -229,6 +265,8 @@ def fingerprint(windows: Windows, counts: dict[str, Any]) -> dict[str, Any]:
   """
   some = np.unique(np.linspace(0, len(windows) - 1, 64).astype(int)) if len(windows) else np.empty(0, int)
   content = windows.tokens[some].astype("<i4").tobytes() + windows.lengths[some].astype("<i4").tobytes()
+  if windows.counted is not None:
+    content += np.packbits(windows.counted[some]).tobytes()
   return {
     "documents": counts["documents"],
     "windows": len(windows),

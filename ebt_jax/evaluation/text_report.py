@@ -32,6 +32,8 @@ def write_sample(task: Task, params: Params, data: Data, folder: pathlib.Path) -
     return ""
   held_out: Windows = data.held_out["held_out"].windows
   length = min(s.prompt_tokens, int(held_out.lengths[0]), task.config.data.context_length - 1)
+  if held_out.counted is not None:  # the whole prompt of an answer
+    length = int(np.argmax(held_out.valid(slice(1))[0])) + 1
   prompt = np.asarray(held_out.tokens[0][:length]).tolist()
   writer = decoding.writer(task)
   generate = Generator.of(task, params)

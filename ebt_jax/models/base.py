@@ -7,7 +7,7 @@ import abc
 from typing import Any
 
 import jax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ebt_jax.flops import EnergyCost, PredictorCost
 
@@ -35,10 +35,6 @@ class Energy(abc.ABC):
   def direct_answer(self, params: Any, context: Any) -> Any | None:
     """What the context alone predicts, in the space of y: where thinking may start. None where there is none."""
     return None
-
-  def drop_answer(self, context: Any, rows: Bool[Array, " b"]) -> Any:
-    """The context without what it predicts itself, in the rows that are true."""
-    return context
 
   def energies(self, params: Any, context: Any, y: Any, landscape: Landscape = 0) -> Float[Array, " n *e"]:
     """`energy` of n candidates over one context, y `[n, *e, ...]`."""

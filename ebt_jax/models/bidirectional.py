@@ -236,17 +236,41 @@ class LoopedTransformer(MaskedTransformer):
 
   loops = True
 
+  @property
+  def uses(self) -> int:
+    return 1 + self.config.latent_updates
+
   def predict(self, params: dict, inputs: Masked) -> Float[Array, "b s v"]:
     return self.answers(params, inputs, 1)[-1]
 
+  def flops(self, inputs: Masked, single: bool = False) -> PredictorCost:
+    cost = super().flops(inputs, single)
+    return cost._replace(trunk=Pass(*(self.uses * flops for flops in cost.trunk)))
+
   def answers(self, params: dict, inputs: Masked, passes: int) -> Float[Array, "t b s v"]:
     known = self._stream(params, inputs)
+    if self.config.latent_updates:
+      return self._recursive(params, known, passes)
 
     def once(x_BxSxD, _):
       x_BxSxD = self._pass(params, x_BxSxD + known)
       return x_BxSxD, self._read(params, x_BxSxD)
 
     return jax.lax.scan(once, jnp.zeros_like(known), None, length=passes)[1]
+
+  def _recursive(self, params, known, passes):
+    """A Tiny Recursive Model (arXiv 2510.04871): each pass updates a latent stream several times, from the inputs, the
+    answer's stream and itself, and then the answer's from both. No gradient flows from one pass to the next."""
+
+    def once(streams, _):
+      answer, latent = jax.lax.stop_gradient(streams)
+      for _ in range(self.config.latent_updates):
+        latent = self._pass(params, known + answer + latent)
+      answer = self._pass(params, answer + latent)
+      return (answer, latent), self._read(params, answer)
+
+    start = jnp.zeros_like(known)
+    return jax.lax.scan(once, (start, start), None, length=passes)[1]
 
 
 def norm(config: ModelConfig) -> layers.Norm:

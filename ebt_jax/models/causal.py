@@ -13,7 +13,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from ebt_jax import flops
 from ebt_jax.config import ModelConfig
@@ -118,7 +118,7 @@ class CausalEBT(Energy):
       x_BxSxD = jnp.concatenate([self._time(params, landscape, len(x_BxSxD)), x_BxSxD], axis=1)
     positions = jnp.arange(x_BxSxD.shape[1] // self.group)
     condition = self._condition(params, landscape)
-    h_BxSxD, keys, values = self._stream(params, x_BxSxD, positions, condition)
+    h_BxSxD, (keys, values) = trunk.context(self.config, params["layers"], x_BxSxD, positions, condition, self.group)
     state = None
     if self.config.residual:
       state = self.answer(params, h_BxSxD[:, self.prefix * self.group :], inputs)
@@ -126,28 +126,6 @@ class CausalEBT(Energy):
 
   def _time(self, params, landscape, rows):
     return jnp.broadcast_to(params["time"]["embedding"][landscape], (rows, self.group, self.config.width))
-
-  def _stream(self, params, x_BxSxD, positions, condition, old=None):
-    """The context's stream where its answer is read, and keys and values of all layers; `old`: the cache they join."""
-    c, n = self.config, self.config.answer_layers
-
-    def through(x, layers):
-      blocks = params["layers"]
-      if n:
-        blocks = blocks[layers] if isinstance(blocks, tuple) else jax.tree.map(lambda a: a[layers], blocks)
-      if old is None:
-        return trunk.context(c, blocks, x, positions, condition, self.group)
-      part = old._replace(keys=old.keys[layers], values=old.values[layers])
-      return trunk.cached(c, blocks, x, positions, part, condition, self.group)
-
-    h_BxSxD, (keys, values) = through(x_BxSxD, slice(n or None))
-    if 0 < n < c.layers:
-      _, above = through(h_BxSxD, slice(n, None))
-      keys, values = ((*a, *b) if old else jnp.concatenate([a, b]) for a, b in zip((keys, values), above))
-    return h_BxSxD, keys, values
-
-  def drop_answer(self, context: Context, rows: Bool[Array, " b"]) -> Context:
-    return context._replace(state=jnp.where(rows.reshape(-1, *[1] * (context.state.ndim - 1)), 0, context.state))
 
   def direct_answer(self, params: dict, context: Context) -> Float[Array, "b s ..."] | None:
     """The context's own prediction. None where the energy has no residual term."""
@@ -217,7 +195,9 @@ class CausalEBT(Energy):
     """Appends the first `lengths` inputs of each row; the padding behind them is overwritten by the next call."""
     positions = context.positions[:, :1] + jnp.arange(inputs.shape[1])
     x_BxSxD, condition = self.entries(params, inputs), self._condition(params, landscape)
-    x_BxSxD, keys, values = self._stream(params, x_BxSxD, positions, condition, context)
+    x_BxSxD, (keys, values) = trunk.cached(
+      self.config, params["layers"], x_BxSxD, positions, context, condition, self.group
+    )
     state = None
     if self.config.residual:
       last = self.answer(params, *self._at_last(x_BxSxD, inputs, lengths))

@@ -64,17 +64,12 @@ class EBTTask:
     inner = {"step_size": jnp.float32(t.step_size), "noise": jnp.float32(t.noise)}
     return {"model": self.model.init(key), "thinking": inner}
 
-  def context(self, params: Params, batch: Batch, unanswered: Array | None = None) -> Any:
-    """What the energy knows of a batch, for all landscapes; without its own answer in the rows `unanswered` `[b]`."""
+  def context(self, params: Params, batch: Batch) -> Any:
+    """What the energy knows of a batch, for all landscapes."""
     model, inputs = vocabulary.gather_tables(params["model"]), self.problem.inputs(batch)
-
-    def encode(landscape):
-      context = self.model.encode(model, inputs, landscape)
-      return context if unanswered is None else self.model.drop_answer(context, unanswered)
-
     if self.model.shared_context:
-      return encode(0)
-    each = [encode(k) for k in jnp.arange(self.config.thinking.landscapes)]
+      return self.model.encode(model, inputs, 0)
+    each = [self.model.encode(model, inputs, k) for k in jnp.arange(self.config.thinking.landscapes)]
     return thinking.PerLandscape(jax.tree.map(lambda *a: jnp.stack(a), *each))
 
   @property
@@ -113,11 +108,7 @@ class EBTTask:
     batch, rows = fresh, len(jax.tree.leaves(fresh)[0])
     if replayed:
       batch = {name: _joined(a, replayed[name]) for name, a in fresh.items()}
-    unanswered = None
-    if training and self.config.model.residual_drop:
-      shape = (len(jax.tree.leaves(batch)[0]),)
-      unanswered = jax.random.bernoulli(streams.fold(key, streams.DROP), self.config.model.residual_drop, shape)
-    context = self.context(params, batch, unanswered)
+    context = self.context(params, batch)
     if start is None and training and self.config.thinking.explore > 1:
       start = self._explored(space, params, context, start_key, fresh)
     elif start is None:
@@ -135,7 +126,7 @@ class EBTTask:
     def measure(params, context, x, energies, i, count):
       total = self._error_sum(space, params, x, target, weights, i, count)
       seen = {"loss": jax.lax.stop_gradient(total), "energy": jnp.sum(first_axes(weights, energies.ndim) * energies)}
-      loss = total if t.gradient == "last" else self._share(total, i, count)
+      loss = total if t.gradient == "last" else total / count
       if t.authors.contrastive:
         contrast = self._contrast(params, context, target, weights, energies)
         loss = loss + t.authors.contrastive * jnp.where(i == count - 1, contrast, 0.0)
@@ -167,14 +158,6 @@ class EBTTask:
 
     several = self.model.for_inference().energies
     return thinking.best_start(several, space, params, context, starts, key, error, self.config.thinking)
-
-  def _share(self, total, i, count):
-    """What step i of `count` adds to the loss."""
-    rise = self.config.thinking.loss_rise
-    if not rise:
-      return total / count
-    weights = jnp.arange(1.0, self.config.thinking.steps + 1) ** rise
-    return total * weights[i] / jnp.sum(jnp.where(jnp.arange(len(weights)) < count, weights, 0))
 
   def _error_sum(self, space, params, x, target, weights, i, count):
     """Weighted sum of the errors of a stepped candidate."""

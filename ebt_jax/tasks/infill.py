@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from ebt_jax import streams
-from ebt_jax.config import Config
+from ebt_jax.config import Config, ConfigError
 from ebt_jax.data import words
 from ebt_jax.data.examples import WindowExamples
 from ebt_jax.models.bidirectional import Masked, MaskedEBT, MaskedTransformer
@@ -62,6 +62,8 @@ class InfillProblem(text.TextProblem):
     return words.of_tokens(self.tokenizer)
 
   def _examples(self, found: Any, counts: dict[str, Any]) -> WindowExamples:
+    if found.counted is not None:
+      raise ConfigError("config.data: task infill blanks any token and has no use for prompts; train on the text alone")
     return dataclasses.replace(super()._examples(found, counts), by_place=True)
 
   def spec(self) -> dict[str, jax.ShapeDtypeStruct]:

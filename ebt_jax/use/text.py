@@ -19,6 +19,7 @@ from ebt_jax.runs import Run
 from ebt_jax.tasks import decoding
 from ebt_jax.tasks.base import Task, Thinks
 from ebt_jax.use.generate import Generator, Written
+from ebt_jax.use.likelihood import Likelihood, Scorer, candidate_energies
 from ebt_jax.use.sampling import Sampling
 
 ROWS = 8  # windows that are scored in one device call
@@ -184,6 +185,22 @@ class TextModel:
     pieces = split_text(self.tokenizer, [], ids)[1]
     return TextScores(pieces, -errors[-1], -errors, energies, steps, len(text.encode("utf-8", "replace")))
 
+  def likelihood(self, pairs: Sequence[tuple[str, str]], **thinking: Any) -> list[Likelihood]:
+    """The likelihood of continuations, and their energy as candidates, as benchmarks and multiple choice ask for them.
+
+    Context and continuation are tokenised one by one, as a prompt is. What is found of one pair does not depend on the
+    others. An empty context is the end of another text.
+
+    Args:
+      pairs: (context, continuation); a continuation has at least one token.
+      **thinking: `steps`, `candidates`, `until`, where they differ from the run's.
+    """
+    ids = [
+      (self.tokenizer.encode(context).tolist(), self.encode(continuation, "continuation"))
+      for context, continuation in pairs
+    ]
+    return self._with(self._scorer, **thinking)(ids)
+
   def think(self, prompt: str, *, seed: int = 0, top: int = 5, **thinking: Any) -> NextToken:
     """Thinks about the token after a prompt, and shows how.
 
@@ -263,6 +280,9 @@ class TextModel:
   def _generator(self, task: Task) -> Generator:
     return Generator.of(task, self._run.params)
 
+  def _scorer(self, task: Task) -> Scorer:
+    return Scorer(task, self._run.params, self.tokenizer.end_of_text)
+
   def _fits(self, ids: list[int], what: str) -> list[int]:
     most = self.config.data.context_length
     if len(ids) > most:
@@ -305,11 +325,6 @@ def _energies(task: Task):
   """Of the tokens that follow, or of one distribution at every position; `[b, s]`."""
 
   def run(params, tokens, p):
-    batch = {"tokens": tokens}
-    if p is None:
-      y = task.space.embed_target(params["model"], task.problem.target(batch))
-    else:
-      y = task.space.embed(params["model"], jnp.broadcast_to(p, (*tokens[:, 1:].shape, *p.shape)))
-    return task.energy(params, task.context(params, batch), y)
+    return candidate_energies(task, params, {"tokens": tokens}, p)
 
   return jax.jit(run)

@@ -19,7 +19,10 @@ from ebt_jax.tasks.sudoku import HARDER
 from experiments.reasoning import boards
 from experiments.thinking import common
 
-COLORS = {"ebt": "#1b6ca8", "judge": "#2a9d5c", "pair": "#e9a23b", "feedforward": "#444444", "looped": "#d1495b"}
+COLORS = {
+  **{"ebt": "#1b6ca8", "judge": "#2a9d5c", "pair": "#e9a23b"},
+  **{"feedforward": "#444444", "looped": "#d1495b", "recursive": "#7b5ea7"},
+}
 LABELS = {
   "ebt": "EBT",
   "judge": "EBT that judges boards",
@@ -28,6 +31,8 @@ LABELS = {
   "feedforward_flops": "one pass, equal FLOPs",
   "looped": "looped, equal steps",
   "looped_flops": "looped, equal FLOPs",
+  "recursive": "recursive, equal steps",
+  "recursive_flops": "recursive, equal FLOPs",
 }
 SETS = {"in": "held_out", "out": HARDER}
 DOUBLINGS = (1, 2, 4, 8, 16, 32, 64)  # thinking steps or passes

@@ -24,11 +24,11 @@ def sudoku(size: str, steps: int, seeds: list[int], whole: bool) -> list[sweep.R
   Args:
     whole: the rivals also with the training FLOPs of EBT, and the judge with a contrast of pairs.
   """
-  files = {kind: f"configs/sudoku.py:{size},{kind}" for kind in ("ebt", "judge", "feedforward", "looped")}
+  files = {kind: f"configs/sudoku.py:{size},{kind}" for kind in ("ebt", "judge", "feedforward", "looped", "recursive")}
   plan = [(kind, kind, {"train.steps": steps}) for kind in files]
   if whole:
     cost = {k: registry.make(resolve(sweep.read_config(file))).flops().row["total"] for k, file in files.items()}
-    for kind in ("looped", "feedforward"):
+    for kind in ("looped", "feedforward", "recursive"):
       plan.append((f"{kind}_flops", kind, {"train.steps": round(steps * cost["ebt"] / cost[kind])}))
     plan.append(("pair", "ebt", {"train.steps": steps, **PAIR}))
   out = []

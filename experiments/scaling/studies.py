@@ -188,16 +188,22 @@ def _recurrent() -> Study:
 
 def _optimizers() -> Study:
   families = ("transformer", "ebt", "residual")
-  rates = chain(*(at(2, 128, 16, 500, rate) for rate in (0.5, 1, 2, 4, 8)))
+  muon = tuple(f"{family}_muon" for family in families)
+
+  def rates(*several):
+    return chain(*(at(2, 128, 16, 500, rate) for rate in several))
+
   return Study(
     "optimizers",
     "AdamW and Muon for both families, each with its own learning rate: the same trunk, data and tokens.",
     {"eval.max_windows": 256},
     [
-      Axis("rates", "Learning rate", "learning_rate", rates, seeds=1),
-      Axis("seeds", "Learning rate, three seeds", "learning_rate", rates),
+      Axis("rates", "Learning rate", "learning_rate", rates(0.5, 1, 2, 4, 8), seeds=1),
+      # at the rates that are best there
+      Axis("adamw", "AdamW, three seeds", "learning_rate", rates(0.5, 1), without=muon),
+      Axis("muon", "Muon, three seeds", "learning_rate", rates(2, 4), without=families),
     ],
-    {f"{family}{muon}": f"{RECIPE}:{family}{muon}" for family in families for muon in ("", "_muon")},
+    {series: f"{RECIPE}:{series}" for family in families for series in (family, f"{family}_muon")},
   )
 
 

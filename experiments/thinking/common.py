@@ -73,7 +73,7 @@ class Model(NamedTuple):
 
 
 def arguments(about: str, name: str, room: str = "thinking", windows: int = 256, **defaults) -> argparse.Namespace:
-  """--workdir, --windows, --out, and the flags in `defaults`: positive integers, texts and paths.
+  """--workdir, --windows, --out, and the flags in `defaults`: integers (0 only where it is the default), texts, paths.
 
   They are those of the study `name`, whose results this process owns; `room` is its folder below `experiments/`.
   Compiled programs are cached, since seeds share them. A study with a default `kind` runs on other kinds of models too;
@@ -86,9 +86,9 @@ def arguments(about: str, name: str, room: str = "thinking", windows: int = 256,
   parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs") / room, help="of train.py")
   parser.add_argument("--windows", type=cli.at_least(1), default=windows, help="held-out examples to evaluate on")
   parser.add_argument("--out", type=cli.path, default=EXPERIMENTS / room / "results")
-  types = {int: cli.at_least(1), str: str}
   for flag, default in defaults.items():
-    parser.add_argument(f"--{flag}", type=types.get(type(default), cli.path), default=default)
+    kind = cli.at_least(min(1, default)) if isinstance(default, int) else str if isinstance(default, str) else cli.path
+    parser.add_argument(f"--{flag}", type=kind, default=default)
   args = parser.parse_args()
   if {"first", "last"} <= defaults.keys() and not args.first < args.last <= vars(args).get("steps", args.last):
     most = f" and at most --steps={args.steps}" if "steps" in defaults else ""

@@ -62,7 +62,7 @@ def rungs(
     ConfigError: a source is missing or broken, or `trained_on` holds out no document.
   """
   prose = Source(trained_on)
-  kept = [d for d in split_documents(prose, trained_on, "text") if is_held_out(d.id, held_out)]
+  kept = [d for d in split_documents(prose, trained_on) if is_held_out(d.id, held_out)]
   if not kept:
     raise ConfigError(
       f"config.data.held_out: found {held_out}, at which {trained_on!r} holds out no document; give a larger fraction"

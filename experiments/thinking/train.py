@@ -112,11 +112,6 @@ def later(steps: int = 300) -> list[sweep.Run]:
     **{f"step_size_{a:g},4_steps": steps_of(4, thinking__step_size=a) for a in (1.0, 20.0)},
     **{f"Langevin_noise_{s:g},4_steps": steps_of(4, thinking__noise=s) for s in (0.3, 1.0)},
     **{f"momentum_{b:g},4_steps": steps_of(4, thinking__momentum=b) for b in (0.5, 0.9)},
-    "rising_losses,4_steps": steps_of(4, thinking__loss_rise=2.0),
-    "last_loss_alone,unrolled,4_steps": steps_of(4, thinking__loss_rise=30.0, **unrolled),
-    "dropped_half,4_steps": steps_of(4, model__residual_drop=0.5),
-    "dropped_half,from_noise,4_steps": steps_of(4, model__residual_drop=0.5, **noise),
-    **{f"deeper_energy,{n}_steps": steps_of(n, model__layers=4, model__answer_layers=2) for n in (1, 2, 4)},
   }
   keep = {**SHORT, **S1, **RESIDUAL, "thinking.start": "context", "train.steps": steps}
   return sweep.runs(S2, sweep.named(several), keep)

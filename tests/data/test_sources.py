@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from ebt_jax.config import ConfigError
+from ebt_jax.data.answers import Fields
 from ebt_jax.data.sources import Source, documents
 
 
@@ -185,7 +186,7 @@ def test_every_type_of_text_in_parquet(tmp_path):
 
 def test_other_text_key(tmp_path):
   path = write(tmp_path / "a.jsonl", lines("x", key="content"))
-  assert [d.text for d in documents(path, "content")] == ["x"]
+  assert [d.text for d in documents(path, Fields("content"))] == ["x"]
 
 
 BAD = {
@@ -262,6 +263,7 @@ TFDS = """
 import sys
 import tensorflow_datasets as tfds
 from ebt_jax.config import ConfigError
+from ebt_jax.data.answers import Fields
 from ebt_jax.data.sources import documents
 
 class TinyText(tfds.core.GeneratorBasedBuilder):
@@ -289,10 +291,10 @@ assert sorted(d.text for d in found) == [f"caf\u00e9 {i}" for i in range(7)], fo
 assert [d.id for d in found][:2] == ["tiny_text:train:1", "tiny_text:train:2"], found
 assert len(list(documents("tfds:tiny_text:1.0.0:test"))) == 2
 assert len(list(documents("tfds:tiny_text:train[:3]"))) == 3
-assert len(list(documents("tfds:tiny_text", "text", 4))) == 4
+assert len(list(documents("tfds:tiny_text", max_documents=4))) == 4
 assert "found test, train" in error("tfds:tiny_text:valid")
 assert "did you mean tiny_text" in error("tfds:tiny_texd")
-assert "text_key" in error("tfds:tiny_text", "body") and "found text" in error("tfds:tiny_text", "body")
+assert "text_key" in error("tfds:tiny_text", Fields("body")) and "found text" in error("tfds:tiny_text", Fields("body"))
 assert "tensorflow" not in sys.modules
 """
 

@@ -131,7 +131,7 @@ def test_few_documents_are_cut_at_line_ends(tmp_path):
   path = tmp_path / "book.txt"
   content = "".join(f"line {i} " + "x" * (i % 100) + "\n" for i in range(6000)) + "word " * 20000 + "y" * 40000
   path.write_text(content)
-  pieces = list(text.split_documents(Source(str(path)), str(path), "text"))
+  pieces = list(text.split_documents(Source(str(path)), str(path)))
   assert "".join(p.text for p in pieces) == content
   assert [p.id for p in pieces] == [f"book.txt#{k}" for k in range(len(pieces))]
   assert all(0 < len(p.text) <= text.PIECE for p in pieces) and len(pieces) < len(content) / text.PIECE * 1.2
@@ -141,7 +141,7 @@ def test_few_documents_are_cut_at_line_ends(tmp_path):
 
 
 def test_ten_documents_stay_whole_whatever_the_limit(corpus):
-  assert [d.id for d in text.split_documents(Source(corpus, max_documents=2), corpus, "text")] == [
+  assert [d.id for d in text.split_documents(Source(corpus, max_documents=2), corpus)] == [
     "doc00.txt",
     "doc01.txt",
   ]

@@ -76,12 +76,12 @@ def test_rivals_at_equal_flops_cost_what_ebt_costs_and_those_at_equal_steps_see_
   runs = [run for run in train.SETS["4x4"](100) if run.overrides["seed"] == 0]
   configs = {run.series: run.resolve() for run in runs}
   cost = {name: c.train.steps * registry.make(c).flops().row["total"] for name, c in configs.items()}
-  for name in ("feedforward_flops", "looped_flops"):
+  for name in ("feedforward_flops", "looped_flops", "recursive_flops"):
     assert cost[name] == pytest.approx(cost["ebt"], rel=0.01)
-  assert {configs[name].train.steps for name in ("ebt", "judge", "pair", "feedforward", "looped")} == {100}
+  assert {configs[name].train.steps for name in ("ebt", "judge", "pair", "feedforward", "looped", "recursive")} == {100}
   assert configs["pair"].thinking == dataclasses.replace(configs["judge"].thinking, contrast_of="pair")
   size = {(c.model.layers, c.model.width, c.train.batch_size, c.sudoku) for c in configs.values()}
-  assert len(size) == 1 and len(train.SETS["4x4"]()) == 21
+  assert len(size) == 1 and len(train.SETS["4x4"]()) == 27
 
 
 def test_the_picture_is_of_a_solved_puzzle_that_was_most_wrong_at_first():

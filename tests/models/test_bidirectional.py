@@ -109,6 +109,25 @@ def test_one_pass_reads_given_tokens_alone_and_several_start_with_the_first():
   np.testing.assert_allclose(answers[1], looped._read(params, again), rtol=1e-4, atol=1e-5)
 
 
+def test_a_recursive_pass_updates_its_latent_stream_and_learns_alone():
+  model = LoopedTransformer(dataclasses.replace(BASE, kind="looped", latent_updates=2), S)
+  params = random_like(model.init(jax.random.key(0)), 1)
+  known, answers = model._stream(params, INPUTS), model.answers(params, INPUTS, 2)
+  answer = latent = jnp.zeros_like(known)
+  for found in answers:
+    for _ in range(2):
+      latent = model._pass(params, known + answer + latent)
+    answer = model._pass(params, answer + latent)
+    np.testing.assert_allclose(found, model._read(params, answer), rtol=1e-4, atol=1e-5)
+  of_first = lambda table: jnp.sum(model.answers({**params, "embed": {"embedding": table}}, INPUTS, 1)[-1])
+  of_both = lambda table: jnp.sum(model.answers({**params, "embed": {"embedding": table}}, INPUTS, 2)[-1])
+  first, both = (jax.grad(f)(params["embed"]["embedding"]) for f in (of_first, of_both))
+  assert np.any(first != both) and model.uses == 3
+  row = Masked(*(a[:1] for a in INPUTS))
+  plain = LoopedTransformer(BASE, S).flops(row)
+  assert model.flops(row).trunk.forward == 3 * plain.trunk.forward and model.flops(row).output == plain.output
+
+
 @pytest.mark.parametrize("variant", ["default", "time_embed", "adaln"])
 def test_flops_are_those_of_a_trace(variant):
   model, params, _ = case(variant)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebt_jax import losses, streams
+from ebt_jax import losses
 from ebt_jax.config import Config, ConfigError, DataConfig, ModelConfig, ThinkingConfig, TrainConfig, resolve
 from ebt_jax.tasks import registry
 from ebt_jax.training import state as state_lib
@@ -66,38 +66,6 @@ def test_without_a_learnt_energy_a_step_gives_the_logits_of_the_transformer(pair
   )
 
 
-def test_the_answer_may_be_read_below_the_last_block(pair):
-  _, _, params, plain = pair
-  upper = registry.make(dataclasses.replace(CONTROL, model=dataclasses.replace(CONTROL.model, answer_layers=1)))
-  one = registry.make(dataclasses.replace(BASELINE, model=dataclasses.replace(BASELINE.model, layers=1)))
-  batch = batch_of(0)
-  found = upper.verified(params, batch, jax.random.split(jax.random.key(0), B)).candidates[0]
-  first = {**plain["model"], "layers": jax.tree.map(lambda a: a[:1], plain["model"]["layers"])}
-  np.testing.assert_allclose(found, one.model.predict(first, batch["tokens"][:, :-1]) + 1 / V, rtol=1e-5, atol=1e-5)
-
-
-def test_rows_that_train_without_the_residual_term_are_left_to_the_learnt_energy(pair):
-  _, _, params, _ = pair
-  dropped = dataclasses.replace(CONTROL, model=dataclasses.replace(CONTROL.model, residual_drop=0.5))
-  task, batch = registry.make(dropped), batch_of(0)
-  context = task.context(params, batch, jnp.arange(B) % 2 == 0)
-  assert np.all(context.state[::2] == 0)
-  np.testing.assert_array_equal(context.state[1::2], task.context(params, batch).state[1::2])
-  seen = []
-
-  class Watched(type(task)):
-    def context(self, params, batch, unanswered=None):
-      seen.append(unanswered)
-      return super().context(params, batch, unanswered)
-
-  watched, key = Watched(**vars(task)), jax.random.key(0)
-  loss, _ = watched.loss(params, batch, key)
-  drawn = jax.random.bernoulli(streams.fold(key, streams.DROP), 0.5, (B,))
-  np.testing.assert_array_equal(seen[0], drawn)
-  whole, _ = task.loss(params, batch, jax.random.key(0), training=False)
-  assert abs(loss.value() - whole.value()) > 0.01
-
-
 def test_without_a_learnt_energy_training_is_that_of_the_transformer(pair):
   control, baseline, params, plain = pair
   states = [
@@ -154,9 +122,6 @@ def test_a_thought_does_not_see_the_token_that_it_predicts(start):
       "config.model.residual: model.kind=transformer has no energy",
     ),
     ({"model": {"residual": True, "energy_gain": -1.0}}, "config.model.energy_gain: expected at least 0"),
-    ({"model": {"residual_drop": 0.5}}, "config.model.residual_drop: 0.5 is for residual energies"),
-    ({"model": {"residual": True, "residual_drop": 1.0}}, "config.model.residual_drop: expected 0 <= x < 1, found 1.0"),
-    ({"model": {"residual": True, "answer_layers": 3}}, "config.model.answer_layers: expected at most layers=2"),
     ({"model": {"energy_gain": 0.0}}, "config.model.energy_gain: 0.0 is for residual energies; set model.residual"),
     ({"thinking": {"start": "context"}}, "config.thinking.start: context is the start of residual energies"),
   ],

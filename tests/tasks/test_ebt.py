@@ -54,13 +54,6 @@ def test_training_numbers(mode):
     np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, err_msg=name)
 
 
-def test_losses_of_later_steps_may_weigh_more():
-  batch = bowl.batch_of(3)
-  mean, _ = loss_of(bowl.ebt(thinking=dataclasses.replace(THINK, loss_rise=2.0)), batch)
-  errors = [squares(batch, bowl.after(batch, n, SIZE)) for n in (1, 2, 3)]
-  np.testing.assert_allclose(mean.total, np.average(errors, weights=[1, 4, 9]), rtol=1e-5)
-
-
 @pytest.mark.parametrize("mode", ["each", "unrolled", "last"])
 def test_of_a_random_number_of_steps_the_last_one_that_was_made_counts(mode):
   batch = jax.tree.map(jnp.asarray, bowl.batch_of(3))

@@ -148,7 +148,6 @@ def test_denoisers_learn_what_they_are_asked_and_the_authors_less():
     ({"model": {"kind": "dit"}, "eval": {"candidates": 2}}, "need energies to choose by, which model.kind=dit has not"),
     ({"model": {"kind": "transformer"}}, "config.model.kind: no choice 'transformer'"),
     ({"model": {"norm": "dyt"}}, "config.model.norm: models of pictures have no choice of it"),
-    ({"model": {"residual": True, "residual_drop": 0.5}}, "config.model.residual_drop: models of pictures have no"),
     ({"model": {"kind": "dit", "passes": 2}}, "config.model.passes: 2, but task 'image' loops by eval.steps"),
     ({"model": {"width": 10, "heads": 1}}, "config.model.width: 10 must divide by 4"),
     ({"thinking": {"authors": {"soften_targets": 0.1}}}, "soften_targets: is for probabilities"),

@@ -92,6 +92,7 @@ def test_the_contrast_adds_the_softplus_of_energies(of):
     ("6x6,ired", ["thinking.noise=0"]),
     ("6x6,feedforward", []),
     ("4x4,looped", []),
+    ("4x4,recursive", []),
   ],
 )
 def test_flops_are_those_of_the_traced_gradient(arg, keys):
@@ -119,6 +120,7 @@ def test_flops_are_those_of_the_traced_gradient(arg, keys):
     (["sudoku.givens_max=16"], "less than the 16 cells"),
     (["model.kind=mlp"], "config.model.kind: no choice 'mlp'"),
     (["model.kind=looped", "eval.candidates=2"], "need energies to choose by"),
+    (["model.latent_updates=2"], "config.model.latent_updates: is for model.kind=looped, found kind=ebt"),
   ],
 )
 def test_options_that_do_not_fit(keys, words):

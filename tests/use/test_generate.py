@@ -52,7 +52,7 @@ def case_of(**model):
   params=[
     {},
     {"variant": "time_embed"},
-    {"residual": True, "answer_layers": 1},
+    {"residual": True},
     {"kind": "transformer"},
     {"kind": "rnn"},
     {"kind": "rnn", "cell": "lstm"},

@@ -65,6 +65,37 @@ def test_scores_are_those_of_next_tokens(kind, request):
   assert found.bits_per_byte == pytest.approx(-found.log_likelihood.sum() / math.log(2) / len(ids))
 
 
+@pytest.mark.parametrize("kind", ["model", "transformer"])
+def test_likelihoods_are_scores_and_energies_of_continuations(kind, request):
+  model = request.getfixturevalue(kind)
+  pairs = [("Plain by", "tes"), ("", "Plain"), (TEXT, " then"), ("of", TEXT), ("Plain by", "t")]
+  found = model.likelihood(pairs)
+  (alone,) = model.likelihood(pairs[2:3])
+  np.testing.assert_allclose(found[2].log_likelihood, alone.log_likelihood, rtol=1e-5)
+  np.testing.assert_allclose(found[0].log_likelihood[:1], found[4].log_likelihood, rtol=1e-5)
+  np.testing.assert_allclose(found[1].log_likelihood, model.score("Plain").log_likelihood, rtol=1e-5)
+  assert [len(f.tokens) for f in found] == [len(text.encode()) for _, text in pairs]
+  if kind == "transformer":
+    assert found[0].energies is None and found[0].energy is None
+  else:
+    np.testing.assert_allclose(found[0].energies, model.energy(*pairs[0]), rtol=1e-5)
+  # in parts of half a window, each with the half before it, and then what is left with a whole window
+  length, stream = model.config.data.context_length, [*b"of", *TEXT.encode()]
+  first = 2 + length // 2
+  (part,) = model.likelihood(
+    [(stream_text(stream[first + length // 2 - length - 1 : first]), stream_text(stream[first : first + 3]))]
+  )
+  np.testing.assert_allclose(found[3].log_likelihood[length // 2 :][:3], part.log_likelihood, rtol=1e-5)
+  written = model.generate("Plain by", 3, top_k=1)
+  (greedy,) = model.likelihood([("Plain by", written.text)])
+  if written.text.encode() == bytes(t.id for t in written.tokens if t.id < 256):
+    assert greedy.likeliest.all() and not found[0].likeliest.all()
+
+
+def stream_text(ids):
+  return bytes(ids).decode("utf-8", "surrogateescape")
+
+
 def test_thinking_about_a_token_is_scoring_it(model):
   ids = model.encode("abcd")
   window = {"tokens": jnp.array([ids + [0] * 13]), "weights": jnp.ones((1, 16))}
