@@ -47,8 +47,9 @@ RULES = (
   (r"head_modulation/kernel", P("data", "model")),  # [D, 2D]
   (r"head_modulation/bias", P("model")),  # [2D]
   (r"head/kernel", P("data", None)),  # [D, 1], of pictures [D, pixels of a patch]
-  (r"(head|patches)/bias", P()),
-  (r"patches/kernel", P(None, "data")),  # [pixels of a patch, D]
+  (r"(head|patches|frame|frame_out)/bias", P()),
+  (r"(patches|frame)/kernel", P(None, "data")),  # [pixels of a patch, D], [features of a frame, D]
+  (r"frame_out/kernel", P("data", None)),  # [D, features of a frame]
   (r"time/up/kernel", P("data", "model")),  # [features, D]
   (r"time/up/bias", P("model")),
   (r"time/down/kernel", P("model", "data")),  # [D, D]

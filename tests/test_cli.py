@@ -51,6 +51,9 @@ COMMANDS = {  # command: a mistake in its flags, and what is said of it
   "-m experiments.denoising.probe": ("--pictures=0", "--pictures: expected 1 or more, found 0"),
   "-m experiments.denoising.uncertainty": ("--workdir=nowhere", "nowhere/models/runs holds no finished run MODEL"),
   "-m experiments.downstream.study": ("--data=nowhere", "no set (*.jsonl.xz) in nowhere"),
+  "-m experiments.video.train": ("--set=shaeps", "--set: no set 'shaeps'; did you mean shapes"),
+  "-m experiments.video.study": ("--sets=shaeps --workdir=nowhere", "--sets: no set 'shaeps'; did you mean shapes"),
+  "-m experiments.video.speed": ("--frames=0", "--frames: expected 1 or more, found 0"),
   "-m experiments.runner.cost": ("", "error"),
   "tools/tokenize_text.py": (
     "--source=x --tokenizer=bytes --out=y --held_out=2",
@@ -91,7 +94,7 @@ def test_every_program_is_here():
 @pytest.mark.parametrize("command", sorted(COMMANDS.keys() - DONE_ELSEWHERE))
 def test_a_mistake_is_one_line_and_code_2(command, tmp_path, tmp_path_factory, monkeypatch, capsys):
   flags, words = COMMANDS[command]
-  owning = "experiments.thinking" in command and "train" not in command
+  owning = command.startswith(("-m experiments.thinking", "-m experiments.video.study")) and "train" not in command
   if owning or command.endswith((".downstream.study", ".frechet", ".probe", ".uncertainty")):
     # it owns its results until this process ends
     flags += f" --out={tmp_path_factory.mktemp('results')}"

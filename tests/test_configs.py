@@ -20,6 +20,8 @@ ARGUMENTS = {"infill": ["", "ebt", "transformer", "diffusion"],
              "text_rnn": ["", "xxs,lstm", *SIZES],
              "text_ebt_s1": ["", *SIZES], "text_ebt_s2": ["", "laptop", *SIZES],
              "text_ebt_residual": ["", "laptop", *SIZES],
+             "video_ebt": ["", "shapes", "residual", "futures", "paper"],
+             "video_transformer": ["", "shapes", "rnn", "paper"],
              "image_ebt": ["", "laptop", "residual", "cifar", "paper"],
              "image_dit": ["", "laptop", "flow", "authors", "cifar", "paper"],
              "sudoku": ["", *(f"{size}{kind}" for size in ("4x4", "6x6", "9x9") for kind in
@@ -126,6 +128,18 @@ def test_system_2_of_the_paper():
   )
   row_gb = 4 * (256 * 50277 + 257 + 256) / 1e9
   assert t.replay_gb > t.replay_rows * row_gb  # none is left out
+
+
+def test_hyper_parameters_of_the_papers_video():
+  ebt, transformer = config_of("video_ebt", "paper"), config_of("video_transformer", "paper")
+  assert ebt.data == transformer.data and ebt.video == transformer.video
+  assert (ebt.video.width, ebt.video.features, ebt.data.context_length) == (3136, "given", 15)
+  t = ebt.thinking
+  assert (t.steps, t.landscapes, t.step_size, t.step_size_lr_multiplier, t.start) == (2, 2, 30_000, 90_000, "noise")
+  assert t.authors.noise_embedding and ebt.model.variant == "time_embed" and ebt.model.layers == SIZES["xxs"][0]
+  assert (ebt.train.batch_size, ebt.train.learning_rate, transformer.train.learning_rate) == (256, 4e-4, 1.2e-3)
+  laptops = [config_of("video_ebt", arg) for arg in ("", "residual")] + [config_of("video_transformer", "rnn")]
+  assert len({(c.train.steps, c.train.batch_size, c.video, c.data) for c in laptops}) == 1
 
 
 def test_sizes_of_the_paper():

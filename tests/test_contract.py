@@ -24,6 +24,9 @@ SMALL = ["model.layers=1", "model.heads=1", "model.width=8", "data.context_lengt
 IMAGE = ["image.size=8", "image.patch=4", "image.passes=2", "data.held_out=0.2"]
 SYSTEM_2 = ["thinking.steps=3", "thinking.random_steps_min=2", "thinking.random_step_size=2", "thinking.gradient=last",
             "thinking.noise=0.1", "thinking.replay_rows=4", "thinking.learn_step_size=False"]  # fmt: skip
+VIDEO = ["video.size=8", "video.rank=6", "video.clips=60", "video.clip_frames=12", "data.held_out=0.2",
+         "data.max_documents=60"]  # fmt: skip
+PATCHES = [*VIDEO, "video.patch=4"]
 FEW = ["sudoku.boards=20", "sudoku.held_out=8", "eval.steps=2"]
 # (task, kind): a config file, and what more is set
 TASKS = {
@@ -40,6 +43,11 @@ TASKS = {
   ("image", "ebt system 2"): ("configs/image_ebt.py", [*IMAGE, *SYSTEM_2]),
   ("image", "dit"): ("configs/image_dit.py", IMAGE),
   ("image", "flow"): ("configs/image_dit.py:flow", IMAGE),
+  ("video", "ebt"): ("configs/video_ebt.py:futures", VIDEO),
+  ("video", "ebt residual"): ("configs/video_ebt.py:residual", PATCHES),
+  ("video", "ebt system 2"): ("configs/video_ebt.py", [*PATCHES, *SYSTEM_2]),
+  ("video", "transformer"): ("configs/video_transformer.py", PATCHES),
+  ("video", "rnn"): ("configs/video_transformer.py:rnn", VIDEO),
   ("sudoku", "ebt"): ("configs/sudoku.py:4x4", FEW),
   ("sudoku", "ebt ired"): ("configs/sudoku.py:4x4,ired", [*FEW, "eval.steps=4"]),
   ("sudoku", "transformer"): ("configs/sudoku.py:6x6,feedforward", FEW),
@@ -53,6 +61,8 @@ SLOW = {
   ("image", "ebt residual"),
   ("image", "ebt system 2"),
   ("image", "flow"),
+  ("video", "ebt system 2"),
+  ("video", "rnn"),
   ("sudoku", "ebt ired"),
   ("sudoku", "transformer"),
 }

@@ -20,6 +20,7 @@ PACKAGES = {
   "pyarrow": ("data/", "inside"),
   "tokenizers": ("data/", "inside"),
   "PIL": ("data/", "inside"),
+  "av": ("data/", "inside"),
   "tensorboardX": ("metrics.py", "inside"),
   "wandb": ("trackers.py", "inside"),
   "trackio": ("trackers.py", "inside"),

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import zipfile
 import zlib
 
 Files = dict[str, bytes]
@@ -286,3 +287,11 @@ def neox(files: Files) -> Iterator[dict]:
   tokenizer = json.loads(content)
   tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["id"] < 50277]
   yield tokenizer
+
+
+def film(files: Files) -> Iterator[bytes]:
+  """The film in a zip inside the package, as it is."""
+  (archive,) = files.values()
+  with zipfile.ZipFile(io.BytesIO(archive)) as z:
+    (name,) = [n for n in z.namelist() if n.endswith("bbb.mp4")]
+    yield z.read(name)

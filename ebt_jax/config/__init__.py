@@ -16,7 +16,7 @@ from ebt_jax.config.schema import (
   ThinkingConfig,
   TrainConfig,
 )
-from ebt_jax.config.tasks import GROUPS, ImageConfig, MaskConfig, SudokuConfig
+from ebt_jax.config.tasks import GROUPS, ImageConfig, MaskConfig, SudokuConfig, VideoConfig
 
 __all__ = [
   "GROUPS",
@@ -36,6 +36,7 @@ __all__ = [
   "SudokuConfig",
   "ThinkingConfig",
   "TrainConfig",
+  "VideoConfig",
   "defaults",
   "differences",
   "key_value",

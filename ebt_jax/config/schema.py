@@ -13,7 +13,7 @@ from typing import Any
 
 from ebt_jax.config import tasks
 from ebt_jax.config.checks import Checks, ConfigError, near
-from ebt_jax.config.tasks import ImageConfig, MaskConfig, SudokuConfig
+from ebt_jax.config.tasks import ImageConfig, MaskConfig, SudokuConfig, VideoConfig
 from ebt_jax.errors import together
 
 # layers, heads, width (paper table D.1; 4xs and 3xs come from the authors' code)
@@ -132,6 +132,7 @@ class AuthorsConfig(Checks):
   soften_targets: float = 0.0  # label smoothing of the first step, falling to 0 at the last
   contrastive: float = 0.0  # weight of the energy contrast between truth and prediction
   eval_noise: bool = False  # add the Langevin noise in evaluation too
+  noise_embedding: bool = False  # video: the Langevin noise is added to the projected frame that the energy is given
 
   def check(self) -> None:
     self._one_of("normalize", "every", "first", "never")
@@ -173,7 +174,7 @@ class ThinkingConfig(Checks):
   contrast_of: str = "pair"  # pair (the truth below the wrong one) | each (below 0 and above 0, whatever the other is)
   gradient: str = "each"  # each | last | unrolled
   step_size_path: bool = True  # `last`: the step size's gradient sees the earlier steps too
-  start: str = "noise"  # noise | zeros | input (what is known, as a noised picture) | context (see below)
+  start: str = "noise"  # noise | zeros | input (what is known: a noised picture, the last frame) | context (see below)
   explore: int = 1  # starts of each answer in training, of which the one that ends best is learnt from
   start_scale: float = 1.0  # of the noise; with input and context of all candidates but the first, in evaluation
   replay_rows: int = 0  # finished thoughts that the replay buffer holds; 0: no buffer (paper: 192 a device)
@@ -406,19 +407,21 @@ class CheckpointConfig(Checks):
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig(Checks):
-  """What is shown at the end of training: a text that is generated, pictures that are denoised."""
+  """What is shown at the end of training: a text that is generated, pictures that are denoised, films that go on."""
 
   group = "sample"
 
   tokens: int = 160
   prompt_tokens: int = 48
   temperature: float = 0.8
-  pictures: int = 8  # on the contact sheet; 0: none
+  pictures: int = 8  # on the contact sheet, or films that go on; 0: none
+  given_frames: int = 4  # of a film, after which it goes on
+  frames: int = 16  # that are added to it
   noised: bool = False  # the pictures of --mode=generate have their noise already
 
   def check(self) -> None:
     self._at_least(0, "tokens", "temperature", "pictures")
-    self._positive("prompt_tokens")
+    self._positive("prompt_tokens", "given_frames", "frames")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -440,6 +443,7 @@ class Config(Checks):
   mask: MaskConfig = MaskConfig()
   image: ImageConfig = ImageConfig()
   sudoku: SudokuConfig = SudokuConfig()
+  video: VideoConfig = VideoConfig()
   eval: EvalConfig = EvalConfig()
   mesh: MeshConfig = MeshConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
@@ -487,5 +491,5 @@ class Config(Checks):
       if m.kind in tasks.DIRECT:
         raise ConfigError(f"{many} need energies to choose by, which model.kind={m.kind} has not; set it to 1")
       alike = not t.start_is_random and not (t.noise and t.authors.eval_noise or self.eval.noise)
-      if self.task in ("text", "infill") and alike:
+      if self.task in ("text", "infill", "video") and alike:
         raise ConfigError(f"{many} that start alike end alike; set thinking.start='noise', or candidates to 1")

@@ -16,9 +16,10 @@ KINDS = {
   "infill": ("ebt", "transformer"),
   "sudoku": ("ebt", "transformer", "looped"),
   "image": ("ebt", "dit", "flow"),
+  "video": ("ebt", "transformer", "rnn"),
 }
 DIRECT = ("transformer", "rnn", "looped", "dit", "flow")  # kinds of model that have no energy
-GROUPS = {"infill": "mask", "image": "image", "sudoku": "sudoku"}  # task -> its own group of keys
+GROUPS = {"infill": "mask", "image": "image", "sudoku": "sudoku", "video": "video"}  # task -> its own group of keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +148,61 @@ class SudokuConfig(Checks):
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class VideoConfig(Checks):
+  """Frames of `task=video`, and the features that models read and predict (data/videos.py, data/frame_features.py).
+
+  `data.source`: `shapes` (moving shapes that hide each other), `futures` (the same way, then one of two turns), both
+  made here; `embedded`; films, globs and folders (.mp4, .avi, .webm, .mkv, .mov, .gif); an .npz of `frames` or
+  `features`. A row is a window of `data.context_length` + 1 frames.
+  """
+
+  group = "video"
+
+  size: int = 32  # pixels on a side
+  channels: int = 1
+  interval: float = 0.0  # seconds between the frames of a film that are used; 0: all
+  clips: int = 400  # of shapes and futures
+  clip_frames: int = 20  # of each of them
+  features: str = "pca"  # pca (of the training frames) | efficientnet (1280 a frame) | given (by an .npz)
+  rank: int = 64  # components of pca
+  patch: int = 0  # of pca: pixels on a side of the patches that a frame is cut into; 0: a frame is one vector
+  width: int = 0  # features of a frame, or of each of its patches; 0: as the features say
+  places: int = 0  # patches of a frame; 0: as the features say
+  change: bool = False  # the context predicts the change from the last frame
+
+  @property
+  def frame_shape(self) -> tuple[int, ...]:
+    """Of the features of a frame, where width and places are known."""
+    return (self.width,) if self.places == 1 else (self.places, self.width)
+
+  @property
+  def side(self) -> int:
+    """Pixels on a side of what pca is of."""
+    return self.patch or self.size
+
+  def check(self) -> None:
+    self._positive("size", "clips", "rank")
+    self._at_least(2, "clip_frames")
+    self._at_least(0, "patch", "width", "places", "interval")
+    self._one_of("features", "pca", "efficientnet", "given")
+    if self.channels not in (1, 3):
+      raise ConfigError(f"{self._key('channels')}: expected 1 (grey) or 3 (red, green, blue), found {self.channels}")
+    if self.patch and self.size % self.patch:
+      raise ConfigError(f"{self._key('patch')}: {self.patch} does not divide size={self.size}; set it to a divisor")
+    if self.features == "pca" and self.rank > self.side**2 * self.channels:
+      raise ConfigError(
+        f"{self._key('rank')}: {self.rank} components of {self.side} x {self.side} pixels of {self.channels} channels; "
+        f"expected at most {self.side**2 * self.channels}"
+      )
+    if self.patch and self.features != "pca":
+      raise ConfigError(f"{self._key('patch')}: {self.patch}, but only features=pca cuts frames; set it to 0")
+    if self.features == "efficientnet" and self.channels != 3:
+      raise ConfigError(
+        f"{self._key('channels')}: {self.channels}, but features=efficientnet read colours; set it to 3"
+      )
+
+
 def check(config: Config) -> None:
   """What a task of this package does not have. Raises ConfigError."""
   m, t = config.model, config.thinking
@@ -155,12 +211,19 @@ def check(config: Config) -> None:
   if m.passes > 1 and config.task != "text":
     more = "model.kind=looped" if config.task == "sudoku" else "eval.steps"
     raise ConfigError(f"config.model.passes: {m.passes}, but task {config.task!r} loops by {more}; set it to 1")
-  if t.start == "input" and config.task != "image":
-    raise ConfigError("config.thinking.start: input is for pictures; set it to noise, zeros or context")
+  if t.start == "input" and config.task not in ("image", "video"):
+    raise ConfigError("config.thinking.start: input is for pictures and video; set it to noise, zeros or context")
+  if t.authors.noise_embedding and (config.task != "video" or m.residual):
+    raise ConfigError(
+      "config.thinking.authors.noise_embedding: is for video whose energy is given projected frames; leave it out"
+      + (", or set model.residual=False" if config.task == "video" else "")
+    )
   if config.task == "infill":
     check_infill(config)
   if config.task == "image":
     check_image(config)
+  if config.task == "video":
+    check_video(config)
 
 
 def check_infill(config: Config) -> None:
@@ -208,3 +271,20 @@ def check_image(config: Config) -> None:
     raise ConfigError("config.thinking.start: context is what a residual energy predicts; set model.residual, or input")
   if m.kind == "ebt" and config.eval.candidates > 1 and not t.start_scale:
     raise ConfigError("config.thinking.start_scale: 0, so that all of eval.candidates start alike; set it above 0")
+
+
+def check_video(config: Config) -> None:
+  """What models of frames do not have."""
+  m, t, v = config.model, config.thinking, config.video
+  for name, value in {"embedder": "linear", "vocab_chunk": 0}.items():
+    if getattr(m, name) != value:
+      raise ConfigError(f"config.model.{name}: models of frames have no choice of it; leave it out")
+  if t.authors.soften_targets:
+    raise ConfigError("config.thinking.authors.soften_targets: is for probabilities; leave it out for video")
+  if t.start == "context" and not m.residual:
+    raise ConfigError("config.thinking.start: context is what a residual energy predicts; set model.residual, or input")
+  if m.kind == "rnn" and v.patch:
+    raise ConfigError(f"config.video.patch: {v.patch}, but model.kind=rnn reads one vector a frame; set it to 0")
+  if m.attention == "fused" and v.patch:
+    raise ConfigError(f"config.model.attention: fused kernels know no patches of frames (video.patch={v.patch}); "
+                      "set it to plain")  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebt_jax.config import ConfigError, ImageConfig
+from ebt_jax.config import ConfigError, ImageConfig, VideoConfig
 from ebt_jax.data.find import KEY, LeftOut, NoSource
 from ebt_jax.files import local
 
@@ -106,7 +106,7 @@ def decode(content: bytes, image: ImageConfig) -> np.ndarray:
     raise BadPicture("cut short" if cut else "broken") from e
 
 
-def fit(picture: Any, image: ImageConfig) -> np.ndarray:
+def fit(picture: Any, image: ImageConfig | VideoConfig) -> np.ndarray:
   """The middle square of a PIL picture, scaled down: by halves with box filters, then bicubic, as ADM does."""
   from PIL import Image
 
@@ -120,7 +120,7 @@ def fit(picture: Any, image: ImageConfig) -> np.ndarray:
   return pixels.reshape(size, size, image.channels)
 
 
-def fit_array(pixels: np.ndarray, image: ImageConfig, where: str) -> np.ndarray:
+def fit_array(pixels: np.ndarray, image: ImageConfig | VideoConfig, where: str) -> np.ndarray:
   """`fit` of uint8 `[h, w, c]` or `[h, w]`. Raises ConfigError: its channels or type are others, or it is too small."""
   from PIL import Image
 
@@ -128,11 +128,11 @@ def fit_array(pixels: np.ndarray, image: ImageConfig, where: str) -> np.ndarray:
   if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != image.channels:
     raise ConfigError(
       f"{KEY}: {where}: expected pictures uint8 [n, height, width, {image.channels}], found {pixels.dtype} "
-      f"[n, {', '.join(map(str, pixels.shape))}]; set image.channels, or convert them"
+      f"[n, {', '.join(map(str, pixels.shape))}]; set {image.group}.channels, or convert them"
     )
   if min(pixels.shape[:2]) < image.size:
     raise ConfigError(
-      f"config.image.size: {image.size} is more than the pictures of {where} have ({pixels.shape[0]} x "
+      f"config.{image.group}.size: {image.size} is more than the pictures of {where} have ({pixels.shape[0]} x "
       f"{pixels.shape[1]}); lower it"
     )
   if pixels.shape[:2] == (image.size, image.size):

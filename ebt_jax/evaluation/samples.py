@@ -16,10 +16,10 @@ import pathlib
 from typing import Any
 
 from ebt_jax.config import ConfigError
-from ebt_jax.evaluation import filling, image_report, puzzles, text_report
+from ebt_jax.evaluation import filling, image_report, puzzles, text_report, video_report
 from ebt_jax.tasks.base import Data, Task
 
-REPORTS = {"text": text_report, "infill": filling, "sudoku": puzzles, "image": image_report}
+REPORTS = {"text": text_report, "infill": filling, "sudoku": puzzles, "image": image_report, "video": video_report}
 
 
 def report(task: str) -> Any:

@@ -1,6 +1,6 @@
 """Reads models of the authors' PyTorch code: their parameter names, arrays and option names.
 
-This file is for text; `load` and `convert` leave image models to `reference_images`.
+This file is for text, and for what video shares with it; `load` leaves image models to `reference_images`.
 
 Known differences from that code, all of which leave every energy and gradient as it is unless said otherwise:
   * Linear weights are transposed to `[in, out]`; layers are stacked along a first axis.
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ebt_jax.config import AuthorsConfig, Config, ConfigError, DataConfig, ModelConfig, ThinkingConfig
-from ebt_jax.interop import reference_images
+from ebt_jax.interop import reference_images, reference_video
 from ebt_jax.interop.nested import nested
 
 _LAYER = {
@@ -41,6 +41,7 @@ _LAYER = {
 _WHOLE = {
   "alpha": "thinking/step_size",
   "langevin_dynamics_noise_std": "thinking/noise",
+  **reference_video.WHOLE,
   "embeddings.weight": "model/embed/embedding",
   "vocab_to_embed.weight": "model/to_embed/kernel",
   "output.weight": "model/output/kernel",
@@ -59,7 +60,7 @@ def load(arrays: Mapping[str, np.ndarray], **hyperparameters) -> tuple[ModelConf
   """The authors' parameters as ours.
 
   Args:
-    arrays: their `state_dict` of a text or image model, as numpy arrays.
+    arrays: their `state_dict` of a text, image or video model, as numpy arrays.
     hyperparameters: their option names (`ebt_type`, `multiheaded_attention_heads`, ...).
 
   Returns:
@@ -94,6 +95,10 @@ def config_of(arrays: Mapping[str, np.ndarray], **hyperparameters) -> tuple[Conf
     ), params
   data = DataConfig(context_length=h["context_length"])
   thinking = thinking_config(**h) if model.kind == "ebt" else ThinkingConfig()
+  if reference_video.is_video(arrays):
+    thinking = reference_video.thinking(thinking) if model.kind == "ebt" else thinking
+    video = reference_video.video_config(arrays)
+    return Config(task="video", model=model, data=data, thinking=thinking, video=video), params
   return Config(model=model, data=data, thinking=thinking), params
 
 
@@ -103,6 +108,8 @@ def convert(arrays: Mapping[str, np.ndarray], layers: int, heads: int) -> dict:
   stacks: dict[str, list] = {}
   for name, array in arrays.items():
     array = np.asarray(array)
+    if name.startswith(reference_video.ENCODER):
+      continue
     if name in _WHOLE:
       target = _WHOLE[name]
       # their vocab_to_embed is [width, vocabulary]; embeddings are tables already
@@ -111,14 +118,14 @@ def convert(arrays: Mapping[str, np.ndarray], layers: int, heads: int) -> dict:
       continue
     parts = name.split(".", 3)
     if parts[:2] != ["transformer", "layers"] or len(parts) < 4 or parts[3] not in _LAYER:
-      raise ConfigError(f"{name}: not a parameter of the authors' text models; are these video or image weights?")
+      raise ConfigError(f"{name}: not a parameter of the authors' text and video models; are these others?")
     if parts[3] in ("attention.wq.weight", "attention.wk.weight"):
       array = _halves(array, heads)
     if array.ndim == 2:
       array = array.T
     stacks.setdefault(f"model/layers/{_LAYER[parts[3]]}", [None] * layers)[int(parts[2])] = array
   tree = nested(flat, stacks)
-  tree["model"].setdefault("norm", {})
+  tree.setdefault("model", {}).setdefault("norm", {})
   return tree
 
 
@@ -130,7 +137,8 @@ def _halves(weight: np.ndarray, heads: int) -> np.ndarray:
 
 def model_config(arrays: Mapping[str, np.ndarray], **h) -> ModelConfig:
   """The architecture that the arrays and options describe."""
-  vocab, width = arrays["embeddings.weight"].shape
+  vocab = len(arrays.get("embeddings.weight", ()))
+  width = arrays["transformer.layers.0.attention.wq.weight"].shape[1]
   layers = 1 + max(int(n.split(".")[2]) for n in arrays if n.startswith("transformer.layers."))
   if h.get("ebt_norm", "rms") == "ebm_backwards_norm":
     raise ConfigError("ebt_norm=ebm_backwards_norm: its slope is not the gradient of an energy; not supported")
@@ -164,7 +172,8 @@ def thinking_config(**h) -> ThinkingConfig:
     normalize = "never"
   else:
     normalize = "first" if h.get("normalize_initial_condition_only_first_step") else "every"
-  start = {"random_noise": "noise", "zeros": "zeros"}[h.get("denoising_initial_condition", "random_noise")]
+  starts = {"random_noise": "noise", "zeros": "zeros", "most_recent_embedding": "input"}
+  start = starts[h.get("denoising_initial_condition", "random_noise")]
   return ThinkingConfig(
     steps=landscapes + extra,
     landscapes=landscapes,

@@ -105,6 +105,31 @@ def candidate_attention(
   return _in_blocks(attend, queries, entries, positions - 1, block)
 
 
+def group_candidate_attention(
+  q_BxHxSxK, k_BxHxSxK, v_BxHxSxK, context_k_BxHxTxK, context_v_BxHxTxK, positions, group, dtype=None
+):  # fmt: skip
+  """Candidates of `group` entries each: an entry sees those of its own candidate, and the context before it.
+
+  Args:
+    positions: of the candidates, `[s / group]` or `[b, s / group]`; one at position p sees context entries below
+      p * group.
+    dtype: of products; None: of the arrays.
+  """
+  b, h, s, k = q_BxHxSxK.shape
+
+  def apart(a):
+    return a.reshape(b, h, s // group, group, k)
+
+  last = jnp.repeat(jnp.atleast_2d(positions) * group - 1, group, -1)
+  scores = _masked_scores(q_BxHxSxK, context_k_BxHxTxK, last[:, None, :, None], dtype)
+  own = wide(einsum("bhgpk,bhgqk->bhgpq", apart(q_BxHxSxK), apart(k_BxHxSxK), dtype)).reshape(b, h, s, group)
+  top = jax.lax.stop_gradient(jnp.maximum(jnp.max(scores, -1, keepdims=True), jnp.max(own, -1, keepdims=True)))
+  weights, own = jnp.exp(scores - top), jnp.exp(own - top)
+  of_own = einsum("bhgpq,bhgqk->bhgpk", own.reshape(b, h, s // group, group, group), apart(v_BxHxSxK), dtype)
+  y = einsum("bhst,bhtk->bhsk", weights, context_v_BxHxTxK, dtype) + of_own.reshape(b, h, s, k)
+  return y / (jnp.sum(weights, -1, keepdims=True) + jnp.sum(own, -1, keepdims=True))
+
+
 def _weighted(scores_BxHxSxT, v_BxHxTxK, dtype):
   """Values summed with weights exp(scores), and the sum of the weights; a common factor of both is left out."""
   weights = jnp.exp(scores_BxHxSxT - jax.lax.stop_gradient(jnp.max(scores_BxHxSxT, -1, keepdims=True)))

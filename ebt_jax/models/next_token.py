@@ -1,6 +1,5 @@
 """What all direct models of text have around their blocks: a token table, the last norm, a vocabulary projection."""
 
-import abc
 import dataclasses
 
 from flax import linen as nn
@@ -9,25 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ebt_jax import vocabulary
-from ebt_jax.config import ModelConfig
 from ebt_jax.models import layers
-from ebt_jax.models.base import Predictor
+from ebt_jax.models.next_entry import NextEntry
 
 
 @dataclasses.dataclass(frozen=True)
-class NextToken(Predictor):
+class NextToken(NextEntry):
   """Pure functions of a parameter dict; `predict` is `read(head(params), hidden(params, inputs))`."""
 
-  config: ModelConfig
   tables = ("embed", "output")
-
-  @abc.abstractmethod
-  def init_layers(self, key: jax.Array) -> dict:
-    """Parameters of all blocks, each leaf with a leading layer axis."""
-
-  @abc.abstractmethod
-  def stream(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s d"]:
-    """The stream after the last block; a position depends on the tokens up to its own."""
 
   def init(self, key: jax.Array) -> dict:
     c = self.config
@@ -35,9 +24,15 @@ class NextToken(Predictor):
     return {
       "embed": {"embedding": nn.initializers.normal(1.0)(k_embed, (c.vocab_size, c.width))},
       "layers": self.init_layers(k_layers),
-      "norm": self._norm.init(k_norm, jnp.zeros((1, c.width))).get("params", {}),
+      "norm": self.init_norm(k_norm),
       "output": {"kernel": layers.initializer(c)(k_output, (c.width, c.vocab_size))},
     }
+
+  def entries(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s d"]:
+    return params["embed"]["embedding"][inputs]
+
+  def dtype(self, params: dict):
+    return params["embed"]["embedding"].dtype
 
   def predict(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s v"]:
     """Logits of the token after each of the tokens `inputs`."""
@@ -46,10 +41,6 @@ class NextToken(Predictor):
   def hidden(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s d"]:
     """The stream after the last norm."""
     return self.normed(params, self.stream(params, inputs))
-
-  def normed(self, params: dict, x_BxSxD: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
-    """The last norm."""
-    return self._norm.apply({"params": params["norm"]}, x_BxSxD)
 
   def head(self, params: dict) -> Float[Array, "d w"]:
     """The vocabulary projection, sharded and padded as `vocabulary.slice_table` does it; w >= v."""
@@ -60,11 +51,12 @@ class NextToken(Predictor):
     logits = layers.wide(layers.einsum("bsd,dv->bsv", hidden, head, layers.compute_dtype(self.config)))
     return vocabulary.mask_padding(logits, self.config.vocab_size)
 
-  def read_last(self, params: dict, x_BxSxD: Float[Array, "b s d"], lengths: Int[Array, " b"]) -> Float[Array, "b v"]:
+  def read_last(
+    self, params: dict, x: Float[Array, "b s d"], inputs: Int[Array, "b s"], lengths: Int[Array, " b"]
+  ) -> Float[Array, "b v"]:
     """Logits after the first `lengths` entries of each row of the stream."""
-    last_Bx1xD = jnp.take_along_axis(x_BxSxD, (lengths - 1)[:, None, None], axis=1)
+    last_Bx1xD = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
     return self.read(params["output"]["kernel"], self.normed(params, last_Bx1xD))[:, 0]
 
-  @property
-  def _norm(self):
-    return layers.Norm(self.config.norm, self.config.dyt_scale)
+  def output_flops(self, positions: int) -> int:
+    return 2 * positions * self.config.width * self.config.vocab_size

@@ -1,4 +1,4 @@
-"""Recurrent language models: pre-norm blocks as those of Transformer++, with a recurrent cell in place of attention.
+"""Recurrent models of sequences: pre-norm blocks as those of Transformer++, a recurrent cell in place of attention.
 
 With `model.cell=rg_lru` this is Hawk (arXiv 2402.19427), with as many weights as Transformer++ to 1%. What decoding
 carries has the same size after any number of tokens.
@@ -10,12 +10,13 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from ebt_jax import parallel
 from ebt_jax.config import ModelConfig
 from ebt_jax.flops import Pass, PredictorCost
 from ebt_jax.models import layers, trunk
+from ebt_jax.models.next_entry import NextEntry
 from ebt_jax.models.next_token import NextToken
 from ebt_jax.models.recurrence import CELLS
 
@@ -40,7 +41,7 @@ class Block(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recurrent(NextToken):
+class RecurrentBlocks(NextEntry):
   """Pure functions of a parameter dict."""
 
   def init_layers(self, key: jax.Array) -> dict:
@@ -51,8 +52,8 @@ class Recurrent(NextToken):
 
     return jax.vmap(one)(jax.random.split(key, self.config.layers))["params"]
 
-  def stream(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s d"]:
-    x_BxSxD = params["embed"]["embedding"][inputs]
+  def stream(self, params: dict, inputs: Shaped[Array, "b s ..."]) -> Float[Array, "b s d"]:
+    x_BxSxD = self.entries(params, inputs)
     before = self._empty(len(inputs), layers.wide(x_BxSxD).dtype)
 
     def apply(x, layer):
@@ -69,19 +70,19 @@ class Recurrent(NextToken):
     return {**params, "layers": each}
 
   def empty_cache(self, params: dict, rows: int, capacity: int) -> States:
-    """The states before the first token, ready for `extend`; their size does not depend on `capacity`."""
-    dtype = layers.wide(params["embed"]["embedding"][:0]).dtype
+    """The states before the first input, ready for `extend`; their size does not depend on `capacity`."""
+    dtype = jnp.promote_types(self.dtype(params), jnp.float32)
     return tuple(self._empty(rows, dtype) for _ in range(self.config.layers))
 
   def extend(
-    self, params: dict, context: States, tokens: Int[Array, "b s"], lengths: Int[Array, " b"]
-  ) -> tuple[States, Float[Array, "b v"]]:
-    """Reads the first `lengths` tokens of each row; returns the logits after the last of them too."""
-    x_BxSxD, states = params["embed"]["embedding"][tokens], []
+    self, params: dict, context: States, inputs: Shaped[Array, "b s ..."], lengths: Int[Array, " b"]
+  ) -> tuple[States, Float[Array, "b ..."]]:
+    """Reads the first `lengths` inputs of each row; returns the answer after the last of them too."""
+    x_BxSxD, states = self.entries(params, inputs), []
     for layer, before in zip(self.unstacked(params)["layers"], context, strict=True):
       x_BxSxD, after = self._apply(layer, x_BxSxD, before, lengths)
       states.append(after)
-    return tuple(states), self.read_last(params, x_BxSxD, lengths)
+    return tuple(states), self.read_last(params, x_BxSxD, inputs, lengths)
 
   def flops(self, inputs: jax.ShapeDtypeStruct, single: bool = False) -> PredictorCost:
     c, positions = self.config, 1 if single else inputs.shape[1]
@@ -89,7 +90,7 @@ class Recurrent(NextToken):
     rest = cell + 2 * c.width * c.hidden
     again = rest if c.remat else 0  # else the outputs of all products are saved
     trunk_cost = Pass(*(2 * positions * c.layers * n for n in (rest + last, again, last)))
-    return PredictorCost(trunk_cost, 2 * positions * c.width * c.vocab_size)
+    return PredictorCost(trunk_cost, self.output_flops(positions))
 
   def _empty(self, rows, dtype):
     return CELLS[self.config.cell].empty(self.config, rows, dtype)
@@ -97,3 +98,7 @@ class Recurrent(NextToken):
   def _apply(self, params, x, before, lengths=None):
     x = parallel.shard_rows(x)  # as in `trunk`
     return Block(self.config).apply({"params": params}, x, before, lengths)
+
+
+class Recurrent(NextToken, RecurrentBlocks):
+  """Of text."""

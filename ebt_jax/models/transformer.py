@@ -7,47 +7,50 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from ebt_jax.flops import PredictorCost
 from ebt_jax.models import cache, trunk
 from ebt_jax.models.cache import Context
+from ebt_jax.models.next_entry import NextEntry
 from ebt_jax.models.next_token import NextToken
 
 
 @dataclasses.dataclass(frozen=True)
-class Transformer(NextToken):
+class TransformerBlocks(NextEntry):
   """Pure functions of a parameter dict."""
 
   def init_layers(self, key: jax.Array) -> dict:
     return trunk.init(self.config, key)
 
-  def stream(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s d"]:
-    x_BxSxD = params["embed"]["embedding"][inputs]
-    return trunk.context(self._deep, self._layers(params), x_BxSxD, jnp.arange(inputs.shape[1]))[0]
+  def stream(self, params: dict, inputs: Shaped[Array, "b s ..."]) -> Float[Array, "b e d"]:
+    positions = jnp.arange(inputs.shape[1])
+    return trunk.context(self._deep, self._layers(params), self.entries(params, inputs), positions, group=self.group)[0]
 
   def unstacked(self, params: dict) -> dict:
     """The parameters as decoding wants them; see `cache.unstack`."""
     return {**params, "layers": cache.unstack(self._layers(params))}
 
   def empty_cache(self, params: dict, rows: int, capacity: int) -> Context:
-    """A context of no tokens with room for `capacity`, ready for `extend`."""
-    return cache.empty(self._deep, rows, capacity, params["embed"]["embedding"].dtype)
+    """A context of no inputs with room for `capacity`, ready for `extend`."""
+    return cache.empty(self._deep, rows, capacity * self.group, self.dtype(params))
 
   def extend(
-    self, params: dict, context: Context, tokens: Int[Array, "b s"], lengths: Int[Array, " b"]
-  ) -> tuple[Context, Float[Array, "b v"]]:
-    """Appends the first `lengths` tokens of each row; returns the logits after the last of them too."""
-    positions = context.positions[:, :1] + jnp.arange(tokens.shape[1])
-    x_BxSxD = params["embed"]["embedding"][tokens]
-    x_BxSxD, (keys, values) = trunk.cached(self._deep, self._layers(params), x_BxSxD, positions, context)
-    logits = self.read_last(params, x_BxSxD, lengths)
-    return Context(keys, values, context.positions + lengths[:, None]), logits
+    self, params: dict, context: Context, inputs: Shaped[Array, "b s ..."], lengths: Int[Array, " b"]
+  ) -> tuple[Context, Float[Array, "b ..."]]:
+    """Appends the first `lengths` inputs of each row; returns the answer after the last of them too."""
+    positions = context.positions[:, :1] + jnp.arange(inputs.shape[1])
+    x_BxSxD, (keys, values) = trunk.cached(
+      self._deep, self._layers(params), self.entries(params, inputs), positions, context, group=self.group
+    )
+    answer = self.read_last(params, x_BxSxD, inputs, lengths)
+    return Context(keys, values, context.positions + lengths[:, None]), answer
 
   def flops(self, inputs: jax.ShapeDtypeStruct, single: bool = False) -> PredictorCost:
-    c, length = self.config, inputs.shape[1]
+    length = inputs.shape[1]
     positions = 1 if single else length
-    return PredictorCost(trunk.pass_cost(self._deep, positions, length), 2 * positions * c.width * c.vocab_size)
+    cost = trunk.pass_cost(self._deep, positions * self.group, length * self.group)
+    return PredictorCost(cost, self.output_flops(positions))
 
   @property
   def uses(self) -> int:
@@ -64,3 +67,7 @@ class Transformer(NextToken):
     if self.uses == 1 or isinstance(stacked, tuple):
       return stacked
     return jax.tree.map(lambda a: jnp.concatenate([a] * self.uses), stacked)
+
+
+class Transformer(NextToken, TransformerBlocks):
+  """Of text."""

@@ -2,6 +2,7 @@
 
 A block is used in four ways, with the same weights: `context` (causal, over a whole sequence), `cached` (causal, over
 new entries and those of a cache), `candidates` (over a context and themselves) and `whole` (every position sees all).
+A position may have several entries (`group`), such as the patches of a frame, which see each other.
 
 Shape suffixes: B rows, S positions, D width of the stream.
 """
@@ -25,6 +26,7 @@ class Block(nn.Module):
 
   config: ModelConfig
   modulated: bool = False
+  group: int = 1  # entries of a position
 
   def setup(self):
     c = self.config
@@ -53,9 +55,15 @@ class Block(nn.Module):
       dtype = layers.compute_dtype(c)
       if c.attention == "fused" and x.shape[1] > 1:
         return fused.context_attention(q, k, v, dtype), (k, v)
-      return attention.context_attention(q, k, v, positions, dtype, c.attention_block), (k, v)
+      return attention.context_attention(q, k, v, self._last(positions), dtype, c.attention_block), (k, v)
 
     return self._around(x, condition, attend)
+
+  def _last(self, positions):
+    """The entry that each query sees last: that of its position, or of several the last."""
+    if self.group == 1:
+      return positions
+    return jnp.repeat(jnp.atleast_2d(positions) * self.group + self.group - 1, self.group, -1)
 
   def cached(self, x, angles, positions, condition, keys, values):
     """Extra: the cache's keys and values with those of x written in."""
@@ -63,8 +71,9 @@ class Block(nn.Module):
     def attend(x):
       c = self.config
       q, k, v = self.attention.heads(x, angles)
-      k, v = cache.write(keys, k, positions[:, 0]), cache.write(values, v, positions[:, 0])
-      return attention.context_attention(q, k, v, positions, layers.compute_dtype(c), c.attention_block), (k, v)
+      at, dtype = positions[:, 0] * self.group, layers.compute_dtype(c)
+      k, v = cache.write(keys, k, at), cache.write(values, v, at)
+      return attention.context_attention(q, k, v, self._last(positions), dtype, c.attention_block), (k, v)
 
     return self._around(x, condition, attend)
 
@@ -75,6 +84,8 @@ class Block(nn.Module):
       c = self.config
       q, k, v = self.attention.heads(x, angles)
       dtype = layers.compute_dtype(c)
+      if self.group > 1:
+        return attention.group_candidate_attention(q, k, v, keys, values, positions, self.group, dtype), None
       if c.attention == "fused" and positions.ndim == 1:
         return fused.candidate_attention(q, k, v, keys, values, dtype), None
       return attention.candidate_attention(q, k, v, keys, values, positions, dtype, c.attention_block), None
@@ -106,46 +117,49 @@ def init(config: ModelConfig, key: jax.Array, modulated: bool = False) -> dict:
   return jax.vmap(one)(jax.random.split(key, config.layers))["params"]
 
 
-def context(config: ModelConfig, params, x_BxSxD, positions, condition=None):
+def context(config: ModelConfig, params, x_BxSxD, positions, condition=None, group: int = 1):
   """Causal pass over a whole sequence.
 
   Args:
     params: of all layers, stacked.
-    positions: `[s]`.
+    positions: `[s]`, or `[s / group]`.
     condition: `[d]`, of the adaLN variants.
+    group: entries of each position.
 
   Returns:
     The stream `[b, s, d]`, and keys and values `[l, b, h, s, k]`.
   """
-  apply = _layer(config, "context", x_BxSxD, positions, condition)
+  apply = _layer(config, "context", x_BxSxD, positions, condition, group)
   return scan(config, apply, x_BxSxD, (params,), unroll=True)
 
 
-def cached(config: ModelConfig, params, x_BxSxD, positions_BxS, old: Context, condition=None):
+def cached(config: ModelConfig, params, x_BxSxD, positions_BxS, old: Context, condition=None, group: int = 1):
   """Causal pass over new entries; row i of them is written to the cache from position `positions_BxS[i, 0]` on.
 
   Args:
     params: of all layers, stacked or unstacked.
     old: a cache.
+    group: entries of each position, as in `context`.
 
   Returns:
     The stream `[b, s, d]`, and keys and values of the cache with the new entries.
   """
-  apply = _layer(config, "cached", x_BxSxD, positions_BxS, condition)
+  apply = _layer(config, "cached", x_BxSxD, positions_BxS, condition, group)
   x, entries = _loop(apply, x_BxSxD, (cache.unstack(params), old.keys, old.values))
   return x, tuple(zip(*entries))
 
 
 def candidates(
-  config: ModelConfig, params, x_BxSxD, where: Context, condition=None, unroll: bool = False
+  config: ModelConfig, params, x_BxSxD, where: Context, condition=None, unroll: bool = False, group: int = 1
 ) -> Float[Array, "b s d"]:
   """The stream of candidates after the last block.
 
   Args:
     where: the context, or a cache.
     unroll: unroll the layers over a context, up to `MAX_UNROLLED`: faster, and may take more memory.
+    group: entries of each candidate, as in `context`.
   """
-  apply = _layer(config, "candidates", x_BxSxD, where.positions, condition)
+  apply = _layer(config, "candidates", x_BxSxD, where.positions, condition, group)
   if where.is_cache:
     return _loop(apply, x_BxSxD, (cache.unstack(params), where.keys, where.values))[0]
   return scan(config, apply, x_BxSxD, (params, where.keys, where.values), unroll)[0]
@@ -166,11 +180,12 @@ def whole(
   return scan(config, apply, x_BxSxD, (params,), unroll)[0]
 
 
-def _layer(config, method, x, positions, condition):
+def _layer(config, method, x, positions, condition, group=1):
   """`(x, (params, ...)) -> (x, extra)` of one layer."""
-  block = Block(config, modulated=condition is not None)
+  block = Block(config, modulated=condition is not None, group=group)
   dtype = jnp.promote_types(x.dtype, jnp.float32)
-  angles = None if positions is None else layers.rope(positions, config.head_dim, dtype)
+  turned = positions if group == 1 else jnp.repeat(positions, group, -1)
+  angles = None if positions is None else layers.rope(turned, config.head_dim, dtype)
   where = () if method == "whole" else (positions,)
 
   def apply(x, layer):

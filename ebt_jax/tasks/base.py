@@ -238,8 +238,10 @@ class Writes(Protocol):
     """The parameters as the functions below take them."""
     ...
 
-  def prefill(self, params: Params, tokens: Int[Array, "b s"], lengths: Int[Array, " b"], capacity: int) -> "Decoding":
-    """Encodes the first `lengths` tokens of each row into a cache with room for `capacity`."""
+  def prefill(
+    self, params: Params, tokens: Shaped[Array, "b s ..."], lengths: Int[Array, " b"], capacity: int
+  ) -> "Decoding":
+    """Encodes the first `lengths` tokens (of video: frames) of each row into a cache with room for `capacity`."""
     ...
 
   def propose(self, params: Params, state: "Decoding", keys: Array) -> "Proposal":
@@ -250,22 +252,22 @@ class Writes(Protocol):
     """`propose`, and how that was found."""
     ...
 
-  def append(self, params: Params, state: "Decoding", tokens: Int[Array, " b"]) -> "Decoding":
+  def append(self, params: Params, state: "Decoding", tokens: Shaped[Array, "b ..."]) -> "Decoding":
     """Adds one token to each row."""
     ...
 
 
 class Decoding(NamedTuple):
-  """Where generation stands: the cache, and the next logits where they are known already."""
+  """Where generation stands: the cache, and the next logits (of video: the next frame) where they are known already."""
 
   context: Any
-  logits: Float[Array, "b v"] | None = None
+  logits: Float[Array, "b ..."] | None = None
 
 
 class Proposal(NamedTuple):
-  """The next token of each row: logits, the energy of the finished thought, and the thinking steps it took."""
+  """What comes next in each row: logits or a frame, the energy of the finished thought, the thinking steps it took."""
 
-  logits: Float[Array, "b v"]
+  logits: Float[Array, "b ..."]
   energy: Float[Array, " b"]
   steps: Int[Array, " b"]
 

@@ -1,11 +1,11 @@
-"""Generation of token sequences: prompts are encoded once, then each token costs one thought and one append."""
+"""Generation of tokens or frames: what is given is encoded once, then each costs one thought and one append."""
 
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Shaped
 
 from ebt_jax import thinking
 from ebt_jax.tasks.base import Batch, Decoding, Params, Proposal, Task, Thought, Writes
@@ -85,7 +85,9 @@ class DirectWriter:
   def prepare(self, params: Params) -> Params:
     return {**params, "model": self.task.model.unstacked(params["model"])}
 
-  def prefill(self, params: Params, tokens: Int[Array, "b s"], lengths: Int[Array, " b"], capacity: int) -> Decoding:
+  def prefill(
+    self, params: Params, tokens: Shaped[Array, "b s ..."], lengths: Int[Array, " b"], capacity: int
+  ) -> Decoding:
     model = self.task.model
     cache = model.empty_cache(params["model"], tokens.shape[0], capacity)
     return Decoding(*model.extend(params["model"], cache, tokens, lengths))
@@ -97,8 +99,9 @@ class DirectWriter:
     *found, thought = _direct(state.logits, top)
     return Proposal(*found), thought
 
-  def append(self, params: Params, state: Decoding, tokens: Int[Array, " b"]) -> Decoding:
-    return Decoding(*self.task.model.extend(params["model"], state.context, tokens[:, None], jnp.ones_like(tokens)))
+  def append(self, params: Params, state: Decoding, tokens: Shaped[Array, "b ..."]) -> Decoding:
+    one = jnp.ones(len(tokens), jnp.int32)
+    return Decoding(*self.task.model.extend(params["model"], state.context, tokens[:, None], one))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +122,9 @@ class EBTWriter:
   def prepare(self, params: Params) -> Params:
     return {**params, "model": self.task.model.unstacked(params["model"])}
 
-  def prefill(self, params: Params, tokens: Int[Array, "b s"], lengths: Int[Array, " b"], capacity: int) -> Decoding:
+  def prefill(
+    self, params: Params, tokens: Shaped[Array, "b s ..."], lengths: Int[Array, " b"], capacity: int
+  ) -> Decoding:
     model = self.task.model
 
     def one(landscape):
@@ -138,21 +143,28 @@ class EBTWriter:
     thought = jax.tree.map(lambda a: a[:, 0], thought)  # of the one place of a row
     return Proposal(*(found.best(a)[:, 0] for a in (found.candidates, found.final, found.steps_used))), thought
 
-  def think(self, params: Params, state: Decoding, keys: Array, observe: Any = None) -> thinking.Verified:
-    """How the next token of each row is found; candidates are `[n, b, 1, v]`."""
-    context, start, think_keys = self._start(params, state, keys)
+  def think(
+    self, params: Params, state: Decoding, keys: Array, observe: Any = None, rows: Batch | None = None
+  ) -> thinking.Verified:
+    """How what comes next in each row is found; candidates are `[n, b, 1, ...]`.
+
+    Args:
+      rows: of one position each, from which the problem starts; None: tokens.
+    """
+    context, start, think_keys = self._start(params, state, keys, rows)
     return self.task.think(params, context, start, think_keys, observe=observe)
 
-  def _start(self, params, state, keys):
+  def _start(self, params, state, keys, rows=None):
     """Context, starts and keys of one position of each row."""
-    rows = {"tokens": jnp.zeros((len(keys), 2), jnp.int32)}
+    rows = rows or {"tokens": jnp.zeros((len(keys), 2), jnp.int32)}
     context = thinking.PerLandscape(state.context)
     if self.task.model.shared_context:
       context = jax.tree.map(lambda a: a[0], state.context)
     return context, *self.task.starts(params, context, keys, rows)
 
-  def append(self, params: Params, state: Decoding, tokens: Int[Array, " b"]) -> Decoding:
+  def append(self, params: Params, state: Decoding, tokens: Shaped[Array, "b ..."]) -> Decoding:
     def one(context, landscape):
-      return self.task.model.extend(params["model"], context, tokens[:, None], jnp.ones_like(tokens), landscape)
+      lengths = jnp.ones(len(tokens), jnp.int32)
+      return self.task.model.extend(params["model"], context, tokens[:, None], lengths, landscape)
 
     return Decoding(jax.vmap(one)(state.context, self._landscapes))

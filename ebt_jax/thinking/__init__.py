@@ -9,7 +9,7 @@ from ebt_jax.thinking.descent import double_reverse, reverse_over_forward, secon
 from ebt_jax.thinking.diagnose import diagnose, warnings_for
 from ebt_jax.thinking.explore import best_start
 from ebt_jax.thinking.loss import ThinkingAux, thinking_loss
-from ebt_jax.thinking.spaces import ArraySpace, Euclidean, Simplex, Space
+from ebt_jax.thinking.spaces import ArraySpace, Euclidean, NoisyEmbedding, Simplex, Space
 from ebt_jax.thinking.think import PerLandscape, Randomness, StepPlan, Thoughts, at_landscape, step_plan, think
 from ebt_jax.thinking.verify import Verified, think_and_verify
 
@@ -17,6 +17,7 @@ __all__ = [
   "ArraySpace",
   "ChunkedSimplex",
   "Euclidean",
+  "NoisyEmbedding",
   "PerLandscape",
   "Randomness",
   "Simplex",

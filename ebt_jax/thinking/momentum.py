@@ -41,6 +41,10 @@ class Momentum(Space):
   def add_noise(self, x: Moving, key: Any, scale: Any, noise: Any = None) -> Moving:
     return x._replace(x=self.inner.add_noise(x.x, key, scale, noise))
 
+  def noised(self, x: Moving, key: Any, scale: Any, noise: Any = None) -> tuple["Momentum", Moving]:
+    inner, now = self.inner.noised(x.x, key, scale, noise)
+    return dataclasses.replace(self, inner=inner), x._replace(x=now)
+
   def energy_input(self, params: Any, x: Moving, landscape: Any) -> Any:
     return self.inner.energy_input(params, x.x, landscape)
 

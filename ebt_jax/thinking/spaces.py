@@ -52,6 +52,10 @@ class Space(abc.ABC):
   def add_noise(self, x: Any, key: Key[Array, "*k"], scale: Any, noise: Any = None) -> Any:
     """x with Langevin noise of standard deviation `scale`; `noise`: standard normal numbers in place of the key's."""
 
+  def noised(self, x: Any, key: Key[Array, "*k"], scale: Any, noise: Any = None) -> tuple["Space", Any]:
+    """The space and the candidate of the next step, with the Langevin noise of `add_noise`."""
+    return self, self.add_noise(x, key, scale, noise)
+
   @abc.abstractmethod
   def energy_input(self, params: Any, x: Any, landscape: Any) -> Any:
     """y, what the energy is given of x."""
@@ -168,6 +172,20 @@ class Euclidean(ArraySpace):
     if self.embedding:
       raise NotImplementedError("a start at an answer needs candidates that the energy is given as they are")
     return jax.tree.map(jnp.add, x, answer)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyEmbedding(Euclidean):
+  """Plain vectors whose Langevin noise is added to y and not to x, as the authors do it for video."""
+
+  shift: Any = None  # (key, scale, noise) of the step that is taken
+
+  def noised(self, x: Any, key: Key[Array, "*k"], scale: Any, noise: Any = None) -> tuple[Space, Any]:
+    return dataclasses.replace(self, shift=(key, scale, noise)), x
+
+  def energy_input(self, params: Any, x: Any, landscape: Any) -> Any:
+    y = super().energy_input(params, x, landscape)
+    return self.add_noise(y, *self.shift) if self.shift else y
 
 
 @dataclasses.dataclass(frozen=True)

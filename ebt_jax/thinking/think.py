@@ -184,13 +184,14 @@ def make_step(
       low, high = base / config.random_step_size, base * config.random_step_size
       return low + u * (high - low)
 
+    space_now = space
     if trained_noise or inference.noise:
       noise = None
       if randomness.noise is not None:
         noise = jax.tree.map(lambda a: jnp.asarray(a)[i], randomness.noise)
-      x = space.add_noise(x, streams.fold(key, 1 + i), noise_scale(thinking, landscape), noise)
+      space_now, x = space.noised(x, streams.fold(key, 1 + i), noise_scale(thinking, landscape), noise)
     here, bound = at_landscape(context, landscape), gradient_bound(base, config)
-    return descent.step(slope, space, params["model"], here, x, landscape, size, bound)
+    return descent.step(slope, space_now, params["model"], here, x, landscape, size, bound)
 
   return step
 

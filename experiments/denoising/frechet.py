@@ -17,9 +17,9 @@ from scipy import linalg
 
 from ebt_jax import cli, record, streams
 from ebt_jax.config import ConfigError
+from ebt_jax.models import efficientnet
 from ebt_jax.tasks.base import Thinks
 from ebt_jax.use import image
-from experiments.denoising import efficientnet
 from experiments.denoising.page import label_of
 from experiments.denoising.study import Model, at_level, find, once
 from experiments.thinking import common

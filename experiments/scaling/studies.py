@@ -237,6 +237,37 @@ def _images() -> Study:
   )
 
 
+def _video() -> Study:
+  """Frames of moving shapes; the learning rate at width 64 is that of the laptop's Transformer++, 6e-3."""
+  rate = 1.8
+  widths = chain(*(at(2, w, 16, 400, rate, 2) for w in (32, 48, 64, 96, 128)))
+  depths = chain(*(at(n, 64, 16, 400, rate, 2) for n in (1, 2, 3, 4, 6)))
+  sizes = chain(*(at(n, w, 16, 400, rate, 2) for n, w in ((2, 32), (2, 48), (2, 64), (3, 96), (4, 128))))
+  return Study(
+    "video",
+    "EBT and Transformer++ predict the next frame of moving shapes: data, width, depth and parameters; as in the paper "
+    "(Fig. 9), y is the loss.",
+    {
+      "train.schedule": "constant",
+      "train.warmup": 50,
+      "train.health_every": 0,
+      "sample.pictures": 0,
+      "checkpoint.keep": 1,
+    },
+    [
+      Axis("data", "Data", "items", at(2, 64, 16, 1200, rate, 8), curve=True),
+      Axis("width", "Width", "width", widths),
+      Axis("depth", "Depth", "layers", depths),
+      Axis("params", "Parameters", "params_non_embedding", sizes, curve=True),
+    ],
+    {
+      "transformer": "configs/video_transformer.py",
+      "ebt": "configs/video_ebt.py",
+      "residual": "configs/video_ebt.py:residual",
+    },
+  )
+
+
 def _tiny() -> Study:
   sizes = [at(1, width, 4, 8) for width in (16, 24, 32)]
   return Study(
@@ -265,6 +296,7 @@ _STUDIES = {
   "recurrent": _recurrent,
   "optimizers": _optimizers,
   "images": _images,
+  "video": _video,
 }
 
 

@@ -12,9 +12,10 @@ import pytest
 from scipy import linalg
 
 from ebt_jax.errors import UserError
+from ebt_jax.models import efficientnet
 from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Examples
-from experiments.denoising import efficientnet, frechet, probe, uncertainty
+from experiments.denoising import frechet, probe, uncertainty
 from tests.tasks.test_image import batch_of, config_of, with_random_weights
 
 

