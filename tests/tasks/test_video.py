@@ -232,6 +232,9 @@ def test_a_run_is_killed_resumes_and_goes_on_with_films(tmp_path):
   done = run(generate)
   assert done.code == 0 and "4 frames and 20" in done.out, done.err
   rows = json.loads((tmp_path / "whole/generated.json").read_text())
+  assert run([*generate, f"--out={tmp_path}/page.html"]).code == 0
+  page = (tmp_path / "page.html").read_text()
+  assert page.count("<img ") == 2 * 21 and all(f"energy {e:.4f}" in page for e in rows[0]["energy"])
   assert len(rows) == 2 and len(rows[0]["energy"]) == 20 and len(rows[0]["loss"]) == 6  # of ten frames
   assert np.load(tmp_path / "whole/generated.npz")["features"].shape == (2, 20, 6)
   with Image.open(tmp_path / "whole/generated.png") as strip:
