@@ -139,6 +139,7 @@ def test_a_resumed_run_may_change_what_does_not_change_training_and_nothing_else
       "eval.seed", "eval.steps_of", "eval.tolerance", "eval.choose", "eval.accept", "eval.step_size_factor",
       "eval.noise", "eval.adjust",
       "sample.tokens", "sample.pictures", "sample.noised", "sample.prompt_tokens", "sample.temperature",
+      "sample.given_frames", "sample.frames",
       "train.log_every", "train.health_every", "train.max_bad_steps", "model.remat", "model.vocab_chunk",
       "model.attention", "model.attention_block",
   }  # fmt: skip

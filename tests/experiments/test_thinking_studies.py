@@ -75,7 +75,7 @@ def test_a_study_leaves_table_json_and_figure(workdir, tmp_path, monkeypatch, st
 
 def test_runs_of_all_sets_have_their_own_names():
   names = [(s, r.name) for s, make in train.SETS.items() for r in make()]
-  assert len(set(names)) == len(names) == 6 + 9 + 15 + 9 + 12 + 26 + 15
+  assert len(set(names)) == len(names) == 6 + 9 + 15 + 9 + 12 + 19 + 15
   for make in train.SETS.values():
     for r in make():
       r.resolve()  # is a valid config
