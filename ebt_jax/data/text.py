@@ -178,7 +178,7 @@ def _warn_shortened(config: DataConfig, counts: Collection[dict[str, Any]]) -> N
   shortened, all_of = (sum(c[name] for c in counts) for name in ("shortened", "documents"))
   if shortened:
     log.warning(
-      "%s: %d of %d examples are longer than data.context_length=%d, so the beginning of their prompts is left out",
+      "%s: %d of %d examples are longer than data.context_length=%d and lose their beginning, most of it prompt",
       *(config.source, shortened, all_of, config.context_length),
     )
 

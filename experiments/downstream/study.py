@@ -148,7 +148,8 @@ def table(result: dict[str, Any], sets: dict[str, list[Question]]) -> str:
         line += f" {measure_name.removeprefix('accuracy_')} {common.over_seeds([percent * v for v in values], '.2f')}"
         if name != BASELINE and measure_name in COMPARED:
           less = differences(result, name, measure_name, of_set)
-          line += f" [{common.over_seeds([percent * v for v in less], '+.2f')}]" if less else ""
+          mean, half = common.mean_interval([percent * v for v in less])
+          line += f" [{mean:+.2f} ± {half:.2f}]" if less else ""
       rows.append(line)
   return "\n".join(rows).strip("\n")
 

@@ -75,4 +75,4 @@ def test_the_table_pairs_seeds():
   result = {"chance": {"x": 0.5}, "kinds": kinds}
   assert study.differences(result, "s1", "bits_per_byte", "x") == pytest.approx([0.2, 0.4])
   shown = study.table(result, {"x": questions})
-  assert "chance 50.0%" in shown and "paper's EBT, System 1, 8 steps" in shown and "[+0.30 ±" in shown
+  assert "chance 50.0%" in shown and "paper's EBT, System 1, 8 steps" in shown and "[+0.30 ± 1.27]" in shown
