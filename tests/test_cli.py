@@ -20,6 +20,7 @@ COMMANDS = {  # command: a mistake in its flags, and what is said of it
   "-m ebt_jax.use.lm_eval": ("run --model ebt_jax", "`lm-eval` is not installed; run `pip install lm-eval`"),
   "-m experiments.scaling.run": ("--studdy=x", "the following arguments are required: --study, --workdir"),
   "-m experiments.scaling.report": ("gs://bucket/study", "gs://bucket/study is a remote path"),
+  "-m experiments.scaling.best": ("nowhere", "nowhere/study.json: cannot be read as a study (No such file"),
   "-m experiments.scaling.points": ("nowhere", "nowhere/study.json: cannot be read as a study (No such file"),
   "-m experiments.thinking.train": ("--jobs=0", "--jobs: expected 1 or more, found 0"),
   "-m experiments.thinking.longer": (

@@ -91,6 +91,19 @@ def train(config, sizes, batch_of=batch_of):
   return seen, state
 
 
+def same_on_eight(config, sizes, batch_of, least):
+  """Compares three steps on eight devices with those on one, which change the loss by `least`; the state of eight."""
+  wanted, one = train(config, (1, 1, 1), batch_of)
+  found, eight = train(config, sizes, batch_of)
+  for i, (a, b) in enumerate(zip(wanted, found)):
+    for key in a:
+      np.testing.assert_allclose(b[key], a[key], rtol=1e-4, atol=1e-5, err_msg=f"step {i}: {key}")
+  assert abs(wanted[0]["loss"] - wanted[2]["loss"]) > least  # it learns, so that later steps compare something
+  close = lambda path, a, b: np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4, err_msg=jax.tree_util.keystr(path))
+  jax.tree.map_with_path(close, jax.device_get(one.params), jax.device_get(eight.params))
+  return eight
+
+
 @functools.cache
 def on_one_device(name):
   return train(CONFIGS[name], (1, 1, 1))

@@ -53,6 +53,6 @@ def chat(messages: Iterable[Any], where: str) -> Marked:
       )
     text += f"{role}: "
     if role == ANSWERS and content:
-      answers.append((len(text), len(text) + len(content)))
+      answers.append((len(text), len(text) + len(content) + 1))  # its end too, so that it learns to stop
     text += f"{content}\n"
   return Marked(text if answers else "", tuple(answers))

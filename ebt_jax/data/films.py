@@ -1,14 +1,12 @@
 """Film files: finding them, decoding them into square frames, and why some cannot be used; cuts between frames."""
 
-import glob
 import os
 
 import numpy as np
 
-from ebt_jax.config import ConfigError, VideoConfig, near
-from ebt_jax.data import pictures
-from ebt_jax.data.find import KEY, LeftOut, NoSource
-from ebt_jax.files import local
+from ebt_jax.config import ConfigError, VideoConfig
+from ebt_jax.data import media, pictures
+from ebt_jax.data.find import KEY, LeftOut
 
 FORMATS = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
 CUT = 24.0  # least mean change of brightness (of 255) between two frames at a cut
@@ -20,39 +18,9 @@ class BadFilm(Exception):
   """A film cannot be used; the text says what was found and expected, and the fix."""
 
 
-def find(source: str) -> tuple[list[tuple[str, str]], LeftOut]:
-  """(path, id) of the films of a comma-separated list of files, globs and folders (with all below them).
-
-  Raises:
-    ConfigError: an item does not exist or holds no film.
-  """
-  found: dict[str, str] = {}
-  left_out = LeftOut()
-  for item in [s.strip() for s in source.split(",") if s.strip()]:
-    path = local(item, KEY)
-    if os.path.isdir(path):
-      inside = [os.path.join(parent, n) for parent, _, names in os.walk(path) for n in names if not n.startswith(".")]
-      names = {f: os.path.relpath(f, path).replace(os.sep, "/") for f in sorted(inside)}
-    elif os.path.isfile(path):
-      names = {path: os.path.basename(path)}
-    else:
-      names = {f: os.path.basename(f) for f in sorted(glob.glob(path, recursive=True)) if os.path.isfile(f)}
-    if not names:
-      folder = os.path.dirname(path) or "."
-      there = [f for f in os.listdir(folder) if f.lower().endswith(FORMATS)] if os.path.isdir(folder) else []
-      hint = f"; in {folder}: {near(os.path.basename(path), there)}" if there else ""
-      raise NoSource(
-        f"{KEY}: no file, folder or match {item!r}; give shapes, futures, films ({', '.join(FORMATS)}) or an .npz{hint}"
-      )
-    usable = {f: name for f, name in names.items() if f.lower().endswith(FORMATS)}
-    for file in names.keys() - usable.keys():
-      left_out.add("files of a kind that is not read", names[file])
-    if not usable:
-      raise ConfigError(f"{KEY}: {item} holds no film; expected {', '.join(FORMATS)}; found {left_out}")
-    found |= usable
-  if not found:
-    raise ConfigError(f"{KEY}: expected shapes, futures, films or an .npz, found {source!r}")
-  return list(found.items()), left_out
+def find(source: str) -> tuple[list[media.File], LeftOut]:
+  """Films of a source; see `media.find`."""
+  return media.find(source, FORMATS, "film", "shapes, futures, embedded, films, folders or an .npz")
 
 
 def read(path: str, name: str, video: VideoConfig) -> tuple[np.ndarray, str]:

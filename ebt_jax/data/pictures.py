@@ -1,16 +1,14 @@
 """Picture files: finding and decoding them into squares of fixed size, and why some cannot be used."""
 
-from collections.abc import Iterator
-import glob
 import io
-import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ebt_jax.config import ConfigError, ImageConfig, VideoConfig
-from ebt_jax.data.find import KEY, LeftOut, NoSource
-from ebt_jax.files import local
+from ebt_jax.data import media
+from ebt_jax.data.find import KEY, LeftOut
+from ebt_jax.data.media import File
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -19,55 +17,9 @@ class BadPicture(Exception):
   """A picture cannot be used; the text says why."""
 
 
-class File(NamedTuple):
-  """Where a picture is, and a name that does not depend on where the source is stored."""
-
-  path: str
-  id: str
-
-  @property
-  def label(self) -> str:
-    """The folder that it is in; empty at the top of a source."""
-    return os.path.dirname(self.id)
-
-
 def find(source: str) -> tuple[list[File], LeftOut]:
-  """Pictures of a comma-separated list of files, globs and folders (with all below them), in the order of their names.
-
-  Raises:
-    ConfigError: an item does not exist or holds no picture.
-  """
-  found: dict[str, File] = {}
-  left_out = LeftOut()
-  for item in [s.strip() for s in source.split(",") if s.strip()]:
-    path = local(item, KEY)
-    if os.path.isdir(path):
-      files = [File(f, os.path.relpath(f, path)) for f in _below(path)]
-    elif os.path.isfile(path):
-      files = [File(path, os.path.basename(path))]
-    else:
-      files = [File(f, os.path.basename(f)) for f in glob.glob(path, recursive=True) if os.path.isfile(f)]
-      if not files:
-        raise NoSource(f"{KEY}: no file, folder or match {item!r}; give pictures ({', '.join(FORMATS)})")
-    usable = [f for f in files if f.path.lower().endswith(FORMATS)]
-    for file in files:
-      if not file.path.lower().endswith(FORMATS):
-        left_out.add("files of a kind that is not read", file.id)
-    if not usable:
-      raise ConfigError(
-        f"{KEY}: {item} holds no picture; expected {', '.join(FORMATS)}; found {str(left_out) or 'nothing at all'}"
-      )
-    for file in sorted(usable, key=lambda f: f.id):
-      found.setdefault(file.path, file._replace(id=file.id.replace(os.sep, "/")))
-  if not found:
-    raise ConfigError(f"{KEY}: expected `embedded`, pictures, folders, an .npz or tfds:NAME, found {source!r}")
-  return list(found.values()), left_out
-
-
-def _below(folder: str) -> Iterator[str]:
-  for parent, inner, names in os.walk(folder):
-    inner[:] = sorted(d for d in inner if not d.startswith("."))
-    yield from (os.path.join(parent, n) for n in sorted(names) if not n.startswith("."))
+  """Pictures of a source; see `media.find`."""
+  return media.find(source, FORMATS, "picture", "`embedded`, pictures, folders, an .npz or tfds:NAME")
 
 
 def read(path: str, image: ImageConfig) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The likelihood and the energy of continuations of contexts: what multiple choice and other benchmarks ask."""
 
 from collections.abc import Iterator, Sequence
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 
 from ebt_jax import streams
 from ebt_jax.tasks.base import Params, Task, Thinks
-from ebt_jax.tasks.text import TextProblem
 
 ROWS = 8  # rows of one device call
 SHORTEST = 32  # places of the shortest row; longer ones have twice as many, and so on
@@ -97,41 +95,31 @@ class Scorer:
   def _joined(self, parts) -> Likelihood:
     _, tokens, error, likeliest, energies = zip(*sorted(parts, key=_order))
     energies = None if energies[0] is None else np.concatenate(energies)
-    return Likelihood(np.concatenate(tokens), -np.concatenate(error), np.concatenate(likeliest) > 0, energies)
+    return Likelihood(np.concatenate(tokens), -np.concatenate(error), np.concatenate(likeliest), energies)
 
 
 def _order(part):
   return part[0]
 
 
-class _Judged(TextProblem):
-  """Text whose answers are measured by whether the target is the likeliest token."""
-
-  def measures(self, x, batch):
-    likeliest = jnp.argmax(x[..., : self.config.model.vocab_size], -1)
-    return {"likeliest": (likeliest == self.target(batch)).astype(jnp.float32)}
-
-
 def _scoring(task: Task):
   """A function of parameters, tokens, weights and row numbers that gives errors, hits and energies, each `[b, s]`."""
-  problem = _Judged(task.problem.config, task.problem.kept)
-  judged = dataclasses.replace(task, problem=problem)
+  problem, size = task.problem, task.config.model.vocab_size
 
   @jax.jit
   def run(params, tokens, weights, numbers):
     batch = {"tokens": tokens, "weights": weights}
+    target = problem.target(batch)
+
+    def judge(x):
+      return problem.error(x, target), jnp.argmax(x[..., :size], -1) == target
+
+    if not isinstance(task, Thinks):
+      return *judge(task.answers(params["model"], problem.inputs(batch), task.eval_steps)[-1]), None
     keys = streams.each(streams.key_for(task.config.eval.seed, streams.EVALUATE), numbers)
-    found = judged.scores(params, batch, keys)
-    energies = candidate_energies(task, params, batch) if isinstance(task, Thinks) else None
-    return found.error[-1], found.measures["likeliest"][-1], energies
+    context = task.context(params, batch)
+    found = task.think(params, context, *task.starts(params, context, keys, batch))
+    y = task.space.embed_target(params["model"], target)
+    return *judge(found.best(found.candidates)), task.energy(params, context, y)
 
   return run
-
-
-def candidate_energies(task: Task, params: Params, batch: dict, p: Float[jax.Array, " v"] | None = None):
-  """The energy at the last landscape of each target, or of one distribution p at every position; `[b, s]`."""
-  if p is None:
-    y = task.space.embed_target(params["model"], task.problem.target(batch))
-  else:
-    y = task.space.embed(params["model"], jnp.broadcast_to(p, (*task.problem.target(batch).shape, *p.shape)))
-  return task.energy(params, task.context(params, batch), y)

@@ -18,7 +18,7 @@ from ebt_jax.runs import Run
 from ebt_jax.tasks import decoding
 from ebt_jax.tasks.base import Task, Thinks
 from ebt_jax.use.generate import Generator, Written
-from ebt_jax.use.likelihood import Likelihood, Scorer, candidate_energies
+from ebt_jax.use.likelihood import Likelihood, Scorer
 from ebt_jax.use.model import Model
 from ebt_jax.use.sampling import Sampling
 
@@ -375,6 +375,11 @@ def _energies(task: Task):
   """Of the tokens that follow, or of one distribution at every position; `[b, s]`."""
 
   def run(params, tokens, p):
-    return candidate_energies(task, params, {"tokens": tokens}, p)
+    batch = {"tokens": tokens}
+    if p is None:
+      y = task.space.embed_target(params["model"], task.problem.target(batch))
+    else:
+      y = task.space.embed(params["model"], jnp.broadcast_to(p, (*tokens[:, 1:].shape, *p.shape)))
+    return task.energy(params, task.context(params, batch), y)
 
   return jax.jit(run)

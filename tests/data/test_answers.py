@@ -62,7 +62,7 @@ def test_chats_learn_what_the_assistant_says(tmp_path):
   ]
   chat = DataConfig(source=written(tmp_path, rows), layout="document", context_length=80, text_key="messages")
   found, _ = text.whole(chat, BYTES)
-  assert learnt(found) == ["yook"]
+  assert learnt(found) == ["yo\nok\n."]
   shown = BYTES.decode(found.tokens[0][: found.lengths[0]])
   assert shown == "user: hi\nassistant: yo\nuser: so\nassistant: ok\n"
   with pytest.raises(ConfigError, match="layout.*document"):

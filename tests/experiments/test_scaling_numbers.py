@@ -11,7 +11,7 @@ import pytest
 from ebt_jax import config as config_lib
 from ebt_jax import files, scaling
 from ebt_jax.scaling import Crossing, Interval
-from experiments.scaling import analysis, points, report
+from experiments.scaling import analysis, best, points, report
 from experiments.scaling.analysis import Pair
 
 WORDS = report.Words("token", "nats/token", "bits_per_byte")
@@ -252,3 +252,16 @@ def test_a_label_is_shown_as_it_is():
   axis = {**axis_of(rows), "title": label}
   svg = figures.panel(analysis.analyse_axis(rows, axis), "items", "loss")
   assert svg.count(r"$x\1$ &amp; &lt;b&gt;") == 2 and "<b>" not in svg  # the title and the legend
+
+
+def test_series_are_compared_at_their_best_rates():
+  losses = {("a", 1.0): [2.0, 2.2], ("a", 2.0): [1.0], ("a", 3.0): [2.4, 2.1], ("b", 1.0): [1.5, 1.9]}
+  rows = [
+    {"series": series, "learning_rate": rate, "seed": seed, "loss": loss}
+    for (series, rate), several in losses.items()
+    for seed, loss in enumerate(several)
+  ]
+  found = best.best(rows)
+  assert found["a"] == best.Best(1.0, {0: 2.0, 1: 2.2})  # that of one seed is lower, and no mean
+  shown = best.table(found)
+  assert "rate 1: 2.1000 ± 1.2706 (2 seeds, 0.2000 apart)" in shown and "b less a: -0.4000 ± 1.2706" in shown
