@@ -8,7 +8,10 @@ ASKING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name)
 
 
 class StopSignal:
-  """Remembers that a signal has asked the run to end, until the loop looks. A second Ctrl-C ends it at once."""
+  """Remembers that a signal has asked to end, until the loop looks. A second Ctrl-C ends it at once.
+
+  The handler raises nothing: an exception is lost where Python ignores it, such as in what runs before a fork.
+  """
 
   def __init__(self):
     self.asked: signal.Signals | None = None
@@ -32,5 +35,5 @@ class StopSignal:
   def _handle(self, number, _frame) -> None:
     if number == signal.SIGINT:
       signal.signal(signal.SIGINT, signal.default_int_handler)
-      print("\nending after this step; once more ends at once", flush=True)
+      print("\nending as soon as all is saved; once more ends at once", flush=True)
     self.asked = signal.Signals(number)

@@ -100,24 +100,18 @@ def train(
     Stopped: at a signal that asks to end (see `ebt_jax.training.signals`), after the runs have saved.
   """
   free = list(slots)
-  asking = [n for n in signals.ASKING if signal.getsignal(n) is not signal.SIG_IGN]
-  before = {n: signal.signal(n, _stop) for n in asking}
-  try:
+  with signals.StopSignal() as stop:
     while True:
       for p in all_:
-        advance(p, free)
+        if not stop.asked:
+          advance(p, free)
       show(all_, time.time(), len(slots))
+      if stop.asked:
+        _end(all_)
+        raise Stopped(stop.asked)
       if all(p.state in ("done", "failed") for p in all_):
         return
       time.sleep(_TICK)
-  except Stopped:
-    for number in asking:
-      signal.signal(number, signal.SIG_IGN)
-    _end(all_)
-    raise
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
 
 
 def advance(p: Progress, free: list[Slot]) -> None:
@@ -178,10 +172,6 @@ def _wall_seconds(task: Task) -> float:
     return files.read_json(task.workdir / "final_result.json", "a final result", "see its points")["wall_seconds"]
   except (UserError, KeyError):  # damaged: collecting its points says so
     return 0.0
-
-
-def _stop(number, _frame) -> None:
-  raise Stopped(number)
 
 
 def _end(all_: Sequence[Progress]) -> None:

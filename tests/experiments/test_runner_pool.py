@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import shlex
+import signal
 import sys
 
 import pytest
@@ -38,6 +39,25 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
   orphan.wait()
   pool.advance(p, free)
   assert p.state == "done" and (task.workdir / "starts").read_text() == "0\n"
+
+
+class _SignalWhereErrorsAreIgnored:
+  def __del__(self):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_is_heard_wherever_it_arrives(tmp_path):
+  """Python ignores what a handler raises in a finaliser or before a fork; the pool ends all the same."""
+  task = Task(sweep.Run("r", studies.SERIES["ebt"], {"train.steps": 10**6}), tmp_path, shlex.split(FAKE))
+  p = pool.Progress(task, 1.0, 10**6)
+
+  def show(*_):
+    if p.state == "running":
+      _SignalWhereErrorsAreIgnored()
+
+  with pytest.raises(pool.Stopped, match="SIGTERM"):
+    pool.train([p], [Slot()], show)
+  assert p.process.poll() is not None and not task.done
 
 
 def test_time_to_go():
