@@ -95,7 +95,7 @@ class ModelConfig(Checks):
     self._positive("layers", "heads", "width", "ffn_multiplier", "passes")
     self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain", "residual_end", "latent_updates")
     if self.residual_end != 1 and not self.residual:
-      raise ConfigError(f"{self._key('residual_end')}: {self.residual_end} is for residual energies; set model.residual")
+      raise ConfigError(f"{self._key('residual_end')}: {self.residual_end} needs model.residual")
     if self.energy_gain != 1 and not self.residual:
       raise ConfigError(f"{self._key('energy_gain')}: {self.energy_gain} is for residual energies; set model.residual")
     if self.latent_updates and self.kind != "looped":

@@ -4,12 +4,19 @@
 
 The last evaluations of runs that differ in their learning rate alone. Of the rates that were trained with the most
 seeds, that of the lowest mean loss is taken. Intervals are Student's, 95%.
+
+Runs at a best rate that go on for longer are compared with the other series at equal FLOPs and at equal time: their
+loss is interpolated over the logarithm of items. The time of a series is that of its fastest run, since other programs
+may have slowed the others.
 """
 
 import itertools
+import math
 import pathlib
 import sys
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ebt_jax import cli
 from ebt_jax.config import ConfigError
@@ -54,16 +61,56 @@ def table(found: dict[str, Best]) -> str:
   return "\n".join(lines)
 
 
+def at_equal_cost(rows: list[dict[str, Any]], found: dict[str, Best], cost: str) -> str:
+  """Each series less those that were trained for longer, after as many FLOPs, or as much time, as it took itself.
+
+  Args:
+    rows: all points.
+    found: `best` of the runs of the least length.
+    cost: "flops" or "device_seconds", the field of a point.
+  """
+  least = min(row["items"] for row in rows if row["end"])
+  spent = {}
+  for row in rows:
+    if row["end"] and row["items"] == least:
+      spent[row["series"]] = min(row[cost], spent.get(row["series"], math.inf))
+  lines = []
+  for long in dict.fromkeys(row["series"] for row in rows if row["items"] > least):
+    curves = {}
+    for row in rows:
+      if row["series"] == long and row["learning_rate"] == found[long].rate:
+        curves.setdefault(row["seed"], {})[row["items"]] = row["loss"]
+    for series in (one for one in found if spent[one] > spent[long]):
+      items = least * spent[series] / spent[long]
+      shared = sorted(s for s in found[series].losses if max(curves.get(s, [0])) >= items)
+      if shared:
+        there = [_between(curves[s], items) for s in shared]
+        mean, half = mean_interval([found[series].losses[s] - loss for s, loss in zip(shared, there)])
+        after = f"{items / 1e6:.2f} M items, {sum(there) / len(there):.4f}"
+        lines.append(f"{series} less {long} at equal {cost} ({after}): {mean:+.4f} ± {half:.4f} ({len(shared)} seeds)")
+  return "\n".join(lines)
+
+
+def _between(curve: dict[float, float], items: float) -> float:
+  known = sorted(curve)
+  return float(np.interp(math.log(items), np.log(known), [curve[n] for n in known]))
+
+
 def main(argv: list[str]) -> None:
   parser = cli.Parser(prog="experiments.scaling.best", description=__doc__.split("\n")[0])
   parser.add_argument("folder", type=pathlib.Path, help="of a study, with its study.json and points.jsonl")
   folder = parser.parse_args(argv).folder
   points.read_study(folder)
-  rows = [row for row in points.read(folder) if row["end"]]
-  sizes = {(row["layers"], row["width"], row["batch_items"], row["items"]) for row in rows}
+  rows = points.read(folder)
+  sizes = {(row["layers"], row["width"], row["batch_items"]) for row in rows}
   if len(sizes) != 1:
-    raise ConfigError(f"{folder}: expected runs of one size and length, found {len(sizes)}; give one of rates alone")
-  print(table(best(rows)))
+    raise ConfigError(f"{folder}: expected runs of one size, found {len(sizes)}; give a study of learning rates alone")
+  ends = [row for row in rows if row["end"]]
+  found = best([row for row in ends if row["items"] == min(one["items"] for one in ends)])
+  print(table(found))
+  for cost in ("flops", "device_seconds"):
+    if compared := at_equal_cost(rows, found, cost):
+      print(compared)
 
 
 if __name__ == "__main__":

@@ -189,9 +189,15 @@ def _recurrent() -> Study:
 def _optimizers() -> Study:
   families = ("transformer", "ebt", "residual")
   muon = tuple(f"{family}_muon" for family in families)
+  names = [name for family in families for name in (family, f"{family}_muon")]
 
   def rates(*several):
     return chain(*(at(2, 128, 16, 500, rate) for rate in several))
+
+  def further(axis, series, rate):
+    others = tuple(name for name in names if name != series)
+    levels = at(2, 128, 16, 3800, rate, 19)
+    return Axis(axis, f"{series}, further", "items", levels, curve=True, without=others)
 
   return Study(
     "optimizers",
@@ -202,8 +208,11 @@ def _optimizers() -> Study:
       # at the rates that are best there
       Axis("adamw", "AdamW, three seeds", "learning_rate", rates(0.5, 1), without=muon),
       Axis("muon", "Muon, three seeds", "learning_rate", rates(2, 4), without=families),
+      # as long as the paper's EBT takes: Transformer++ at equal FLOPs and at equal time
+      further("further_adamw", "transformer", 1),
+      further("further_muon", "transformer_muon", 2),
     ],
-    {series: f"{RECIPE}:{series}" for family in families for series in (family, f"{family}_muon")},
+    {name: f"{RECIPE}:{name}" for name in names},
   )
 
 

@@ -137,7 +137,8 @@ def residual_ablation(steps: int = 200) -> list[sweep.Run]:
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, **RESIDUAL, "train.steps": steps})
 
 
-SETS = {make.__name__: make for make in (recipes, models, ablation, residual, controls, later, falling, residual_ablation)}
+ALL = (recipes, models, ablation, residual, controls, later, falling, residual_ablation)
+SETS = {make.__name__: make for make in ALL}
 
 
 def main(argv: list[str]) -> int:

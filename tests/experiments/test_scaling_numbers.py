@@ -265,3 +265,25 @@ def test_series_are_compared_at_their_best_rates():
   assert found["a"] == best.Best(1.0, {0: 2.0, 1: 2.2})  # that of one seed is lower, and no mean
   shown = best.table(found)
   assert "rate 1: 2.1000 ± 1.2706 (2 seeds, 0.2000 apart)" in shown and "b less a: -0.4000 ± 1.2706" in shown
+
+
+def test_series_are_compared_at_equal_cost_with_those_that_went_on():
+  """A short run of b costs three times one of a: the loss of a after three times the items, a straight line in ln."""
+
+  def points_of(series, seed, ends, cost, loss):
+    return [
+      {"series": series, "learning_rate": 1.0, "seed": seed, "items": n, "end": n == ends[-1], "loss": loss(n),
+       "flops": cost * n, "device_seconds": 2 * cost * n * (1 + seed)}
+      for n in ends
+    ]  # fmt: skip
+
+  rows = []
+  for seed in (0, 1):
+    rows += points_of("a", seed, [100], 1.0, lambda n: 2.0)
+    rows += points_of("a", seed, [100, 200, 400], 1.0, lambda n: 3.0 - np.log(n) / 10 + seed / 10)
+    rows += points_of("b", seed, [100], 3.0, lambda n: 2.5)
+  found = {"a": best.Best(1.0, {0: 2.0, 1: 2.0}), "b": best.Best(1.0, {0: 2.5, 1: 2.5})}
+  mean = 2.5 - np.mean([3.0 - np.log(300) / 10, 3.1 - np.log(300) / 10])
+  for cost in ("flops", "device_seconds"):
+    shown = best.at_equal_cost(rows, found, cost)
+    assert shown.startswith(f"b less a at equal {cost} (0.00 M items, ") and f"): {mean:+.4f} ± 0.6353 (2" in shown
