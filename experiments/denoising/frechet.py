@@ -62,8 +62,7 @@ class Features:
 
 def answers(model: Model, level: float, passes: int, count: int) -> dict[str, np.ndarray]:
   """`clean`, `noised` and `answer` of held-out pictures, `[n, h, w, c]`."""
-  task, key = model.task(steps=passes), streams.key_for(0, streams.EVALUATE)
-  step = jax.jit(lambda params, batch, keys: image.denoise(task, params, batch, keys))
+  key, step = streams.key_for(0, streams.EVALUATE), model.program(image.denoise, steps=passes)
   found: dict[str, list] = {}
   examples = at_level(model, level)
   for numbers, batch in common.batches(examples, min(count, len(examples))):
@@ -74,22 +73,18 @@ def answers(model: Model, level: float, passes: int, count: int) -> dict[str, np
   return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def of_run(model: Model, of: Features, level: float, count: int) -> dict[str, float]:
+def of_run(model: Model, of: Features, clean: Normal, level: float, count: int) -> dict[str, float]:
   """Passes, as text -> distance of the answers to the clean pictures."""
   kind = "ebt" if isinstance(model.run.task, Thinks) else model.run.config.model.kind
-  out = {}
-  for passes in PASSES[kind]:
-    found = answers(model, level, passes, count)
-    out[str(passes)] = distance(of.normal(found["answer"]), of.normal(found["clean"]))
-  return out
+  return {
+    str(passes): distance(of.normal(answers(model, level, passes, count)["answer"]), clean) for passes in PASSES[kind]
+  }
 
 
-def trivial(model: Model, of: Features, level: float, count: int) -> dict[str, float]:
+def trivial(model: Model, of: Features, found: dict[str, np.ndarray], clean: Normal) -> dict[str, float]:
   """Distances of training pictures and of noised ones to the clean pictures."""
-  found = answers(model, level, 1, count)
   train = record.data_of(model.run.task, model.run.folder).train
   rows = train.rows(np.linspace(0, len(train) - 1, len(found["clean"])).astype(int))["picture"]
-  clean = of.normal(found["clean"])
   return {
     "as many training pictures": distance(of.normal(jnp.asarray(rows, jnp.float32) / 127.5 - 1), clean),
     "noised pictures": distance(of.normal(found["noised"]), clean),
@@ -107,10 +102,12 @@ def main():
   if models[0].run.config.image.channels != 3:
     raise ConfigError("--workdir: these features are of pictures with three channels, not of grey ones")
   here, about = args.workdir / "frechet", f"{args.among},{level:g},{args.windows}"
-  plain = once(here, f"plain,{about}", models[0], lambda m: trivial(m, of, level, args.windows))
+  pictures = answers(models[0], level, 1, args.windows)
+  clean = of.normal(pictures["clean"])
+  plain = once(here, f"plain,{about}", models[0], lambda m: trivial(m, of, pictures, clean))
   found: dict[str, list[dict[str, float]]] = {}
   for model in models:
-    mine = once(here, about, model, lambda m: of_run(m, of, level, args.windows))
+    mine = once(here, about, model, lambda m: of_run(m, of, clean, level, args.windows))
     found.setdefault(model.series, []).append(mine)
     print(f"measured: {model.series}, seed {model.seed}", flush=True)
   rows = [f"Fréchet distance on EfficientNet-Lite0 features, {args.windows} pictures at most, noise level {level:g}"]

@@ -9,6 +9,7 @@ components as features, and the same models before their first step. Needs sciki
 """
 
 from collections.abc import Callable
+import functools
 import sys
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from experiments.denoising.study import Model, find, once
 from experiments.thinking import common
 
 STRENGTHS = tuple(10.0**k for k in range(-4, 2))  # C of the regression; the smaller, the stronger its L2 penalty
+ROWS = 64  # pictures at once
 VALIDATION = 0.2  # of the training pictures of each class
 
 
@@ -55,17 +57,25 @@ def some(examples: Examples, count: int) -> Set:
 def features(task: Task, params: Any, layers: int) -> Callable[[np.ndarray], np.ndarray]:
   """uint8 pictures -> `[n, width]`, the mean over patches after the first `layers` blocks."""
   model, weights = dit.first_layers(task.model, params["model"], layers)
-  thinks = isinstance(task, Thinks)
+  of_batch = _of_batch(model, isinstance(task, Thinks))
 
+  def of(pictures):
+    rows = min(ROWS, len(pictures))
+    filled = np.pad(pictures, ((0, -len(pictures) % rows), *[(0, 0)] * 3))  # one compiled program
+    parts = [np.asarray(of_batch(weights, part)) for part in np.split(filled, len(filled) // rows)]
+    return np.concatenate(parts)[: len(pictures)]
+
+  return of
+
+
+@functools.cache
+def _of_batch(model: Any, thinks: bool) -> Callable:
   @jax.jit
-  def of_batch(pictures):
+  def of_batch(weights, pictures):
     x = jnp.asarray(pictures, jnp.float32) / 127.5 - 1
     return jnp.mean(model.tokens(weights, x if thinks else (x, jnp.zeros(len(x)))), 1)
 
-  def of(pictures):
-    return np.concatenate([np.asarray(of_batch(part)) for part in np.array_split(pictures, -(-len(pictures) // 64))])
-
-  return of
+  return of_batch
 
 
 def validation(labels: np.ndarray) -> np.ndarray:

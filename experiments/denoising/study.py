@@ -8,8 +8,6 @@ the same held-out pictures with the same noise: at the level that EBT was traine
 """
 
 from collections.abc import Callable
-import dataclasses
-import functools
 import pathlib
 import re
 import sys
@@ -24,15 +22,14 @@ from ebt_jax.config import ConfigError
 from ebt_jax.data import images
 from ebt_jax.evaluation import image_report
 from ebt_jax.owner import Owner
-from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Examples, Task, Thinks, corrupted
-from ebt_jax.use.image import denoised
+from ebt_jax.use.image import denoise
 from experiments.thinking import common
 
 THINKING = 16  # steps of EBT, most
-PASSES = {"dit": (1, 2, 5, 10, 20, 50, 100), "flow": (1, 2, 5, 10, 20, 50)}
+PASSES = {"dit": (1, 2, 5, 10, 20, 100), "flow": (1, 2, 5, 10, 20, 50)}
 AGAIN = 3  # applications of a DiT with its most passes, as the authors count 100, 200 and 300
-CANDIDATES = (2, 4, 8)
+CANDIDATES = (2, 4, 8)  # the best of the first so many by energy; all are thought about once
 MEASURES = ("psnr", "ssim", "mse")
 
 
@@ -43,11 +40,9 @@ class Model(NamedTuple):
   seed: int
   run: runs.Run
 
-  def task(self, **inference) -> Task:
-    """The task that answers as `inference` (keys of `config.eval`) says."""
-    config = self.run.config
-    changed = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **inference))
-    return registry.make(changed, kept=record.kept(self.run.folder))
+  def program(self, function: Callable, **inference) -> Callable:
+    """`common.program` of this run's config."""
+    return common.program(function, self.run.config, **inference)
 
 
 def find(workdir: pathlib.Path, among: str = "models") -> list[Model]:
@@ -84,14 +79,14 @@ def at_level(model: Model, level: float) -> Examples:
   return images.AtLevel(examples, level)
 
 
-def means(function, params: Any, examples: Examples, count: int, rows: int = 32) -> dict[str, np.ndarray]:
-  """Means over pictures of what `function(params, batch, keys)` says of each, arrays `[..., b]`."""
-  key, step = streams.key_for(0, streams.EVALUATE), jax.jit(function)
+def means(program: Callable, params: Any, examples: Examples, count: int, rows: int = 32) -> dict[str, np.ndarray]:
+  """Means over pictures of what `program(params, batch, keys)` says of each, arrays `[..., b]`."""
+  key = streams.key_for(0, streams.EVALUATE)
   sums, seen = {}, 0.0
   for at, batch in common.batches(examples, min(count, len(examples)), rows):
     weights = batch["weights"]
     seen += weights.sum()
-    for name, value in jax.device_get(step(params, batch, streams.each(key, at))).items():
+    for name, value in jax.device_get(program(params, batch, streams.each(key, at))).items():
       sums[name] = sums.get(name, 0) + np.sum(np.asarray(value, np.float64) * weights, -1)
   return {name: total / seen for name, total in sums.items()}
 
@@ -103,6 +98,17 @@ def measured(task: Task, params: Any, batch: Any, keys: Any) -> dict[str, jax.Ar
   if found.energy is not None:
     out |= {"energy": found.energy, "final_energy": found.final_energy}
   return out
+
+
+def best_of(task: Any, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
+  """Measures `[numbers, b]` of the answer of least energy among the first candidates, for each of `CANDIDATES`."""
+  batch = corrupted(task.problem, batch, keys)
+  found = task.verified(params, batch, keys)
+
+  def of_first(n):
+    return task.problem.measures(found._replace(kept=jnp.argmin(found.final[:n], 0)).best(found.candidates), batch)
+
+  return jax.tree.map(lambda *a: jnp.stack(a), *map(of_first, CANDIDATES))
 
 
 def applied(task: Any, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
@@ -133,19 +139,19 @@ def non_local_means(model: Model, examples: Examples, count: int) -> dict[str, f
     from skimage.restoration import denoise_nl_means
   except ImportError:
     return None
-  task = model.task()
+  problem = model.run.task.problem
   count = min(count, len(examples))
   numbers, rows = next(common.batches(examples, count, rows=count))  # the pictures and the noise of `means`
   keys = streams.each(streams.key_for(0, streams.EVALUATE), numbers)
-  batch = corrupted(task.problem, jax.tree.map(jnp.asarray, rows), keys)
-  signal, scale = task.problem.schedule.scales(batch["step"], batch["noised"])
+  batch = corrupted(problem, jax.tree.map(jnp.asarray, rows), keys)
+  signal, scale = problem.schedule.scales(batch["step"], batch["noised"])
   sigmas = np.asarray(scale / signal).ravel() / 2  # of values from 0 to 1
-  rescaled = np.asarray(task.problem.rescaled(batch)) / 2 + 0.5
+  rescaled = np.asarray(problem.rescaled(batch)) / 2 + 0.5
   answers = np.stack([
     denoise_nl_means(x, patch_size=5, patch_distance=6, h=0.8 * s, sigma=s, fast_mode=True, channel_axis=-1)
     for x, s in zip(rescaled, sigmas)
   ])  # fmt: skip
-  found = task.problem.measures(jnp.asarray(answers * 2 - 1, jnp.float32), batch)
+  found = problem.measures(jnp.asarray(answers * 2 - 1, jnp.float32), batch)
   return {name: float(np.mean(found[name])) for name in MEASURES}
 
 
@@ -158,23 +164,22 @@ def rows_of(model: Model, level: float, count: int) -> list[dict[str, Any]]:
     out.append({"series": model.series, "seed": model.seed, "level": level, "passes": passes, **values, **more})
 
   if isinstance(model.run.task, Thinks):
-    task = model.task(steps=THINKING)
-    found = means(functools.partial(measured, task), params, examples, count)
+    found = means(model.program(measured, steps=THINKING), params, examples, count)
     energies = [*found["energy"], found["final_energy"]]
     for i in range(THINKING):
       add(i + 1, found, i, energy=float(energies[i + 1]), candidates=1)
     steps = model.run.config.thinking.steps
-    for n in CANDIDATES:
-      found = means(functools.partial(measured, model.task(steps=steps, candidates=n)), params, examples, count)
-      add(steps, found, -1, candidates=n)
+    found = means(model.program(best_of, steps=steps, candidates=CANDIDATES[-1]), params, examples, count)
+    for i, n in enumerate(CANDIDATES):
+      add(steps, found, i, candidates=n)
     return out
   kind = model.run.config.model.kind
   *fewer, most = PASSES[kind]
   for passes in fewer if kind == "dit" else PASSES[kind]:
-    found = means(functools.partial(measured, model.task(steps=passes)), params, examples, count)
+    found = means(model.program(measured, steps=passes), params, examples, count)
     add(passes, found, -1)
   if kind == "dit":
-    found = means(functools.partial(applied, model.task(steps=most)), params, examples, count)
+    found = means(model.program(applied, steps=most), params, examples, count)
     for i in range(AGAIN):
       add((i + 1) * most, found, i)
   return out
@@ -185,10 +190,11 @@ def panel(models: list[Model], level: float, count: int = 6) -> bytes:
   columns: dict[str, np.ndarray] = {}
   for model in models:
     thinks = isinstance(model.run.task, Thinks)
-    task = model.task(steps=4 if thinks else PASSES[model.run.config.model.kind][3])
+    answer = model.program(denoise, steps=4 if thinks else PASSES[model.run.config.model.kind][3])
     examples = at_level(model, level)
     batch = examples.rows(np.linspace(0, len(examples) - 1, count).astype(int))
-    found = jax.device_get(denoised(task, model.run.params, batch, 0))
+    keys = streams.each(streams.key_for(0, streams.GENERATE), np.arange(count))
+    found = jax.device_get(answer(model.run.params, batch, keys))
     if not columns:
       columns = {"clean": found.batch["clean"], "noised": found.batch["noised"]}
     for i in range(len(found.steps)) if thinks else [len(found.steps) - 1]:
@@ -201,15 +207,16 @@ def main(argv: list[str]) -> None:
   parser = cli.Parser(prog="experiments.denoising.study", description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/denoising"))
   parser.add_argument("--levels", default="0.1,0.2,0.3", help="noise levels; the first is that of training")
-  parser.add_argument("--pictures", type=cli.at_least(1), default=128, help="held-out pictures")
+  parser.add_argument("--pictures", type=cli.at_least(1), default=64, help="held-out pictures, spread over all")
   parser.add_argument("--out", type=cli.path, required=True, help="folder of the results")
   args = parser.parse_args(argv)
   levels = [float(level) for level in args.levels.split(",")]
+  common.share_programs(args.workdir)
   with Owner(args.out, "--out"):
     models, rows, trivials = find(args.workdir), [], []
     for level in levels:
       first = models[0]
-      found = means(functools.partial(trivial, first.task()), first.run.params, at_level(first, level), args.pictures)
+      found = means(first.program(trivial), first.run.params, at_level(first, level), args.pictures)
       for name in ("input", "rescaled"):
         trivials.append({"answer": name, "level": level, **{m: float(found[f"{name} {m}"]) for m in MEASURES}})
       if classical := non_local_means(first, at_level(first, level), args.pictures):

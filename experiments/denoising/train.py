@@ -32,7 +32,7 @@ CIFAR = {
 
 def of_configs(configs: dict, steps: int) -> list[sweep.Run]:
   """Three seeds, seed by seed; `steps` 0: as the configs say."""
-  base = {"sample.pictures": 0}
+  base = {"sample.pictures": 0, "train.health_every": 0, "checkpoint.keep": 1}
   if steps:
     base |= {"train.steps": steps, "train.warmup": max(1, steps // 10), "checkpoint.every": max(1, steps // 3)}
 

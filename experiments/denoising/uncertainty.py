@@ -144,9 +144,8 @@ def of_run(model: Model, sources: str, count: int) -> dict[str, Any]:
   """All numbers of one run."""
   held_out = next(iter(record.data_of(model.run.task, model.run.folder).held_out.values()))
   values: dict[str, Any] = {}
-  params, task = model.run.params, model.run.task
-  answer, look = (jax.jit(functools.partial(function, task)) for function in (answered, looked_at))
-  if isinstance(task, Thinks):
+  params, answer, look = model.run.params, model.program(answered), model.program(looked_at)
+  if isinstance(model.run.task, Thinks):
     by_level = [over(answer, params, at_level(model, level), count) for level in LEVELS]
     before = np.stack([f["noised"] for f in by_level])  # [levels, pictures]
     values["energy_at_level"] = before.mean(1).tolist()

@@ -79,7 +79,7 @@ def cells(study: dict[str, Any], name: str) -> list[str]:
 def command(study: dict[str, Any], name: str, facet: str) -> str:
   """What prints the numbers of a cell."""
   s = study["settings"]
-  flags = f"--workdir={s['workdir']} --windows={s['windows']} --models={name} --facets={facet}"
+  flags = " ".join(f"--{flag}={value}" for flag, value in {**s, "models": name, "facets": facet}.items())
   return f"python -m experiments.facets.study {flags}"
 
 

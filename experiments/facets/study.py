@@ -17,24 +17,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import cli, files, streams
+from ebt_jax import cli, files, runs, streams
 from ebt_jax.config import ConfigError, near
 from ebt_jax.owner import Owner
 from ebt_jax.tasks.base import Thinks, corrupted
 from ebt_jax.tasks.denoise import DenoisingTask
 from ebt_jax.tasks.ebt import EBTTask
 from experiments.facets import measure
-from experiments.facets.train import IMAGE, MODELS
+from experiments.facets.train import MODELS, PICTURES
 from experiments.thinking import common, verifier
 
 PASSES = (1, 2, 4, 8, 16)
-PROPOSERS = {"text": ("transformer", "rnn"), "image": ("image_flow", "image_ebt")}
-BASELINES = {"text": "transformer", "image": "image_flow"}  # of costs
+PROPOSERS = {"text": ("transformer", "rnn"), "pictures": ("image_flow", "image_ebt")}
+BASELINES = {"text": "transformer", "pictures": "image_flow"}  # of costs
 FACETS = ("compute", "uncertainty", "verification", "cost")
 
 
 def modality(name: str) -> str:
-  return "image" if name in IMAGE else "text"
+  return "pictures" if name in PICTURES else "text"
 
 
 def compute(model: common.Model, name: str, seeds: list[common.Model], count: int) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _tokens_of(folder: pathlib.Path, count: int) -> dict[str, np.ndarray]:
 def uncertainty(model: common.Model, name: str, seeds: list[common.Model], count: int) -> dict[str, Any]:
   """AUROC of errors by the number that a prediction comes with."""
   thinks = isinstance(model.run.task, Thinks)
-  if name not in IMAGE:
+  if name not in PICTURES:
     found = tokens_of(model, count)
     of = {"auroc": verifier.auroc(found["signal"], found["wrong"]), "number": "energy" if thinks else "entropy"}
     return {**of, "auroc_entropy": verifier.auroc(found["entropy"], found["wrong"])}
@@ -122,7 +122,7 @@ def verification(model: common.Model, name: str, seeds: list[common.Model], coun
   """How often the truth is preferred to the wrong answer of another model; `seeds`: the proposers."""
   out = {}
   for proposer, other in zip(PROPOSERS[modality(name)], seeds, strict=True):
-    if name in IMAGE:
+    if name in PICTURES:
       share, pairs = pictures(model, other, count)
     else:
       mine, theirs = tokens_of(model, count), tokens_of(other, count)
@@ -136,16 +136,21 @@ def cost(model: common.Model, name: str, seeds: list[common.Model], count: int) 
   t = model.config.thinking
   terms = {"thinking.contrast": t.contrast, "thinking.authors.contrastive": t.authors.contrastive}
   more = [key for key, weight in terms.items() if weight] if isinstance(model.run.task, Thinks) else []
-  row = model.run.task.flops().row["total"]
-  return {"beyond_prediction": more, "flops": row / (1 if name in IMAGE else model.config.data.context_length)}
+  step = model.run.task.flops().row["total"] * runs.rows_of_step(model.config)  # replayed rows are no new items
+  items = model.config.train.batch_size * (1 if name in PICTURES else model.config.data.context_length)
+  return {"beyond_prediction": more, "flops": step / items}
 
 
 MEASURES = {f.__name__: f for f in (compute, uncertainty, verification, cost)}
 
 
-def opened(workdir: pathlib.Path, name: str) -> dict[int, common.Model]:
+def opened(args: Any, name: str) -> dict[int, common.Model]:
   """Seed -> finished run. Raises ConfigError where there is none."""
-  found = map(common.open_model, common.find(workdir, f"{name},seed", room="facets"))
+  folder, room = args.workdir / modality(name), "facets"
+  if name in PICTURES and args.pictures:
+    folder, room = args.pictures, "denoising"
+  found = common.find(folder.parent, f"{PICTURES.get(name, name)},seed", folder.name, room)
+  found = map(common.open_model, found)
   return {model.config.seed: model for model in found}
 
 
@@ -180,15 +185,19 @@ def chosen(flag: str, text: str, known: tuple[str, ...]) -> list[str]:
 def main(argv: list[str]) -> None:
   parser = cli.Parser(prog="experiments.facets.study", description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/facets"), help="of train.py")
+  parser.add_argument(
+    "--pictures", type=cli.path, default=None, help="models of experiments.denoising.train; default: WORKDIR/pictures"
+  )
   parser.add_argument("--windows", type=cli.at_least(1), default=128, help="held-out texts and pictures")
   parser.add_argument("--models", default="", help=f"comma-separated, of {', '.join(MODELS)}; default all")
   parser.add_argument("--facets", default="", help=f"comma-separated, of {', '.join(FACETS)}; default all")
   parser.add_argument("--out", type=cli.path, default=pathlib.Path("experiments/facets/results/laptop"))
   args = parser.parse_args(argv)
-  names = chosen("models", args.models, tuple(MODELS))
+  names = chosen("models", args.models, MODELS)
   facets = chosen("facets", args.facets, FACETS)
   more = [p for name in names if "verification" in facets for p in PROPOSERS[modality(name)]]
-  models = {name: opened(args.workdir, name) for name in dict.fromkeys([*names, *more])}
+  common.share_programs(args.workdir)
+  models = {name: opened(args, name) for name in dict.fromkeys([*names, *more])}
   if args.models or args.facets:
     for row in rows_of(models, names, facets, args.windows):
       print(row)
@@ -196,6 +205,7 @@ def main(argv: list[str]) -> None:
   with Owner(args.out, "--out"):
     rows = list(rows_of(models, names, facets, args.windows))
     settings = {"workdir": str(args.workdir), "windows": args.windows}
+    settings |= {"pictures": str(args.pictures)} if args.pictures else {}
     trained = {name: next(iter(of.values())).config.train.steps for name, of in models.items()}
     files.write_json(args.out / "study.json", {"settings": settings, "trained": trained, "rows": rows})
   print(f"written to {args.out / 'study.json'}; python -m experiments.facets.page {args.out} makes the page")

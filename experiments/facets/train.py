@@ -1,48 +1,53 @@
 """Trains the models of the study of facets that are not finished yet, `--jobs` at a time.
 
-  python -m experiments.facets.train --workdir=runs/facets [--jobs=2] [--steps=N] [--dry_run]
+  python -m experiments.facets.train --workdir=runs/facets [--set=text] [--jobs=2] [--steps=N] [--dry_run]
 
 All models of a modality see the same data in the same order, with the same trunk and optimiser. Each run is one of
-`python -m ebt_jax.main`, in `WORKDIR/models/runs/NAME`. If it is killed, the same command continues it.
+`python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it is killed, the same command continues it. The models of
+pictures are three of those of `experiments.denoising.train`: where these are trained, `--set=text` is enough.
 """
 
 import sys
 
 from ebt_jax import cli, sweep
+from experiments.denoising import train as denoising
 from experiments.runner.sets import train_sets
 from experiments.thinking.train import FROM_CONTEXT, RESIDUAL, S1, S2
 
-IMAGE = ("image_flow", "image_ebt", "image_residual")
-MODELS = {
-  "rnn": (S2, {**S1, "model.kind": "rnn"}),
-  "transformer": (S2, {**S1, "model.kind": "transformer"}),
-  "ebt": (S2, {}),
-  "residual": (S2, {**S1, **RESIDUAL, **FROM_CONTEXT}),
-  "image_flow": ("configs/image_dit.py:flow", {}),
-  "image_ebt": ("configs/image_ebt.py", {}),
-  "image_residual": ("configs/image_ebt.py:residual", {}),
+TEXT = {
+  "rnn": {**S1, "model.kind": "rnn"},
+  "transformer": {**S1, "model.kind": "transformer"},
+  "ebt": {},
+  "residual": {**S1, **RESIDUAL, **FROM_CONTEXT},
 }
+PICTURES = {"image_flow": "flow", "image_ebt": "ebt", "image_residual": "residual"}  # model -> its name there
+MODELS = (*TEXT, *PICTURES)
 
 
-def models(steps: int = 300) -> list[sweep.Run]:
-  """Three seeds, seed by seed."""
+def text(steps: int = 300) -> list[sweep.Run]:
+  """Bytes; three seeds, seed by seed."""
   base = {
     "train.steps": steps,
     "train.warmup": max(1, steps // 10),
+    "train.health_every": 0,
     "eval.max_windows": 256,
     "checkpoint.every": max(1, steps // 3),
     "checkpoint.keep": 1,
+    "sample.tokens": 0,
   }
 
   def of_seed(name, seed):
-    config, changes = MODELS[name]
-    silent = {"sample.pictures": 0} if name in IMAGE else {"sample.tokens": 0}
-    return sweep.runs(config, sweep.grid({"seed": [seed]}), {**base, **silent, **changes}, name)
+    return sweep.runs(S2, sweep.grid({"seed": [seed]}), {**base, **TEXT[name]}, name)
 
-  return [run for seed in range(3) for name in MODELS for run in of_seed(name, seed)]
+  return [run for seed in range(3) for name in TEXT for run in of_seed(name, seed)]
 
 
-SETS = {"models": models}
+def pictures(steps: int = denoising.STEPS) -> list[sweep.Run]:
+  """Photographs in this package."""
+  return [run for run in denoising.models(steps) if run.series in PICTURES.values()]
+
+
+SETS = {"text": text, "pictures": pictures}
 
 
 def main(argv: list[str]) -> int:

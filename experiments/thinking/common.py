@@ -2,8 +2,9 @@
 
 import argparse
 import atexit
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
+import functools
 import io
 import math
 import pathlib
@@ -100,9 +101,28 @@ def arguments(about: str, name: str, room: str = "thinking", windows: int = 256,
     name = f"{name}_{args.kind.replace(',', '_')}"
   args.study, args.owner = name, Owner(args.out, "--out", f"{name}.owner.json")
   atexit.register(args.owner.close)
-  if not jax.config.jax_compilation_cache_dir:  # else the environment has chosen one
-    jax.config.update("jax_compilation_cache_dir", str((args.workdir / "programs").absolute()))
+  share_programs(args.workdir)
   return args
+
+
+def program(function: Callable, config: Config, **inference) -> Callable:
+  """`function(task, *arrays)`, compiled, as a function of the arrays; seeds share it. The data of runs do not enter.
+
+  Args:
+    config: of a run, whose task answers as `inference` (keys of `config.eval`) says.
+  """
+  return _program(function, dataclasses.replace(config, seed=0, eval=dataclasses.replace(config.eval, **inference)))
+
+
+@functools.cache
+def _program(function, config):
+  return jax.jit(functools.partial(function, registry.make(config)))
+
+
+def share_programs(workdir: pathlib.Path) -> None:
+  """Keeps compiled programs in a folder, since seeds share them."""
+  if not jax.config.jax_compilation_cache_dir:  # else the environment has chosen one
+    jax.config.update("jax_compilation_cache_dir", str((workdir / "programs").absolute()))
 
 
 def find(workdir: pathlib.Path, kind: str, among: str = "models", room: str = "thinking") -> list[pathlib.Path]:

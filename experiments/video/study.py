@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from ebt_jax import cli, record, streams
+from ebt_jax import cli, streams
 from ebt_jax.config import ConfigError, near
 from ebt_jax.data import shapes
 from ebt_jax.tasks.base import Thinks
@@ -35,6 +35,7 @@ LABELS = {
   "residual": "EBT, residual",
 }
 STARTS = 16  # candidates of each fork
+SIGNALS = {"energy": "truth", "error": "loss"}  # of `thought`: the energy of the frame that comes, the error
 
 
 class Found(NamedTuple):
@@ -49,32 +50,36 @@ class Found(NamedTuple):
 
 def measure(model: common.Model, windows: int) -> Found:
   """Losses and energies on held-out windows."""
-  task, problem = model.task(), model.problem
-  examples = next(iter(record.data_of(model.run.task, model.run.folder).held_out.values()))
+  problem, step = model.problem, common.program(thought, model.config)
+  examples = common.held_out(model)
   key = streams.key_for(0, streams.EVALUATE)
-
-  @jax.jit
-  def of(params, batch, keys):
-    scores, target = task.scores(params, batch, keys), problem.target(batch)
-    out = {"loss": scores.error[-1], "copy": problem.error(problem.copied(batch), target)}
-    out["linear"] = problem.error(problem.extrapolated(batch), target)
-    if isinstance(task, Thinks):
-      out |= {"thought": scores.final_energy, "truth": energy_of(task, params, batch, target)}
-    return out
-
   parts = []
   for numbers, batch in common.batches(examples, min(windows, len(examples))):
     keep = batch["weights"] > 0
     keep[:, :SKIPPED] = False
-    found = jax.device_get(of(model.params, batch, streams.each(key, numbers)))
-    parts.append({name: a[keep] for name, a in found.items()})
+    found = jax.device_get(step(model.params, batch, streams.each(key, numbers)))
+    target = problem.target(batch)
+    found["copy"] = problem.error(problem.copied(batch), target)
+    found["linear"] = problem.error(problem.extrapolated(batch), target)
+    parts.append({name: np.asarray(a)[keep] for name, a in found.items()})
   whole = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
   return Found(**{name: whole.get(name) for name in Found._fields})
 
 
-def energy_of(task: Any, params: Any, batch: Any, frames: jax.Array) -> jax.Array:
+def thought(task: Any, params: Any, batch: Any, keys: Any) -> dict[str, jax.Array]:
+  """Of each prediction `[b, s]`: its loss, and where there are energies its own and that of the frame that comes."""
+  target = task.problem.target(batch)
+  if not isinstance(task, Thinks):
+    return {"loss": task.scores(params, batch, keys).error[-1]}
+  context = task.context(params, batch)
+  found = task.think(params, context, *task.starts(params, context, keys, batch))
+  loss = task.problem.error(found.best(found.candidates), target)
+  return {"loss": loss, "thought": found.best(found.final), "truth": energy_of(task, params, context, target)}
+
+
+def energy_of(task: Any, params: Any, context: Any, frames: jax.Array) -> jax.Array:
   """Energies `[b, s]` of frames `[b, s, ...]` in the place of the next ones."""
-  return task.energy(params, task.context(params, batch), task.space.embed_target(params["model"], frames))
+  return task.energy(params, context, task.space.embed_target(params["model"], frames))
 
 
 def surprise(model: common.Model, windows: int) -> dict[str, float]:
@@ -83,38 +88,26 @@ def surprise(model: common.Model, windows: int) -> dict[str, float]:
   A cut shows another held-out film from the middle of a window on, an empty frame is one grey. Signals: the energy of
   the frame that comes, and the error of what was predicted.
   """
-  task, problem = model.task(), model.problem
-  examples = next(iter(record.data_of(model.run.task, model.run.folder).held_out.values()))
+  step, examples = common.program(thought, model.config), common.held_out(model)
   key, middle = streams.key_for(0, streams.EVALUATE), model.config.data.context_length // 2
-  encoder = problem.encoder
+  encoder = model.problem.encoder
   grey = encoder.encode(np.full((1, *encoder.shape), 128, np.uint8))[0]
-
-  @jax.jit
-  def of(params, batch, keys):
-    """Energy of what comes, and error of the answer, at the middle."""
-    target = problem.target(batch)
-    out = {"error": task.scores(params, batch, keys).error[-1][:, middle]}
-    if isinstance(task, Thinks):
-      out["energy"] = energy_of(task, params, batch, target)[:, middle]
-    return out
-
-  found: dict[str, list] = {}
+  parts = []
   for numbers, batch in common.batches(examples, min(windows, len(examples))):
     real = batch["weights"][:, middle] > 0
-    other = np.roll(batch["frames"][real], 1, 0)
-    frames = batch["frames"][real]
-    kinds = {"usual": frames, "cut": np.concatenate([frames[:, : middle + 1], other[:, middle + 1 :]], 1)}
-    kinds["empty"] = frames.copy()
-    kinds["empty"][:, middle + 1] = grey
-    keys = streams.each(key, numbers[real])
-    for kind, changed in kinds.items():
-      for signal, values in jax.device_get(
-        of(model.params, {"frames": changed, "weights": batch["weights"][real]}, keys)
-      ).items():
-        found.setdefault(f"{signal} {kind}", []).append(values)
-  whole = {name: np.concatenate(parts) for name, parts in found.items()}
+    parts.append((numbers[real], batch["frames"][real], batch["weights"][real]))
+  numbers, frames, weights = (np.concatenate(part) for part in zip(*parts))
+  other = np.roll(frames, max(1, len(frames) // 2), 0)  # far apart, since neighbours may be of one film
+  kinds = {"usual": frames, "cut": np.concatenate([frames[:, : middle + 1], other[:, middle + 1 :]], 1)}
+  kinds["empty"] = frames.copy()
+  kinds["empty"][:, middle + 1] = grey
+  keys = streams.each(key, numbers)
+  whole = {}
+  for kind, changed in kinds.items():
+    seen = step(model.params, {"frames": changed, "weights": weights}, keys)
+    whole |= {f"{signal} {kind}": np.asarray(seen[name])[:, middle] for signal, name in SIGNALS.items() if name in seen}
   out = {}
-  for signal in ("energy", "error"):
+  for signal in SIGNALS:
     if f"{signal} usual" in whole:
       for kind in ("cut", "empty"):
         both = np.concatenate([whole[f"{signal} usual"], whole[f"{signal} {kind}"]])
@@ -164,10 +157,15 @@ def fork(model: common.Model, count: int) -> dict[str, float]:
     found = jax.jit(lambda p: several.verified(p, batch, keys, lambda x: x))(model.params)
     answers = [found.candidates[i] for i in range(STARTS)]
     kept = found.best(found.candidates)
-    energies = {n: pick(energy_of(task, model.params, batch, x)) for n, x in
-                (("truth", truth), ("other", other), ("mean", mean))}  # fmt: skip
-    out["below"] = np.mean(np.maximum(energies["truth"], energies["other"]) < energies["mean"])
-    out["energy gap"] = np.mean(energies["mean"] - (energies["truth"] + energies["other"]) / 2)
+
+    @jax.jit
+    def energies(params):
+      context = task.context(params, batch)
+      return [energy_of(task, params, context, x) for x in (truth, other, mean)]
+
+    of_truth, of_other, of_mean = map(pick, energies(model.params))
+    out["below"] = np.mean(np.maximum(of_truth, of_other) < of_mean)
+    out["energy gap"] = np.mean(of_mean - (of_truth + of_other) / 2)
   else:
     kept = task.model.predict(model.params["model"], problem.inputs(batch))
     answers = [kept]

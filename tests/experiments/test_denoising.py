@@ -2,12 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from ebt_jax.config import ConfigError
+from ebt_jax.tasks import registry
 from experiments.denoising import page, study, train
 from tests.helpers import run
+from tests.tasks.test_image import batch_of, config_of, with_random_weights
 
 SMALL = ["model.layers=1", "model.heads=1", "model.width=8", "image.size=8", "image.patch=4", "train.steps=1",
          "train.batch_size=4", "train.warmup=0", "train.schedule=constant", "train.learning_rate=1e-9",
@@ -58,6 +61,18 @@ def test_rows_of_models_that_have_learnt_nothing(results):
       assert row["psnr"] == pytest.approx(trivial["rescaled", level]["psnr"], abs=0.05)
   assert trivial["input", 0.2]["psnr"] < trivial["input", 0.1]["psnr"] - 3
   assert np.isclose(found["trained"]["dit"]["levels"], 0.2)
+
+
+def test_the_best_of_the_first_candidates_is_the_best_of_so_many(monkeypatch):
+  monkeypatch.setattr(study, "CANDIDATES", (1, 2, 4))
+  thinking = {"start": "input", "start_scale": 0.5, "steps": 2}
+  made = {n: registry.make(config_of(thinking=thinking, eval={"candidates": n})) for n in (1, 2, 4)}
+  task, params = made[4], with_random_weights(made[4])
+  batch, keys = batch_of(task), jax.random.split(jax.random.key(1), 8)
+  found = study.best_of(task, params, batch, keys)["mse"]
+  for i, n in enumerate(made):
+    np.testing.assert_allclose(found[i], study.measured(made[n], params, batch, keys)["mse"][-1], rtol=1e-4)
+  assert (np.abs(found[2] - found[0]) > 1e-3).any()
 
 
 def test_the_page_holds_what_was_measured(results):

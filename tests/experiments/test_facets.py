@@ -33,16 +33,17 @@ def test_the_truth_is_preferred_to_what_others_have_wrong():
 
 
 def test_all_models_of_a_modality_see_the_same_data():
-  configs = {r.name: r.resolve() for r in train.models(90)}
-  assert len(configs) == 3 * len(train.MODELS)
-  for name, config in configs.items():
-    like = configs["image_ebt,seed=0" if name.startswith("image") else "ebt,seed=0"]
-    t = config.train
-    assert (t.steps, t.warmup, t.batch_size) == (90, 9, like.train.batch_size) and config.data == like.data
-    assert (config.model.size, config.model.layers, config.image) == (like.model.size, like.model.layers, like.image)
-  kinds = {name: configs[f"{name},seed=2"].model for name in train.MODELS}
-  assert (kinds["rnn"].kind, kinds["residual"].residual, kinds["ebt"].residual) == ("rnn", True, False)
-  assert configs["ebt,seed=2"].seed == 2
+  for of_set, models in ((train.text, train.TEXT), (train.pictures, train.PICTURES.values())):
+    configs = {r.name: r.resolve() for r in of_set(90)}
+    assert len(configs) == 3 * len(models)
+    like = configs["ebt,seed=0"]
+    for config in configs.values():
+      t = config.train
+      assert (t.steps, t.warmup, t.batch_size) == (90, 9, like.train.batch_size) and config.data == like.data
+      assert (config.model.size, config.model.layers, config.image) == (like.model.size, like.model.layers, like.image)
+    assert configs["residual,seed=2"].model.residual and not configs["ebt,seed=2"].model.residual
+    assert configs["ebt,seed=2"].seed == 2
+  assert {r.resolve().model.kind for r in train.text(90)} == {"rnn", "transformer", "ebt"}
 
 
 class Trained(NamedTuple):
@@ -53,6 +54,14 @@ class Trained(NamedTuple):
 
   def task(self):
     return self.work
+
+
+class Opened:
+  """A model of a run, as far as its cost goes."""
+
+  def __init__(self, task):
+    self.run, self.config = self, task.config
+    self.task = task
 
 
 def fresh(config, seed=0) -> Trained:
@@ -106,8 +115,25 @@ def test_answers_are_of_another_seed():
     study.proposers_of({**models, "transformer": {0: "a"}}, "ebt", 0)
   with pytest.raises(ConfigError, match="--models: no 'rn'; did you mean rnn"):
     study.main(["--models=rn"])
-  with pytest.raises(ConfigError, match="holds no finished run rnn,seed.*python -m experiments.facets.train"):
-    study.main(["--models=rnn", "--facets=cost", "--workdir=nowhere"])
+  for flags, words in (
+    ("--models=rnn", "holds no finished run rnn,seed.*python -m experiments.facets.train --set=text"),
+    ("--models=image_flow", "no finished run flow,seed.*experiments.facets.train --set=pictures --workdir=nowhere"),
+    ("--models=image_ebt --pictures=there/models", "ebt,seed.*denoising.train --set=models --workdir=there"),
+  ):
+    with pytest.raises(ConfigError, match=words):
+      study.main([*flags.split(), "--facets=cost", "--workdir=nowhere"])
+
+
+def test_what_is_replayed_costs_too():
+  """Half a batch is replayed beside each batch: half as much again for as many new tokens."""
+  keys = {"model": {"layers": 1, "heads": 1, "width": 8, "vocab_size": 19}, "data": {"context_length": 4},
+          "train": {"batch_size": 8}}  # fmt: skip
+  plain, replays = (
+    study.cost(Opened(fresh(resolve({**keys, "thinking": {"gradient": "last", "replay_rows": n}})).work), "ebt", [], 1)
+    for n in (0, 16)
+  )
+  assert replays["flops"] == pytest.approx(1.5 * plain["flops"], rel=0.05)
+  assert plain["beyond_prediction"] == []
 
 
 STUDY = {
@@ -150,12 +176,13 @@ def test_the_page_holds_every_cell_and_its_command(tmp_path, capsys):
 def test_the_study_of_tiny_models(tmp_path):
   small = ["train.steps=2", "train.batch_size=4", "train.warmup=0", "model.layers=1", "model.heads=1", "model.width=8"]
   of = {"text": ["data.context_length=8", "thinking.replay_rows=0", "sample.tokens=0"],
-        "image": ["image.size=8", "image.patch=4", "sample.pictures=0"]}  # fmt: skip
-  for name, (config, changes) in train.MODELS.items():
-    for seed in (0, 1):
-      keys = [*(f"{k}={v}" for k, v in changes.items()), *small, *of[study.modality(name)], f"seed={seed}"]
-      flags = [f"--config={REPOSITORY}/{config}", f"--workdir={tmp_path}/models/runs/{name},seed={seed}"]
-      done = run([*flags, "--config.eval.max_windows=4", *(f"--config.{key}" for key in keys)])
+        "pictures": ["image.size=8", "image.patch=4", "sample.pictures=0"]}  # fmt: skip
+  own = {"train.steps", "train.warmup", "train.health_every", "checkpoint.every", "sample.tokens", "sample.pictures"}
+  for kind, runs in train.SETS.items():
+    for one in (r for r in runs(30) if r.overrides["seed"] < 2):
+      keys = [*(f"{k}={v}" for k, v in one.overrides.items() if k not in own), *small, *of[kind]]
+      flags = [f"--config={REPOSITORY}/{one.config}", f"--workdir={tmp_path}/{kind}/runs/{one.name}"]
+      done = run([*flags, *(f"--config.{key}" for key in keys), "--config.eval.max_windows=4"])
       assert done.code == 0, done.err
   study.main([f"--workdir={tmp_path}", "--windows=4", f"--out={tmp_path}/out"])
   page.main([f"{tmp_path}/out"])
