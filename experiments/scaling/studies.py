@@ -173,7 +173,7 @@ def _residual() -> Study:
 
 
 def _recurrent() -> Study:
-  sizes = chain(*(at(n, w, 16, 500) for n, w in ((2, 48), (2, 64), (2, 96), (2, 128), (3, 192))))
+  sizes = chain(*(at(n, w, 16, 500) for n, w in ((2, 48), (2, 96), (3, 192))))  # of `laptop`, as the data axis
   return Study(
     "recurrent",
     "RG-LRU and an LSTM in place of attention, beside Transformer++: 0.5 to 1.5 million tokens, three seeds.",
@@ -217,11 +217,13 @@ def _optimizers() -> Study:
 
 
 def _images() -> Study:
-  """Denoisers; the learning rate at width 128 is that of their own configs, 1e-3. An evaluation costs many steps."""
-  rate = 0.42
-  widths = chain(*(at(2, w, 16, 400, rate, 1) for w in (32, 48, 64, 96, 128)))
-  depths = chain(*(at(n, 64, 16, 400, rate, 1) for n in (1, 2, 3, 4, 6)))
-  data = at(2, 64, 16, 1200, rate, 6)
+  """Denoisers; the learning rate at width 128 is that of their own configs, 1e-3. One run serves several axes."""
+
+  def size(layers, width):
+    return at(layers, width, 16, 480, 0.42, 4)
+
+  widths, depths = chain(*(size(2, w) for w in (32, 64, 128))), chain(*(size(n, 64) for n in (1, 2, 4)))
+  data = size(2, 64)
   return Study(
     "images",
     "EBT and DiT denoise crops of photographs: data, width and depth; smooth L1, and squared error, whose logarithm is "
@@ -229,6 +231,7 @@ def _images() -> Study:
     {
       "train.schedule": "constant",
       "train.warmup": 50,
+      "train.health_every": 0,
       "image.passes": 4,
       "sample.pictures": 0,
       "checkpoint.keep": 1,
@@ -247,11 +250,14 @@ def _images() -> Study:
 
 
 def _video() -> Study:
-  """Frames of moving shapes; the learning rate at width 64 is that of the laptop's Transformer++, 6e-3."""
-  rate = 1.8
-  widths = chain(*(at(2, w, 16, 400, rate, 2) for w in (32, 48, 64, 96, 128)))
-  depths = chain(*(at(n, 64, 16, 400, rate, 2) for n in (1, 2, 3, 4, 6)))
-  sizes = chain(*(at(n, w, 16, 400, rate, 2) for n, w in ((2, 32), (2, 48), (2, 64), (3, 96), (4, 128))))
+  """Frames of moving shapes; the learning rate at width 64 is that of the laptop's Transformer++, 6e-3. One run serves
+  several axes."""
+
+  def size(layers, width):
+    return at(layers, width, 16, 600, 1.8, 8)
+
+  widths, depths = chain(*(size(2, w) for w in (32, 64, 128))), chain(*(size(n, 64) for n in (1, 2, 4)))
+  sizes = chain(size(2, 32), size(2, 64), size(4, 128))
   return Study(
     "video",
     "EBT and Transformer++ predict the next frame of moving shapes: data, width, depth and parameters; as in the paper "
@@ -264,7 +270,7 @@ def _video() -> Study:
       "checkpoint.keep": 1,
     },
     [
-      Axis("data", "Data", "items", at(2, 64, 16, 1200, rate, 8), curve=True),
+      Axis("data", "Data", "items", size(2, 64), curve=True),
       Axis("width", "Width", "width", widths),
       Axis("depth", "Depth", "layers", depths),
       Axis("params", "Parameters", "params_non_embedding", sizes, curve=True),
