@@ -14,7 +14,7 @@ import sys
 
 from ebt_jax import cli
 from ebt_jax.config import DataConfig, ImageConfig
-from ebt_jax.data import pictures
+from ebt_jax.data import picture_items
 from ebt_jax.data.image_folder import Writer
 from ebt_jax.data.progress import Progress
 from ebt_jax.owner import Owner
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Runs the tool; raises UserError if a flag or the source is unusable."""
   data, image = DataConfig(), ImageConfig()
   parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--source", required=True, help="pictures: files, globs, folders")
+  parser.add_argument("--source", required=True, help="pictures: files, globs, folders, or tfds:NAME")
   parser.add_argument("--out", type=cli.path, required=True, help="folder to write")
   parser.add_argument(
     "--size", type=cli.at_least(1), default=image.size, help=f"pixels on a side (default {image.size})"
@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
   data = DataConfig(source=args.source, held_out=args.held_out, max_bad=args.max_bad)
   data.check()
   image = ImageConfig(size=args.size, channels=args.channels, patch=1)
-  pictures.find(args.source)  # raises before a folder is made where there is no picture
+  items = picture_items.items(args.source)  # raises before a folder is made where there is no picture
   with Owner(args.out, "--out"):
-    run(Writer(str(args.out), args.source, data, image))
+    run(Writer(str(args.out), items, data, image))
 
 
 def run(writer: Writer) -> None:
   """Decodes what the folder does not hold yet."""
-  total = len(writer.files)
+  total = len(writer.items)
   if writer.finished:
     print("complete", file=sys.stderr)
     return

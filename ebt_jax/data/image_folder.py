@@ -13,6 +13,7 @@ from ebt_jax import files
 from ebt_jax.config import ConfigError, DataConfig, ImageConfig
 from ebt_jax.data import pictures
 from ebt_jax.data.find import KEY, LeftOut
+from ebt_jax.data.picture_items import Items
 from ebt_jax.data.text import is_held_out
 from ebt_jax.errors import UserError
 
@@ -82,19 +83,19 @@ def _state(folder: str) -> dict[str, Any]:
 
 
 class Writer:
-  """Decodes files into a folder, or goes on where a killed process has stopped.
+  """Decodes pictures into a folder, or goes on where a killed process has stopped.
 
   Attributes:
-    done: files that are finished, decoded or left out.
+    items: the pictures of the source.
+    done: pictures that are finished, decoded or left out.
     left_out: what is left out and why.
   """
 
-  def __init__(self, folder: str, source: str, data: DataConfig, image: ImageConfig):
+  def __init__(self, folder: str, items: Items, data: DataConfig, image: ImageConfig):
     """Raises ConfigError: the folder was begun with another source or other settings."""
     self._folder, self._image, self._held_out, self._most = folder, image, data.held_out, data.max_bad
-    self.files, self.left_out = pictures.find(source)
-    self._labels = sorted({f.label for f in self.files})
-    self._arguments = {**arguments(data, image), "source": source, "files": len(self.files)}
+    self.items, self.left_out = items, items.left_out
+    self._arguments = {**arguments(data, image), "source": data.source, "files": len(items)}
     self.done = self.bad = 0
     self._counts = dict.fromkeys(SPLITS, 0)
     self._waiting: dict[str, list] = {s: [] for s in SPLITS}
@@ -112,14 +113,13 @@ class Writer:
       self._counts, self.left_out = state["counts"], LeftOut.of(state["left_out"])
 
   def step(self) -> None:
-    """Decodes the next file."""
-    file = self.files[self.done]
+    """Decodes the next picture."""
+    name = self.items.name(self.done)
     try:
-      pixels = pictures.read(file.path, self._image)
-      split = "held_out" if is_held_out(file.id, self._held_out) else "train"
-      self._waiting[split].append((pixels, self._labels.index(file.label)))
+      row = self.items.read(self.done, self._image)
+      self._waiting["held_out" if is_held_out(name, self._held_out) else "train"].append(row)
     except pictures.BadPicture as e:
-      self.left_out.add(str(e), file.id)
+      self.left_out.add(str(e), name)
       self.bad += 1
     self.done += 1
 
@@ -148,7 +148,6 @@ class Writer:
   def _write(self):
     state = {
       "arguments": self._arguments,
-      "labels": self._labels,
       "done": self.done,
       "bad": self.bad,
       "counts": self._counts,
@@ -160,7 +159,7 @@ class Writer:
   def finish(self) -> dict[str, Any]:
     """Returns the counts. Raises ConfigError: too many are bad, or a split is empty; what is decoded is kept."""
     self.commit()
-    pictures.refuse_bad(self.left_out, self.bad, len(self.files), self._most)
+    pictures.refuse_bad(self.left_out, self.bad, len(self.items), self._most)
     for split, fix in (("train", "lower"), ("held_out", "raise")):
       if not self._counts[split]:
         raise ConfigError(

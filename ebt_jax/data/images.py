@@ -19,10 +19,9 @@ import zlib
 import numpy as np
 
 from ebt_jax.config import ConfigError, DataConfig, ImageConfig
-from ebt_jax.data import image_folder, pictures
+from ebt_jax.data import image_folder, picture_items, pictures
 from ebt_jax.data.find import KEY, LeftOut, describe
 from ebt_jax.data.progress import Progress
-from ebt_jax.data.sources import open_tfds
 from ebt_jax.data.text import is_held_out
 from ebt_jax.files import local
 
@@ -195,28 +194,24 @@ def _embedded(data, image) -> Split:
 
 def _all(data: DataConfig, image: ImageConfig) -> tuple[list[str], np.ndarray, np.ndarray, LeftOut]:
   """Names, pixels, labels of all pictures of a source, and what is left out."""
-  if data.source.startswith("tfds:"):
-    return _from_tfds(data, image)
   if data.source.endswith(".npz"):
     return _from_npz(data, image)
   if data.source.endswith(".jsonl.xz"):
     return _from_rows(data, image)
-  files, left_out = pictures.find(data.source)
-  files = files[: data.max_documents or None]
-  folders = sorted({f.label for f in files})
+  found = picture_items.items(data.source, data.max_documents)
   progress = Progress(f"decoding {os.path.basename(data.source)}", quiet_s=5.0, unit="pictures")
-  names, pixels, labels, bad = [], [], [], 0
-  for n, file in enumerate(files, 1):
+  names, pixels, labels, left_out = [], [], [], found.left_out
+  for i in range(len(found)):
     try:
-      pixels.append(pictures.read(file.path, image))
-      names.append(file.id)
-      labels.append(folders.index(file.label))
+      picture, label = found.read(i, image)
+      pixels.append(picture)
+      labels.append(label)
+      names.append(found.name(i))
     except pictures.BadPicture as e:
-      left_out.add(str(e), file.id)
-      bad += 1
-    progress.update(n, 0, 0.0, n / len(files))
+      left_out.add(str(e), found.name(i))
+    progress.update(i + 1, 0, 0.0, (i + 1) / len(found))
   progress.close()
-  pictures.refuse_bad(left_out, bad, len(files), data.max_bad)
+  pictures.refuse_bad(left_out, len(found) - len(names), len(found), data.max_bad)
   return names, np.stack(pixels), np.array(labels, np.int32), left_out
 
 
@@ -257,19 +252,3 @@ def _from_rows(data, image):
   bad = sum(left_out.counts.values())
   pictures.refuse_bad(left_out, bad, bad + len(names), data.max_bad)
   return names, np.stack(pixels), np.array(labels, np.int32), left_out
-
-
-def _from_tfds(data, image):
-  name, rows = open_tfds(data.source)
-  count = min(len(rows), data.max_documents or len(rows))
-  progress = Progress(f"decoding {name}", quiet_s=5.0, unit="pictures")
-  pixels, labels = [], []
-  for i in range(count):
-    row = rows[i]
-    if "image" not in row:
-      raise ConfigError(f"{KEY}: {data.source} has no feature `image`; found {', '.join(row)}")
-    pixels.append(pictures.fit_array(np.asarray(row["image"]), image, f"{name}:{i + 1}"))
-    labels.append(int(row.get("label", 0)))
-    progress.update(i + 1, 0, 0.0, (i + 1) / count)
-  progress.close()
-  return [f"{name}:{i}" for i in range(count)], np.stack(pixels), np.array(labels, np.int32), LeftOut()

@@ -1,6 +1,7 @@
 """Picture files: what cannot be used is named, counted and refused beyond a share; splits do not overlap."""
 
 import base64
+import dataclasses
 import io
 import json
 import lzma
@@ -13,7 +14,7 @@ from PIL import Image
 import pytest
 
 from ebt_jax.config import ConfigError, DataConfig, ImageConfig
-from ebt_jax.data import image_folder, images, pictures
+from ebt_jax.data import image_folder, images, picture_items, pictures
 from ebt_jax.data.loader import Loader
 
 IMAGE = ImageConfig(size=8)
@@ -175,8 +176,12 @@ def test_nothing_to_read(tmp_path):
     images.build(DataConfig(source=str(tmp_path)), IMAGE)
 
 
+def writer(folder, source, image=IMAGE):
+  return image_folder.Writer(str(folder), picture_items.items(source), dataclasses.replace(DATA, source=source), image)
+
+
 def written(writer):
-  while writer.done < len(writer.files):
+  while writer.done < len(writer.items):
     writer.step()
   writer.finish()
 
@@ -184,9 +189,9 @@ def written(writer):
 def test_decoding_that_is_killed_goes_on_to_the_same_files(folder, tmp_path):
   (folder / "bad.png").write_bytes(b"")
   source = str(folder)
-  written(image_folder.Writer(str(tmp_path / "whole"), source, DATA, IMAGE))
+  written(writer(tmp_path / "whole", source))
   part = str(tmp_path / "part")
-  first = image_folder.Writer(part, source, DATA, IMAGE)
+  first = writer(part, source)
   for i in range(11):
     first.step()
     if i in (4, 8):
@@ -196,7 +201,7 @@ def test_decoding_that_is_killed_goes_on_to_the_same_files(folder, tmp_path):
       f.write(b"half a row")
   with pytest.raises(ConfigError, match="is unfinished; run tools/decode_images.py again"):
     images.build(DataConfig(source=part, held_out=0.3), IMAGE)
-  again = image_folder.Writer(part, source, DATA, IMAGE)
+  again = writer(part, source)
   assert again.done == 9
   written(again)
   for name in sorted(os.listdir(tmp_path / "whole")):
@@ -213,7 +218,7 @@ def test_decoding_that_is_killed_goes_on_to_the_same_files(folder, tmp_path):
     with pytest.raises(ConfigError, match=words):
       images.build(data, image)
   with pytest.raises(ConfigError, match="was begun with size=8, found 12"):
-    image_folder.Writer(part, source, DATA, ImageConfig(size=12))
+    writer(part, source, ImageConfig(size=12))
   os.truncate(os.path.join(part, "train.pixels"), 100)
   with pytest.raises(ConfigError, match="expected .* bytes, found 100"):
     images.build(DataConfig(source=part, held_out=0.3), IMAGE)
