@@ -1,6 +1,6 @@
 """Fréchet distance of denoised pictures to clean ones, on features of EfficientNet-Lite0 (not of Inception: no FID).
 
-  python -m experiments.denoising.frechet --workdir=runs/denoising [--level=0.1] [--windows=408]
+  python -m experiments.denoising.frechet --workdir=runs/denoising [--level=0.1] [--windows=128]
 
 Both sets are described by mean and covariance of their 1,280 features, the distance is that of two normal distributions
 (Heusel et al. 2017). It falls with the number of pictures, so that only numbers of one table can be compared; its first
@@ -24,7 +24,7 @@ from experiments.denoising.page import label_of
 from experiments.denoising.study import Model, at_level, find, once
 from experiments.thinking import common
 
-PASSES = {"ebt": (1, 2, 4), "dit": (1, 10), "flow": (1, 10)}
+PASSES = {"ebt": (2, 4), "dit": (1, 10), "flow": (1, 10)}
 
 
 class Normal(NamedTuple):
@@ -92,7 +92,7 @@ def trivial(model: Model, of: Features, found: dict[str, np.ndarray], clean: Nor
 
 
 def main():
-  args = common.arguments(__doc__, "frechet", "denoising", windows=408, among="models", level="0.1")
+  args = common.arguments(__doc__, "frechet", "denoising", windows=128, among="models", level="0.1")
   args.study = f"frechet_{args.among}_{args.level}"
   try:
     level = float(args.level)
