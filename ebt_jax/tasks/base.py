@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 import numpy as np
 
 from ebt_jax import streams
-from ebt_jax.config import Config, ConfigError
+from ebt_jax.config import Config, ConfigError, DataConfig
+from ebt_jax.data import find
 
 Batch = dict[str, Any]  # every leaf [b, ...]; `weights` is 0 for rows that only fill up a batch
 Params = dict[str, Any]  # {"model": ...}, and {"thinking": {"step_size", "noise"}} where a task thinks
@@ -97,6 +98,11 @@ class Kept(NamedTuple):
   places: tuple[pathlib.Path, ...] = ()  # where relative paths of the config were meant: the likeliest folder first
   files: dict[str, str] = {}  # of `Problem.files`: name -> SHA-256 in hex
   fingerprint: dict[str, Any] = {}  # `Data.fingerprint`
+
+
+def data_as_meant(config: Config, kept: Kept | None) -> DataConfig:
+  """`config.data` with the paths of sources as the run meant them, wherever it is used from."""
+  return find.as_meant(config.data, kept.config.data, kept.places) if kept else config.data
 
 
 @runtime_checkable

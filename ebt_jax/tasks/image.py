@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Int
 
 from ebt_jax import diffusion, losses, streams, thinking
 from ebt_jax.config import Config, DataConfig
-from ebt_jax.data import find, images
+from ebt_jax.data import images
 from ebt_jax.models.denoiser import Denoiser
 from ebt_jax.models.image_ebt import ImageEBT
 from ebt_jax.tasks import image_quality
-from ebt_jax.tasks.base import Batch, Data, Kept, Mean, Problem
+from ebt_jax.tasks.base import Batch, Data, Kept, Mean, Problem, data_as_meant
 from ebt_jax.tasks.denoise import DenoisingTask
 from ebt_jax.tasks.ebt import EBTTask
 from ebt_jax.thinking.spaces import draw
@@ -65,9 +65,8 @@ class ImageProblem(Problem):
 
   @functools.cached_property
   def data_config(self) -> DataConfig:
-    """With the path of the source as the run meant it, wherever it is used from."""
-    data, kept = self.config.data, self.kept
-    return find.as_meant(data, kept.config.data, kept.places) if kept else data
+    """With paths as the run meant them."""
+    return data_as_meant(self.config, self.kept)
 
   def data(self) -> Data:
     found = images.build(self.data_config, self.config.image)

@@ -5,7 +5,6 @@ A board is solved where all its cells are right: a puzzle has one solution.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -14,12 +13,12 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from ebt_jax import losses
-from ebt_jax.config import Config, ConfigError, DataConfig
-from ebt_jax.data import find, sudoku, sudoku_rules
+from ebt_jax.config import Config, ConfigError
+from ebt_jax.data import sudoku, sudoku_rules
 from ebt_jax.data.examples import ArrayExamples
 from ebt_jax.models.bidirectional import LoopedTransformer, Masked, MaskedEBT, MaskedTransformer
 from ebt_jax.tasks import text
-from ebt_jax.tasks.base import Batch, Data, Kept, Problem
+from ebt_jax.tasks.base import Batch, Data, Kept, Problem, data_as_meant
 from ebt_jax.tasks.direct import DirectTask
 from ebt_jax.tasks.ebt import EBTTask
 
@@ -60,14 +59,8 @@ class SudokuProblem(Problem):
   def size(self) -> int:
     return self.config.sudoku.size
 
-  @functools.cached_property
-  def _data_config(self) -> DataConfig:
-    """With the paths of sources as the run meant them, wherever it is used from."""
-    data, kept = self.config.data, self.kept
-    return find.as_meant(data, kept.config.data, kept.places) if kept else data
-
   def data(self) -> Data:
-    c, d = self.config.sudoku, self._data_config
+    c, d = self.config.sudoku, data_as_meant(self.config, self.kept)
     if d.source == "embedded":
       base, held = sudoku.made(c.folder, c.size, c.boards, c.held_out, d.held_out)
       train = sudoku.Variants(base, c.size, (c.givens_min, c.givens_max), 0, d.held_out)

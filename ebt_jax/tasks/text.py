@@ -26,7 +26,7 @@ from ebt_jax.models.autoregressive import AutoregressiveEBT
 from ebt_jax.models.bidirectional import MaskedEBT
 from ebt_jax.models.recurrent import Recurrent
 from ebt_jax.models.transformer import Transformer
-from ebt_jax.tasks.base import Batch, Data, Kept, Mean, Problem
+from ebt_jax.tasks.base import Batch, Data, Kept, Mean, Problem, data_as_meant
 from ebt_jax.tasks.direct import DirectTask
 from ebt_jax.tasks.ebt import EBTTask
 
@@ -183,9 +183,8 @@ class TextProblem(Problem):
 
   @functools.cached_property
   def data_config(self) -> DataConfig:
-    """With the paths of sources as the run meant them, wherever it is used from."""
-    data, kept = self.config.data, self.kept
-    return find.as_meant(data, kept.config.data, kept.places) if kept else data
+    """With paths as the run meant them."""
+    return data_as_meant(self.config, self.kept)
 
   def data(self) -> Data:
     try:

@@ -16,10 +16,10 @@ import numpy as np
 
 from ebt_jax import losses, thinking
 from ebt_jax.config import Config, ConfigError, DataConfig
-from ebt_jax.data import find, frame_features, videos
+from ebt_jax.data import frame_features, shapes, videos
 from ebt_jax.models.efficientnet import EfficientNet
 from ebt_jax.models.frames import FrameEBT, FrameRecurrent, Frames, FrameTransformer
-from ebt_jax.tasks.base import Batch, Data, Kept, Mean, Problem
+from ebt_jax.tasks.base import Batch, Data, Kept, Mean, Problem, data_as_meant
 from ebt_jax.tasks.direct import DirectTask
 from ebt_jax.tasks.ebt import EBTTask
 
@@ -70,9 +70,9 @@ class VideoProblem(Problem):
 
   @functools.cached_property
   def data_config(self) -> DataConfig:
-    """With the paths of sources as the run meant them, wherever it is used from."""
-    data, kept = self.config.data, self.kept
-    return find.as_meant(data, kept.config.data, kept.places) if kept else data
+    """With paths as the run meant them; films that are made here have names, which may be those of folders too."""
+    data = self.config.data
+    return data if data.source in shapes.KINDS else data_as_meant(self.config, self.kept)
 
   @functools.cached_property
   def split(self) -> videos.Split:

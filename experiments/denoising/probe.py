@@ -101,7 +101,7 @@ def probe(train: np.ndarray, labels: np.ndarray, held_out: np.ndarray, truth: np
 
   def fitted(strength, x, y):
     with threadpool_limits(1):  # threads that wait for each other made this ten times slower on a busy machine
-      return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500)).fit(x, y)
+      return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=3000, tol=1e-3)).fit(x, y)
 
   chosen = validation(labels)
   right = [fitted(c, train[~chosen], labels[~chosen]).score(train[chosen], labels[chosen]) for c in STRENGTHS]

@@ -12,6 +12,8 @@ from ebt_jax import losses, thinking
 from ebt_jax.config import ConfigError, resolve
 from ebt_jax.data import film_pictures, shapes
 from ebt_jax.tasks import registry, rollout
+from ebt_jax.tasks.base import Kept
+from ebt_jax.tasks.video import VideoProblem
 from tests.experiments.test_own_task import KILL
 from tests.helpers import run
 
@@ -90,6 +92,14 @@ def test_without_a_learnt_energy_one_step_from_anywhere_is_transformer(patches, 
   found = task.think(params, task.context(params, batch), start[None], jax.random.key(0))
   np.testing.assert_allclose(found.candidates[0], answer, rtol=1e-9, atol=1e-9)
   np.testing.assert_allclose(task.model.direct_answer(model, task.context(params, batch)), answer, rtol=1e-12)
+
+
+def test_a_folder_that_is_named_as_films_that_are_made_is_not_taken_for_them(tmp_path):
+  for name in ("shapes", "film.gif"):
+    (tmp_path / name).mkdir()
+    config = resolve({"task": "video", "data": {"source": name}})
+    found = VideoProblem(config, Kept(tmp_path, config, (tmp_path,))).data_config.source
+    assert found == ("shapes" if name == "shapes" else str(tmp_path / name))
 
 
 @pytest.mark.parametrize("start", ["noise", "zeros", "input"])
