@@ -306,8 +306,12 @@ def surface_section(
   )  # fmt: skip
 
 
-def paper_section(results: Sequence[AxisResult]) -> str:
-  """The rates that the paper prints, the same fits to the points of its figures, and the rates of this study."""
+def paper_section(results: Sequence[AxisResult], item: str) -> str:
+  """The rates that the paper prints, the same fits to the points of its figures, and the rates of this study.
+
+  Args:
+    item: what the study counts: its axes stand beside panels of text (`token`) or of video (`frame`), or beside none.
+  """
   ours = {r.axis["name"]: r.pairs for r in results}
   known = json.loads(PAPER.read_text(encoding="utf-8"))
   body = []
@@ -317,10 +321,12 @@ def paper_section(results: Sequence[AxisResult]) -> str:
       scaling.line(scaling.points([v * f for v in x], panel[m], level=x))
       for m, f in (("transformer", 1), ("ebt", panel.get("x_ebt_factor", 1)))
     ]
-    here = [f"{html.escape(s)} {percent(p.rate)}" for s, p in ours.get(panel["name"], {}).items()]
+    of = panel.get("item", "token")
+    pairs = ours.get(panel["name"], {}) if of == item else {}
+    here = [f"{html.escape(s)} {percent(p.rate)}" for s, p in pairs.items()]
     body.append(
       [
-        f"{panel['name']} (Fig. {panel['figure']})",
+        f"{'video, ' if of == 'frame' else ''}{panel['name']} (Fig. {panel['figure']})",
         f"{panel['printed']:+.2f}%",
         percent(scaling.faster(*fits)),
         "<br>".join(here),
@@ -382,7 +388,7 @@ def whole(study: dict[str, Any], rows: list[dict[str, Any]], draw: tuple) -> tup
     cost_section(study, rows, words),
     *(axis_section(r, rows, svgs[r.axis["name"]], words) for r in results if r.fits),
     surface_section(study, rows, surface_draw, words),
-    paper_section(results),
+    paper_section(results, words.item),
     "<h2>How it is measured</h2><p>The rate is the paper's: straight lines of ln perplexity (ln loss where there is no "
     "perplexity) over ln axis by least squares, and the ratio of their slopes minus 1. No irreducible loss is "
     "subtracted, so the rate is valid only in the range that was measured. The law is loss = E + A x<sup>−a</sup>, "

@@ -201,11 +201,22 @@ def test_a_verdict_in_words():
 
 def test_the_fits_reproduce_every_rate_that_the_paper_prints():
   """The paper's rate of EBT over Transformer++ from the points of its figures, to what can be read off a figure."""
-  text = report.paper_section([])
+  text = report.paper_section([], "token")
   rows = re.findall(r"<td>[^<(]+ \(Fig. [\w.]+\)</td><td>([+-][\d.]+)%</td><td>([+-][\d.]+)%", text)
   assert len(rows) == len(json.loads(report.PAPER.read_text(encoding="utf-8"))["panels"])
   for printed, fitted in rows:
     assert float(fitted) == pytest.approx(float(printed), abs=5), rows  # video: points from 1% of error
+
+
+def test_rates_stand_beside_the_panels_of_their_modality():
+  pair = SimpleNamespace(rate=Interval(1.5, 1.25, 2.0))
+  results = [SimpleNamespace(axis={"name": "width"}, pairs={"mine": pair})]
+
+  def beside(item):
+    lines = re.findall(r"<tr><td>(.*?)</td></tr>", report.paper_section(results, item))
+    return [line.partition(" (Fig")[0] for line in lines if "mine" in line]
+
+  assert (beside("token"), beside("frame"), beside("image")) == (["width"], ["video, width"], [])
 
 
 def test_a_table_of_an_axis():
