@@ -191,8 +191,19 @@ def test_sound_alone_and_frames_that_change_their_size(tmp_path):
     container.mux(stream.encode(frame))
     container.mux(stream.encode())
   refuse(sound, "sound.mp4: found audio, expected a video stream")
-  with pytest.raises(films.BadFilm, match="a.mp4: frame 7 has 30 x 20 pixels, expected 24 x 20 as the first; cut"):
-    films._same_size("a.mp4", 7, (24, 20), (30, 20), VideoConfig(size=16))
+  content = b""
+  for size in ((24, 32), (48, 32)):
+    part = tmp_path / "part.ts"
+    with av.open(str(part), "w") as container:
+      stream = container.add_stream("mpeg2video", rate=25)
+      stream.height, stream.width = size
+      for image in film(12, size):
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+      container.mux(stream.encode())
+    content += part.read_bytes()
+  changes = tmp_path / "changes.mp4"  # what is in a file counts, not its name
+  changes.write_bytes(content)
+  refuse(changes, "has 32 x 48 pixels, expected 32 x 24 as the first; cut the film in two there")
 
 
 def npz(path, **arrays):
