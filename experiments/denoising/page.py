@@ -18,11 +18,12 @@ LABELS = {
   "ebt_1_step": "EBT, 1 step",
   "residual": "EBT, residual",
   "dit": "DiT",
+  "dit_flops": "DiT, FLOPs of training of EBT",
   "dit_authors": "DiT, the authors' levels",
   "flow": "flow matching",
 }
 MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM", "mse": "squared error, 0 to 255"}
-COLORS = dict(zip(LABELS, ("#1b6ca8", "#5aa9dd", "#2a9d5c", "#444444", "#999999", "#d1495b")))
+COLORS = dict(zip(LABELS, ("#1b6ca8", "#5aa9dd", "#2a9d5c", "#444444", "#8a6d3b", "#999999", "#d1495b")))
 
 
 def label_of(series: str) -> str:

@@ -214,6 +214,8 @@ def main(argv: list[str]) -> None:
   common.share_programs(args.workdir)
   with Owner(args.out, "--out"):
     models, rows, trivials = find(args.workdir), [], []
+    if (args.workdir / "equal_flops").exists():
+      models += find(args.workdir, "equal_flops")
     for level in levels:
       first = models[0]
       found = means(first.program(trivial), first.run.params, at_level(first, level), args.pictures)

@@ -1,8 +1,8 @@
 """Trains the models of the denoising study that are not finished yet, `--jobs` at a time.
 
-  python -m experiments.denoising.train --workdir=runs/denoising [--jobs=2] [--steps=N] [--dry_run]
+  python -m experiments.denoising.train --set=models,equal_flops --workdir=runs/denoising [--jobs=2] [--steps=N]
 
-All see the same pictures. Each run is one of `python -m ebt_jax.main`, in `WORKDIR/models/runs/NAME`. If it is killed,
+All see the same pictures. Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it is killed,
 the same command continues it.
 """
 
@@ -21,6 +21,7 @@ MODELS = {
   "flow": ("configs/image_dit.py:flow", {}),
 }
 
+EBT_FLOPS = 3.89  # of a training step of `ebt`, over those of DiT
 
 # with labels of classes, for the linear probe
 CIFAR = {
@@ -48,12 +49,17 @@ def models(steps: int = STEPS) -> list[sweep.Run]:
   return of_configs(MODELS, steps)
 
 
+def equal_flops(steps: int = STEPS) -> list[sweep.Run]:
+  """DiT with as many FLOPs of training as `ebt` has, which are more pictures."""
+  return of_configs({"dit_flops": MODELS["dit"]}, round(EBT_FLOPS * steps))
+
+
 def cifar(steps: int = STEPS) -> list[sweep.Run]:
   """CIFAR-10, which `tools/fetch_data.py cifar10` fetches."""
   return of_configs(CIFAR, steps)
 
 
-SETS = {"models": models, "cifar": cifar}
+SETS = {"models": models, "equal_flops": equal_flops, "cifar": cifar}
 
 
 def main(argv: list[str]) -> int:

@@ -27,6 +27,14 @@ def test_every_model_sees_the_same_pictures():
   assert configs["dit_authors,seed=1"].image.train_levels == "authors" and configs["dit_authors,seed=1"].seed == 1
 
 
+def test_equal_flops_are_equal():
+  costs = {}
+  for run_ in (train.models()[0], train.equal_flops()[0]):
+    task = registry.make(run_.resolve())
+    costs[run_.name] = task.config.train.steps * task.flops().row["total"]
+  assert costs["dit_flops,seed=0"] == pytest.approx(costs["ebt,seed=0"], rel=0.01)
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
   """Two models that have learnt nothing yet."""
