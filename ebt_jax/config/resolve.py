@@ -32,7 +32,13 @@ MOVED = {
   )
 }  # fmt: skip
 
-REMOVED = {"model.residual_drop": 0, "model.answer_layers": 0, "thinking.loss_rise": 0}  # key -> the value that is off
+# Keys of earlier versions that are gone: the value that was off.
+REMOVED = {
+  "model.residual_drop": 0,
+  "model.residual_end": 1,
+  "model.answer_layers": 0,
+  "thinking.loss_rise": 0,
+}
 
 
 def defaults():

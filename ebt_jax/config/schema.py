@@ -49,7 +49,6 @@ class ModelConfig(Checks):
   activation: str = "silu"  # silu | relu | gelu | elu
   dyt_scale: float = 0.5  # initial scale inside tanh, norm=dyt only
   residual: bool = False  # the energy is E_theta less what the context itself predicts (models/autoregressive.py)
-  residual_end: float = 1.0  # weight of a residual energy's residual term at the end of training; it falls from 1
   energy_gain: float = 1.0  # multiplies E_theta of a residual energy; 0: only the context's own prediction is left
   cell: str = "rg_lru"  # of kind rnn: rg_lru (Griffin's and Hawk's) | lstm
   passes: int = 1  # times that Transformer++ applies its blocks, with the same weights (a looped Transformer)
@@ -93,9 +92,7 @@ class ModelConfig(Checks):
     self._one_of("attention", "plain", "fused")
     self._one_of("cell", "rg_lru", "lstm")
     self._positive("layers", "heads", "width", "ffn_multiplier", "passes")
-    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain", "residual_end", "latent_updates")
-    if self.residual_end != 1 and not self.residual:
-      raise ConfigError(f"{self._key('residual_end')}: {self.residual_end} needs model.residual")
+    self._at_least(0, "vocab_size", "vocab_chunk", "attention_block", "energy_gain", "latent_updates")
     if self.energy_gain != 1 and not self.residual:
       raise ConfigError(f"{self._key('energy_gain')}: {self.energy_gain} is for residual energies; set model.residual")
     if self.latent_updates and self.kind != "looped":

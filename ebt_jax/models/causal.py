@@ -101,8 +101,6 @@ class CausalEBT(Energy):
       params["head_modulation"] = layers.modulation(c, 2).init(next(keys), jnp.zeros(c.width))["params"]
     if c.residual:
       params["context_norm"] = self.new_norm(next(keys))
-    if c.residual_end != 1:
-      params["residual_weight"] = jnp.float32(1)
     return params
 
   def new_norm(self, key: jax.Array) -> dict:
@@ -140,8 +138,6 @@ class CausalEBT(Energy):
     if not self.config.residual:
       return self._learnt_energy(params, context, y, landscape)
     energies = self.residual_term(context.state, y)
-    if self.config.residual_end != 1:
-      energies = jax.lax.stop_gradient(params["residual_weight"]) * energies
     gain = self.config.energy_gain
     return energies + gain * self._learnt_energy(params, context, y, landscape) if gain else energies
 

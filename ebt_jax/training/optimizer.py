@@ -69,7 +69,6 @@ def make(config: Config, tables: tuple[str, ...] = ()) -> optax.GradientTransfor
     "weights": adam("weights", r.weight_decay),
     "step_size": adam("step_size", 0.0),
     "fixed": optax.set_to_zero(),
-    "residual_weight": _falls((1 - config.model.residual_end) / r.steps),
   }
   if r.optimizer == "muon":
     groups["matrices"] = contrib.muon(
@@ -83,11 +82,6 @@ def make(config: Config, tables: tuple[str, ...] = ()) -> optax.GradientTransfor
     return _with_matrices(labels(config, params), params, tables) if r.optimizer == "muon" else labels(config, params)
 
   return optax.chain(_clip(config), optax.partition(groups, group_of))
-
-
-def _falls(by: float) -> optax.GradientTransformation:
-  """Takes `by` off at each update, whatever the gradient is."""
-  return optax.stateless(lambda updates, params: jax.tree.map(lambda g: jnp.full_like(g, -by), updates))
 
 
 def _last_two_axes(params):
@@ -125,8 +119,6 @@ def labels(config: Config, params) -> dict:
     "noise": "weights" if t.learn_noise else "fixed",
   }
   out = {"model": jax.tree.map(lambda _: "weights", params["model"])}
-  if "residual_weight" in params["model"]:
-    out["model"]["residual_weight"] = "residual_weight"
   if "thinking" in params:
     out["thinking"] = thinking
   if config.model.norm == "dyt" and "thinking" in params:

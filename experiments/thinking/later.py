@@ -17,12 +17,12 @@ from experiments.thinking import common, train
 
 
 def main():
-  args = common.arguments(__doc__, "falling", steps=16)
+  args = common.arguments(__doc__, "later", steps=16)
   shown = sorted({1, 2, 3, 4, 8, args.steps} & set(range(1, args.steps + 1)))
   rows, result = [], {}
   fig, axes = common.figure(6.4, 4.2)
-  for run in train.falling():
-    folder = args.workdir / "falling" / "runs" / run.name
+  for run in train.later():
+    folder = args.workdir / "later" / "runs" / run.name
     if not (folder / "final_result.json").exists():
       rows.append(f"{run.name}: not trained")
       continue
@@ -39,7 +39,7 @@ def main():
     )
     axes.plot(range(1, args.steps + 1), loss, "o-", ms=2, lw=1, label=run.name)
   if not result:
-    common.find(args.workdir, "", "falling")  # raises: there is no run at all
+    common.find(args.workdir, "", "later")  # raises: there is no run at all
   head = f"{'nats after so many thinking steps':<34}" + "".join(f"{k:>9}" for k in shown)
   rows.insert(0, f"{head}{'best':>6}{'% of own':>9}{'% of 1st':>9}")
   least = min(min(r["loss"]) for r in result.values())

@@ -117,16 +117,6 @@ def later(steps: int = 300) -> list[sweep.Run]:
   return sweep.runs(S2, sweep.named(several), keep)
 
 
-def falling(steps: int = 300) -> list[sweep.Run]:
-  """A residual term whose weight falls in training, four steps, one seed: beside the four steps of `later`."""
-  several = {
-    f"falling_to_{end:g},from_{start}": {"thinking.steps": 4, "thinking.start": start, "model.residual_end": end}
-    for start in ("context", "noise")
-    for end in (0.0, 0.3)
-  }
-  return sweep.runs(S2, sweep.named(several), {**SHORT, **S1, **RESIDUAL, "train.steps": steps})
-
-
 def ablation(steps: int = 200) -> list[sweep.Run]:
   """Table 2: System 2 without one regulariser each, three seeds."""
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, "train.steps": steps})
@@ -137,8 +127,7 @@ def residual_ablation(steps: int = 200) -> list[sweep.Run]:
   return sweep.runs(S2, sweep.product(sweep.named(LEFT_OUT), SEEDS), {**SHORT, **RESIDUAL, "train.steps": steps})
 
 
-ALL = (recipes, models, ablation, residual, controls, later, falling, residual_ablation)
-SETS = {make.__name__: make for make in ALL}
+SETS = {make.__name__: make for make in (recipes, models, ablation, residual, controls, later, residual_ablation)}
 
 
 def main(argv: list[str]) -> int:
