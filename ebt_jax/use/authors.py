@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import files, parallel, record, weights
+from ebt_jax import files, parallel, record, torch_file, weights
 from ebt_jax.config import Config, ConfigError, set_keys
-from ebt_jax.interop import reference, torch_file
+from ebt_jax.interop import reference
 from ebt_jax.tasks import registry
 from ebt_jax.use.export import new_folder
 

@@ -1,9 +1,6 @@
 """Probes, energies as uncertainty and Fréchet distances of denoisers: known answers."""
 
 import functools
-import pickle
-import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from ebt_jax.errors import UserError
 from ebt_jax.models import efficientnet
 from ebt_jax.tasks import registry
 from ebt_jax.tasks.base import Examples
@@ -137,53 +133,6 @@ def test_the_distance_of_two_normal_distributions():
   assert frechet.distance(one, two) == pytest.approx(by_hand) == pytest.approx(frechet.distance(two, one))
   few = frechet.Normal.of(rng.normal(size=(3, 5)))  # fewer samples than dimensions
   assert frechet.distance(few, few) == pytest.approx(0, abs=1e-6)
-
-
-def old_format(monkeypatch, path, content):
-  """Writes a file as PyTorch before 1.6 did; `content` is pickled with stand-ins for PyTorch's names."""
-  torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-
-  class FloatStorage:
-    pass
-
-  def _rebuild_tensor_v2(*_):
-    raise AssertionError("only its name is written")
-
-  FloatStorage.__module__, FloatStorage.__qualname__ = "torch", "FloatStorage"
-  _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
-  torch.FloatStorage, utils._rebuild_tensor_v2 = FloatStorage, _rebuild_tensor_v2
-  monkeypatch.setitem(sys.modules, "torch", torch)
-  monkeypatch.setitem(sys.modules, "torch._utils", utils)
-
-  class Tensor:
-    def __reduce__(self):
-      return _rebuild_tensor_v2, (Storage(), 2, (2, 3), (1, 2), False, {})
-
-  class Storage:
-    pass
-
-  class Pickler(pickle.Pickler):
-    def persistent_id(self, item):
-      return ("storage", FloatStorage, "17", "cpu", 8, None) if isinstance(item, Storage) else None
-
-  with open(path, "wb") as file:
-    for part in (efficientnet.MAGIC, 1001, {}):
-      pickle.dump(part, file, 2)
-    Pickler(file, 2).dump(content(Tensor))
-    pickle.dump(["17"], file, 2)
-    file.write(np.int64(8).tobytes() + np.arange(8, dtype="<f4").tobytes())
-
-
-def test_weights_of_the_old_format_have_their_strides_and_offset(tmp_path, monkeypatch):
-  old_format(monkeypatch, tmp_path / "w.pth", lambda tensor: {"a": tensor()})
-  assert efficientnet.read(tmp_path / "w.pth")["a"].tolist() == [[2, 4, 6], [3, 5, 7]]
-
-
-@pytest.mark.parametrize("content", [lambda _: {"a": print}, lambda _: {"a": 3}])
-def test_what_is_no_weight_is_refused(tmp_path, monkeypatch, content):
-  old_format(monkeypatch, tmp_path / "w.pth", content)
-  with pytest.raises(UserError, match="w.pth: cannot be read as weights"):
-    efficientnet.read(tmp_path / "w.pth")
 
 
 def test_the_network_knows_a_cat_and_a_cup():

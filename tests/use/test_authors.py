@@ -2,14 +2,8 @@
 
 import argparse
 import collections
-import io
 import json
 import os
-import pathlib
-import pickle
-import sys
-import types
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +13,11 @@ import pytest
 import ebt_jax
 from ebt_jax import runs, weights
 from ebt_jax.config import ConfigError
-from ebt_jax.interop import reference, torch_file
+from ebt_jax.interop import reference
 from ebt_jax.tasks import registry
 from ebt_jax.use import authors
 from tests.helpers import run, write_corpus
+from tests.test_torch_file import Runs, write_checkpoint
 
 WIDTH, LAYERS, VOCAB = 16, 2, 257
 OPTIONS = {"multiheaded_attention_heads": 2, "context_length": 16, "ebt_type": "default"}
@@ -44,43 +39,6 @@ def theirs():
     arrays |= {f"{at}feed_forward.{n}.weight": normal(WIDTH, WIDTH) for n in ("w1", "w2", "w3")}
     arrays |= {f"{at}{n}_norm.weight": 1 + normal(WIDTH) for n in ("attention", "ffn")}
   return arrays
-
-
-def _rebuild_tensor_v2(*arguments):
-  raise AssertionError("never called")
-
-
-def write_checkpoint(path: pathlib.Path, content, dtype="FloatStorage") -> None:
-  """`content` as PyTorch writes it: arrays become tensors, whose numbers are files of the archive."""
-  torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-  storage = type(dtype, (), {"__module__": "torch"})
-  rebuild = types.FunctionType(_rebuild_tensor_v2.__code__, {}, "_rebuild_tensor_v2")
-  rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
-  setattr(torch, dtype, storage)
-  utils._rebuild_tensor_v2 = rebuild
-  arrays = []
-
-  class Stored(pickle.Pickler):
-    def persistent_id(self, value):
-      return value[1] if isinstance(value, tuple) and value[:1] == ("a storage",) else None
-
-    def reducer_override(self, value):
-      if not isinstance(value, np.ndarray):
-        return NotImplemented
-      arrays.append(value)
-      key = ("a storage", ("storage", storage, str(len(arrays) - 1), "cpu", value.size))
-      strides = tuple(s // value.itemsize for s in value.strides)
-      return rebuild, (key, 0, value.shape, strides, False, collections.OrderedDict())
-
-  out = io.BytesIO()
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(sys.modules, "torch", torch)
-    patch.setitem(sys.modules, "torch._utils", utils)
-    Stored(out, protocol=2).dump(content)
-  with zipfile.ZipFile(path, "w") as archive:
-    archive.writestr("model/data.pkl", out.getvalue())
-    for i, array in enumerate(arrays):
-      archive.writestr(f"model/data/{i}", array.tobytes())
 
 
 def checkpoint_of(arrays, options, path):
@@ -166,42 +124,8 @@ def test_models_of_theirs_are_those_that_agree_with_their_numbers(name, tmp_path
   assert np.isfinite(found.steps).all() and found.steps.shape[0] == task.eval_steps
 
 
-class Runs:
-  """Calls something when it is unpickled."""
-
-  def __init__(self, function, *arguments):
-    self.call = function, arguments
-
-  def __reduce__(self):
-    return self.call
-
-
-@pytest.mark.parametrize("call", [(os.system, "touch here"), (eval, "1 + 1"), (getattr, "", "join")])
-def test_a_pickle_that_calls_something_is_refused(call, tmp_path, monkeypatch):
+def test_a_pickle_that_calls_something_is_refused(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  write_checkpoint(tmp_path / "bad.ckpt", {"state_dict": {"a": np.ones(2, np.float32)}, "more": Runs(*call)})
-  with pytest.raises(ConfigError, match=rf"^--from: \S+bad.ckpt: names \w+\.{call[0].__name__}, .*--options"):
+  write_checkpoint(tmp_path / "bad.ckpt", {"state_dict": {"a": np.ones(2, np.float32)}, "more": Runs(os.system, "ls")})
+  with pytest.raises(ConfigError, match=r"^--from: \S+bad.ckpt: names \w+\.system, .*--options"):
     authors.read_weights(tmp_path / "bad.ckpt")
-  assert os.listdir(tmp_path) == ["bad.ckpt"]
-
-
-def test_numbers_of_tensors_are_read_and_broken_files_are_named(tmp_path):
-  whole = np.arange(12, dtype=np.float32).reshape(3, 4)
-  write_checkpoint(tmp_path / "a.pt", {"whole": whole, "turned": whole.T, "none": np.zeros((0, 2), np.float32)})
-  found = torch_file.read(tmp_path / "a.pt")
-  np.testing.assert_array_equal(found["whole"], whole)
-  assert found["none"].shape == (0, 2)
-  halves = np.array([1.0, -2.5, 3e30], np.float32).view(np.uint32) >> 16
-  write_checkpoint(tmp_path / "b.pt", {"a": halves.astype(np.uint16)}, "BFloat16Storage")
-  np.testing.assert_allclose(torch_file.read(tmp_path / "b.pt")["a"], [1.0, -2.5, 3e30], rtol=1e-2)
-  (tmp_path / "old.pt").write_bytes(pickle.dumps(119547037146038801333356))
-  with pytest.raises(ConfigError, match="old.pt: is no whole zip archive"):
-    torch_file.read(tmp_path / "old.pt")
-  content = (tmp_path / "a.pt").read_bytes()
-  (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
-  with pytest.raises(ConfigError, match="cut.pt: is no whole zip archive"):
-    torch_file.read(tmp_path / "cut.pt")
-  with pytest.raises(ConfigError, match="nothing.pt: no such file"):
-    torch_file.read(tmp_path / "nothing.pt")
-  with pytest.raises(ValueError, match=r"a tensor of size \[5\] is larger than its 4 numbers"):
-    torch_file._tensor(np.ones(4, np.float32), 0, (5,), (1,))

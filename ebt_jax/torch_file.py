@@ -1,7 +1,8 @@
 """Reads .ckpt and .pt files of PyTorch without PyTorch, and without running what they hold.
 
-Such a file is a zip archive: `data.pkl` describes tensors, whose bytes are files beside it. A pickle can name any
-function of any package and have it called. Here a name stands for what this file makes of it, or the file is refused.
+Such a file is a zip archive: `data.pkl` describes tensors, whose bytes are files beside it. Before PyTorch 1.6 it was a
+row of pickles, with the bytes of all tensors after the last. A pickle can name any function of any package and have it
+called. Here a name stands for what this file makes of it, or the file is refused. The only file that unpickles.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import io
 import pathlib
 import pickle
 import re
-from typing import Any
+from typing import Any, BinaryIO
 import zipfile
 
 import numpy as np
@@ -30,6 +31,9 @@ _TYPES = {
 }
 
 
+_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of before 1.6
+
+
 class Held(dict):
   """An object of a class that only holds values, such as a namespace of options: its values by name."""
 
@@ -45,24 +49,29 @@ def read(path: pathlib.Path) -> Any:
   """What a file holds: tensors as numpy arrays (bfloat16 as float32), objects that hold values as dicts.
 
   Raises:
-    ConfigError: there is no such file, it is no zip archive of PyTorch, it is damaged, or it names a function or a
-      class that is not one of those that hold values.
+    ConfigError: there is no such file, PyTorch has not written it, it is damaged, or it names a function or a class
+      that is not one of those that hold values.
   """
   try:
-    with zipfile.ZipFile(path) as archive:
-      return _read(archive, path)
+    with open(path, "rb") as file:
+      return (_read_archive if file.peek(2)[:2] == b"PK" else _read_row)(file, path)
   except ConfigError:
     raise
   except FileNotFoundError as e:
     raise ConfigError(f"{path}: no such file") from e
-  except zipfile.BadZipFile as e:
-    fix = "fetch it again, or save it again with PyTorch 1.6 or newer"
-    raise ConfigError(f"{path}: is no whole zip archive, as PyTorch writes them; {fix}") from e
-  except (OSError, pickle.UnpicklingError, ValueError, KeyError, IndexError, EOFError, TypeError, AttributeError) as e:
-    raise ConfigError(f"{path}: cannot be read as a file of PyTorch: {type(e).__name__}: {e}") from e
+  except _BROKEN as e:
+    fix = "fetch it again, or save it again with PyTorch"
+    raise ConfigError(f"{path}: cannot be read as a file of PyTorch: {type(e).__name__}: {e}; {fix}") from e
 
 
-def _read(archive: zipfile.ZipFile, path: pathlib.Path) -> Any:
+_BROKEN = (
+  OSError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError, KeyError, IndexError, EOFError, TypeError,
+  AttributeError, OverflowError, MemoryError,
+)  # fmt: skip
+
+
+def _read_archive(file: BinaryIO, path: pathlib.Path) -> Any:
+  archive = zipfile.ZipFile(file)
   found = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
   if len(found) != 1:
     raise ValueError(f"expected one data.pkl in it, found {len(found)}")
@@ -71,10 +80,7 @@ def _read(archive: zipfile.ZipFile, path: pathlib.Path) -> Any:
     raise ValueError("its numbers are big-endian")
   loaded: dict[str, np.ndarray] = {}
 
-  def storage(identity: Any) -> np.ndarray:
-    kind, dtype, key = identity[:3]
-    if kind != "storage" or not isinstance(dtype, str) or not re.fullmatch(r"\w+", str(key)):
-      raise ValueError(f"expected a storage of numbers, found {identity!r:.80}")
+  def storage(dtype: str, key: str) -> np.ndarray:
     if key not in loaded:
       loaded[key] = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
     return loaded[key]
@@ -82,12 +88,49 @@ def _read(archive: zipfile.ZipFile, path: pathlib.Path) -> Any:
   return _Reader(io.BytesIO(archive.read(found[0])), path, storage).load()
 
 
-class _Reader(pickle.Unpickler):
-  """Unpickles values; of functions and classes only those of `find_class`, all of which are here."""
+def _read_row(file: BinaryIO, path: pathlib.Path) -> Any:
+  """A file of before PyTorch 1.6. Tensors come before their numbers, so they are unpickled twice."""
+  dtypes: dict[str, str] = {}
 
-  def __init__(self, file: Any, path: pathlib.Path, storage: Callable[[Any], np.ndarray]):
+  def noted(dtype: str, key: str) -> None:
+    dtypes[key] = dtype
+
+  def unpickled() -> Any:
+    return _Reader(file, path, noted).load()
+
+  if unpickled() != _MAGIC:
+    raise ValueError("it is no zip archive, and does not begin as older files do")
+  _, system, at, _, keys = unpickled(), unpickled(), file.tell(), unpickled(), unpickled()
+  if not system.get("little_endian", True):
+    raise ValueError("its numbers are big-endian")
+  loaded = {}
+  for key in keys:
+    size = int(np.frombuffer(file.read(8), "<i8")[0]) * np.dtype(dtypes[key]).itemsize
+    content = file.read(max(0, size))
+    if len(content) != size:
+      raise ValueError(f"storage {key} has {len(content)} bytes, expected {size}")
+    loaded[key] = np.frombuffer(content, dtypes[key])
+  file.seek(at)
+  return _Reader(file, path, lambda _, key: loaded[key]).load()
+
+
+class _Reader(pickle.Unpickler):
+  """Unpickles values; of functions and classes only those of `find_class`, all of which are here.
+
+  Args:
+    storage: the numbers of a type and a key; where it gives None, tensors are None.
+  """
+
+  def __init__(self, file: Any, path: pathlib.Path, storage: Callable[[str, str], np.ndarray | None]):
     super().__init__(file, encoding="utf-8")
-    self._path, self.persistent_load = path, storage
+    self._path, self._storage = path, storage
+
+  def persistent_load(self, identity: Any) -> np.ndarray | None:
+    kind, dtype, key = identity[:3]
+    part = identity[5] if len(identity) > 5 else None  # of a larger storage, as the oldest files have them
+    if kind != "storage" or dtype not in _TYPES.values() or not re.fullmatch(r"\w+", str(key)) or part is not None:
+      raise ValueError(f"expected a storage of numbers, found {identity!r:.80}")
+    return self._storage(dtype, key)
 
   def find_class(self, module: str, name: str) -> Any:
     package = module.partition(".")[0]
@@ -122,8 +165,10 @@ def _parameter(data: np.ndarray, *_: Any) -> np.ndarray:
   return data
 
 
-def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+def _tensor(storage: np.ndarray | None, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray | None:
   """The numbers of a tensor; refuses one that reaches beyond its storage."""
+  if storage is None:
+    return None
   if not all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)) or len(size) != len(stride):
     raise ValueError(f"a tensor of impossible size {size!r:.60}")
   if 0 in size:
