@@ -8,23 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebt_jax import files, page, runs, streams
+from ebt_jax import files, page, runs
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.data import film_pictures, pictures
 from ebt_jax.evaluation import thoughts
 from ebt_jax.evaluation.asked import Asked
 from ebt_jax.tasks import rollout
-from ebt_jax.tasks.base import Data, Params, Task, Thinks
+from ebt_jax.tasks.base import Data, Params, Task
+from ebt_jax.use import video
+from ebt_jax.use.video import Films, VideoModel
 
 TILE = 64  # least pixels of a frame
 STRIP = 20  # most frames on a strip
-
-
-class Films(NamedTuple):
-  """Features of films, each `[t, *frame]`, and their names."""
-
-  features: list[np.ndarray]
-  names: list[str]
 
 
 class Continued(NamedTuple):
@@ -34,23 +29,18 @@ class Continued(NamedTuple):
   given: np.ndarray
   added: np.ndarray
   truth: np.ndarray
-  energies: np.ndarray | None
-  steps: np.ndarray
+  energies: np.ndarray | None  # None for models without energies
+  steps: np.ndarray | None
 
 
 def go_on(task: Task, params: Params, found: Films, count: int, seed: int) -> list[Continued]:
   """`count` frames after the first `sample.given_frames` of each film."""
   given = min(task.config.sample.given_frames, *(len(f) for f in found.features))
-  keys = streams.each(streams.key_for(seed, streams.GENERATE), np.arange(len(found.names)))
-  first = jnp.asarray(np.stack([f[:given] for f in found.features]))
-  run = jax.jit(lambda params, first, keys: rollout.rollout(task, params, first, count, keys))
-  rolled = jax.device_get(run(params, first, keys))
-  thinks = isinstance(task, Thinks)
+  added = video.go_on(task, params, [f[:given] for f in found.features], count, seed)
   return [
-    Continued(name, f[:given], rolled.frames[i], f[given : given + count], rolled.energies[i] if thinks else None,
-              rolled.steps[i])
-    for i, (name, f) in enumerate(zip(found.names, found.features))
-  ]  # fmt: skip
+    Continued(name, f[:given], one.frames, f[given : given + count], one.energies, one.steps)
+    for name, f, one in zip(found.names, found.features, added)
+  ]
 
 
 def trace(task: Task, params: Params) -> None:
@@ -138,11 +128,7 @@ def answer(run: runs.Run, source: str, asked: Asked) -> list[Continued]:
   Writes a JSON, and beside it pictures and the frames' features; all in one page, if that is asked for.
   """
   path, task = pathlib.Path(asked.out or pathlib.Path(asked.home, "generated.json")), run.task
-  if source:
-    shots = task.problem.shots_of(source)
-    found = Films(task.problem.encoded(shots), [s.id for s in shots])
-  else:
-    found = _some_held_out(task, max(1, run.config.sample.pictures))
+  found = VideoModel(run).read(source) if source else _some_held_out(task, max(1, run.config.sample.pictures))
   continued = go_on(task, run.params, found, asked.max_tokens, asked.seed)
   for row in results(run, continued):
     print(_line(row))

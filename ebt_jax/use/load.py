@@ -14,8 +14,9 @@ from ebt_jax.use.image import ImageModel
 from ebt_jax.use.infill import InfillModel
 from ebt_jax.use.sudoku import SudokuModel
 from ebt_jax.use.text import TextModel
+from ebt_jax.use.video import VideoModel
 
-MODELS = {"text": TextModel, "infill": InfillModel, "sudoku": SudokuModel, "image": ImageModel}
+MODELS = {"text": TextModel, "infill": InfillModel, "sudoku": SudokuModel, "image": ImageModel, "video": VideoModel}
 
 
 def load(folder: str | pathlib.Path, step: int | None = None, settings: Mapping[str, Any] | None = None) -> Any:
@@ -28,8 +29,8 @@ def load(folder: str | pathlib.Path, step: int | None = None, settings: Mapping[
     settings: config keys that differ from training, such as `{"eval.candidates": 8, "eval.steps": 4}`.
 
   Returns:
-    By the task of the run a `use.text.TextModel`, `use.infill.InfillModel`, `use.sudoku.SudokuModel` or
-    `use.image.ImageModel`.
+    By the task of the run a `use.text.TextModel`, `use.infill.InfillModel`, `use.sudoku.SudokuModel`,
+    `use.image.ImageModel` or `use.video.VideoModel`.
 
   Raises:
     ConfigError: there is no run, a setting is wrong, or the task has no model of this kind.

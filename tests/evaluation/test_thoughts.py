@@ -12,7 +12,7 @@ import pytest
 
 from ebt_jax import runs
 from ebt_jax.config import Config, set_keys
-from ebt_jax.evaluation import filling, image_report, puzzles, text_report, thoughts
+from ebt_jax.evaluation import filling, image_report, puzzles, text_report, thoughts, video_report
 from ebt_jax.evaluation.asked import Asked
 from ebt_jax.tasks import registry
 from ebt_jax.use.image import Pictures
@@ -20,6 +20,14 @@ from ebt_jax.use.sampling import Sampling
 
 SMALL = ["model.layers=1", "model.heads=1", "model.width=8", "data.context_length=16", "eval.steps=3"]
 SUDOKU = ["sudoku.size=4", "sudoku.givens_min=8", "sudoku.givens_max=10", "sudoku.harder_min=5", "sudoku.harder_max=6"]
+VIDEO = [
+  "data.source=shapes",
+  "data.held_out=0.6",
+  "video.size=8",
+  "video.rank=4",
+  "video.clips=6",
+  "thinking.start=zeros",
+]
 VOID = {"meta", "br", "img", "polyline", "circle"}
 ASKED = Asked(["Of <b>"], "", 12, Sampling(), 0, "page.html")
 
@@ -40,6 +48,8 @@ def page_of(name: str) -> tuple[str, object, runs.Run]:
   elif name == "sudoku":
     run, report = run_of("task=sudoku", *SUDOKU), puzzles
     questions = report.read(ASKED._replace(prompts=["0010400003001030"]), run.config)
+  elif name == "video":
+    run, report, questions = run_of("task=video", *VIDEO), video_report, "shapes"
   else:
     run, report = run_of("task=image", "image.size=8", "image.patch=4", "thinking.start=input"), image_report
     questions = Pictures(np.zeros((1, 8, 8, 3), np.uint8), ["a picture"], "")
@@ -71,7 +81,7 @@ class Reader(html.parser.HTMLParser):
     assert self.open.pop() == tag
 
 
-PAGES = ["text ebt", "text transformer", "infill", "sudoku", "image"]
+PAGES = ["text ebt", "text transformer", "infill", "sudoku", "image", "video"]
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +156,8 @@ def test_boards_blanks_and_pictures_show_each_step(pages):
   page, (filled,), _ = pages["infill"]
   assert all(f"<td>{s.score:.4f}</td>" in page for s in filled.steps) and "&lt;__&gt;" in page
   assert page.count("<mark>") == 3 * 2
+  page, films, _ = pages["video"]
+  assert page.count("<img ") == 6 * 13 and all(f"energy {e:.4f}" in page for film in films for e in film.energies)
   page, answers, _ = pages["image"]
   assert page.count("<img ") == 5 and f"step 3, energy {answers.found.energies[3, 0]:.4f}, PSNR" in page
 
