@@ -317,7 +317,7 @@ def _damage(folder: pathlib.Path, items: Iterable[str]) -> str | None:
   except (OSError, ValueError) as e:
     return f"{CHECKSUMS} or a file that it lists cannot be read: {_brief(e)}"
   for name, (size, checksum) in expected.items():
-    if name not in found and _needed(name, items):
+    if name not in found and needed(name, items):
       return f"file {name} is missing"
     if name in found and found[name][0] != size:
       return f"file {name} has {found[name][0]} bytes, expected {size}"
@@ -326,7 +326,7 @@ def _damage(folder: pathlib.Path, items: Iterable[str]) -> str | None:
   return None
 
 
-def _needed(name: str, items: Iterable[str] | None) -> bool:
+def needed(name: str, items: Iterable[str] | None) -> bool:
   """Whether reading `items` (None: all) needs a file: one of their folders, or one that all items share."""
   return items is None or "/" not in name or name.partition("/")[0] in (*items, _WHOLE)
 
@@ -334,12 +334,13 @@ def _needed(name: str, items: Iterable[str] | None) -> bool:
 def _checksums(folder: pathlib.Path, items: Iterable[str] | None = None) -> dict[str, tuple[int, int]]:
   """(size in bytes, CRC-32) of each file that reading `items` (None: all) needs, by its path within the checkpoint."""
   names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-  names = [n for n in names if not n.startswith(CHECKSUMS) and _needed(n, items)]
+  names = [n for n in names if not n.startswith(CHECKSUMS) and needed(n, items)]
   with concurrent.futures.ThreadPoolExecutor(4) as pool:  # reading and zlib release the interpreter's lock
-    return dict(zip(names, pool.map(lambda n: _checksum(folder / n), names)))
+    return dict(zip(names, pool.map(lambda n: checksum(folder / n), names)))
 
 
-def _checksum(path: pathlib.Path) -> tuple[int, int]:
+def checksum(path: pathlib.PurePath) -> tuple[int, int]:
+  """Size in bytes and CRC-32 of a file."""
   size, checksum = 0, 0
   with path.open("rb") as f:
     while block := f.read(1 << 22):

@@ -55,6 +55,11 @@ def path(text: str) -> pathlib.Path:
   return pathlib.Path(local(text))
 
 
+def anywhere(text: str) -> str:
+  """The type of a flag that is the address of an object store, a path of this machine, or empty."""
+  return text if files.is_remote(text) else local(text)
+
+
 def at_least(low: int) -> Callable[[str], int]:
   """The type of a flag that is an integer of at least `low`."""
 

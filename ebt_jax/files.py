@@ -81,6 +81,15 @@ def read_json(path: str | os.PathLike, what: str, fix: str) -> dict[str, Any]:
   return found
 
 
+STORES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}  # scheme: the package that reaches it
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Whether a path is the address of an object store; see `remote`."""
+  scheme, slashes, _ = str(path).partition("://")
+  return bool(slashes) and scheme in STORES
+
+
 def local(path: str, name: str = "") -> str:
   """A path of this machine as a user has written it, with the home folder in place of `~`.
 

@@ -5,7 +5,7 @@ import functools
 from importlib import metadata
 import typing
 
-from ebt_jax import cli
+from ebt_jax import cli, files
 from ebt_jax import config as config_lib
 from ebt_jax.config import Config, ConfigError
 from ebt_jax.trackers import TRACKERS
@@ -14,6 +14,7 @@ MODES = ("train", "eval", "generate", "export", "import", "shapes", "compile")
 # flag: the modes that use it; flags that are not listed are used by every mode
 USED_BY = {
   "tracker": ("train",),
+  "mirror": ("train",),
   "model": ("eval", "generate", "export", "shapes"),
   "checkpoint_step": ("eval", "generate", "export"),
   "source": ("eval",),
@@ -71,6 +72,15 @@ class _Key(argparse.Action):
     flags.keys.append(f"{self.dest}={self.const if value == [] else value}")
 
 
+def _workdir(text: str) -> str:
+  if files.is_remote(text):
+    raise argparse.ArgumentTypeError(
+      f"{text} is a remote path, expected one of this machine; to train, give it as --mirror beside a --workdir of "
+      "this machine; to read a run, as --model"
+    )
+  return cli.local(text)
+
+
 def _parser() -> _Parser:
   parser = _Parser(
     prog="python -m ebt_jax.main",
@@ -89,20 +99,27 @@ def _parser() -> _Parser:
     metavar="FILE.py[:ARG]",
     help="config file (default: that of the run in --workdir)",
   )
-  flag("--workdir", type=cli.local, default="", metavar="DIR", help="folder of the run: checkpoints, metrics, results")
+  flag("--workdir", type=_workdir, default="", metavar="DIR", help="folder of the run: checkpoints, metrics, results")
   flag(
     "--model",
-    type=cli.local,
+    type=cli.anywhere,
     default="",
     metavar="NAME",
-    help="in place of --workdir, a trained run that is only read: its folder, or one that comes with the package: "
-    "bundled, bundled/transformer",
+    help="in place of --workdir, a trained run that is only read: its folder, also gs:// or s3://, or one that comes "
+    "with the package: bundled, bundled/transformer",
   )
   flag("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="config keys, e.g. train.steps=100")
   key = {"action": _Key, "default": argparse.SUPPRESS}
   flag("--config.KEY", **key, metavar="VALUE", help="the same, on top of --config; also --config.KEY, --noconfig.KEY")
   flag("--distributed", action="store_true", help="call jax.distributed.initialize first (TPU pods, clusters)")
   flag = parser.add_argument_group("train").add_argument
+  flag(
+    "--mirror",
+    type=cli.anywhere,
+    default="",
+    metavar="ADDRESS",
+    help="gs://, s3:// or another folder, which gets all checkpoints too, and which a new machine goes on from",
+  )
   flag("--tracker", choices=("", *TRACKERS), default="", metavar="NAME", help="also log to: " + " | ".join(TRACKERS))
   flag = parser.add_argument_group("eval, generate, export").add_argument
   flag(

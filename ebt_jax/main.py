@@ -16,6 +16,7 @@ from ebt_jax import cli, sweep
 from ebt_jax import config as config_lib
 from ebt_jax import flags as flags_lib
 from ebt_jax.config import Config, ConfigError, MeshConfig
+from ebt_jax.errors import UserError
 
 
 def read_config(flags: argparse.Namespace) -> Config:
@@ -49,8 +50,8 @@ def _folder(flags: argparse.Namespace) -> str:
   from ebt_jax.use import bundled
 
   try:
-    return str(bundled.folder_of(flags.model))
-  except ConfigError as e:
+    return str(bundled.folder_of(flags.model, None if flags.checkpoint_step < 0 else flags.checkpoint_step))
+  except UserError as e:
     raise ConfigError(f"--model: {e}") from e
 
 
@@ -95,7 +96,7 @@ def start(config: Config, flags: argparse.Namespace) -> None:
   step = None if flags.checkpoint_step < 0 else flags.checkpoint_step
   match flags.mode:
     case "train":
-      loop.train(config, flags.workdir, flags.tracker)
+      loop.train(config, flags.workdir, flags.tracker, flags.mirror)
     case "eval":
       commands.evaluate(folder, config, step, flags.source, flags.out, keep=not flags.model)
     case "generate":

@@ -6,7 +6,7 @@ the task has one, and at the end `final_result.json`; while it is trained also `
 What another course of the run has left keeps another name: `*.old*`, `*_stepN.json`, `config_until_stepN.json`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -23,9 +23,10 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from ebt_jax import config as config_lib
-from ebt_jax import files, metrics, parallel, record, trackers, weights
+from ebt_jax import files, metrics, parallel, record, remote, trackers, weights
 from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.config import Config, ConfigError
+from ebt_jax.errors import UserError
 from ebt_jax.owner import Owner
 from ebt_jax.record import CONFIG
 from ebt_jax.tasks import registry
@@ -112,12 +113,13 @@ def warm_start(config: Config, params: Any, mesh: jax.sharding.Mesh) -> Any:
     ConfigError: parameters are missing, extra, or of another shape, and not named in `init_skip`.
   """
   skip = tuple(part.strip() for part in config.init_skip.split(",") if part.strip())
-  folder = pathlib.Path(files.local(config.init_from, "config.init_from"))
+  there = config.init_from
+  folder = remote.folder_of(there) if files.is_remote(there) else pathlib.Path(files.local(there, "config.init_from"))
   if not (folder / CONFIG).exists():
     raise ConfigError(f"config.init_from: {folder} holds no run (no config.json); give the folder of a trained run")
-  there = open_run(folder, mesh=mesh)
-  record.warn_of_other_files(config, there.folder)
-  mine, theirs = _by_path(params), _by_path(there.params)
+  run = open_run(folder, mesh=mesh)
+  record.warn_of_other_files(config, run.folder)
+  mine, theirs = _by_path(params), _by_path(run.params)
   unknown = [s for s in skip if not any(_within(path, s) for path in (*mine, *theirs))]
   if unknown:
     raise ConfigError(f"config.init_skip: no parameter {unknown[0]!r}; {config_lib.near(unknown[0], {*mine, *theirs})}")
@@ -157,18 +159,34 @@ def _mismatch(path: str, mine: Any, theirs: Any) -> str:
 @contextlib.contextmanager
 def owned(folder: pathlib.Path) -> Iterator[None]:
   """Process 0 owns the folder of a run while all processes train it; all raise ConfigError if another run does."""
-  refused, owner = None, None
+  with _by_main(lambda: Owner(folder), f"--workdir: {folder} cannot be written") or contextlib.nullcontext():
+    yield
+
+
+def begin_mirror(mirror: remote.Mirror, folder: pathlib.Path) -> None:
+  """Process 0 fetches the run of a mirror where the folder holds none; all raise UserError if it is refused."""
+
+  def begin():
+    with Owner(folder):
+      return mirror.begin()
+
+  if said := _by_main(begin, "--mirror: cannot be used"):
+    print(said, flush=True)
+
+
+def _by_main(call: Callable[[], Any], failure: str) -> Any:
+  """What a call on process 0 gives, which the others wait for; all raise UserError where it does."""
+  refused, found = None, None
   if jax.process_index() == 0:
     try:
-      owner = Owner(folder)
-    except ConfigError as e:
+      found = call()
+    except UserError as e:
       refused = e
   if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(refused is not None)):
-    refused = refused or ConfigError(f"--workdir: {folder} cannot be written; see what process 0 says")
+    refused = refused or ConfigError(f"{failure}; see what process 0 says")
   if refused:
     raise refused
-  with owner or contextlib.nullcontext():
-    yield
+  return found
 
 
 def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:

@@ -160,8 +160,8 @@ def test_one_item_is_read_without_the_other(tmp_path, monkeypatch):
   params = {"params": make_state(2)["params"]}
   for path in files_of(tmp_path / "2" / "training"):
     path.write_bytes(b"damaged")
-  read, checksum = [], checkpoint._checksum
-  monkeypatch.setattr(checkpoint, "_checksum", lambda path: read.append(path) or checksum(path))
+  read, checksum = [], checkpoint.checksum
+  monkeypatch.setattr(checkpoint, "checksum", lambda path: read.append(path) or checksum(path))
   step, found, extra = restore(tmp_path, state=params)
   assert (step, extra) == (2, {"at": 2})
   assert_same(found, params)

@@ -27,6 +27,7 @@ PACKAGES = {
   "ml_collections": ("main.py config/", "inside"),
   "scipy": ("scaling.py", "top"),
   "pickle": ("torch_file.py", "top"),
+  "etils": ("remote.py", "top"),
 }
 NEVER = {"configs", "experiments", "tests", "tools", "torch", "tensorflow"}
 WITHOUT_JAX = (

@@ -1,6 +1,5 @@
 """The training loop: data, mesh, state, steps, evaluation, checkpoints, and what a finished run leaves behind."""
 
-import functools
 import logging
 import math
 import pathlib
@@ -11,7 +10,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from ebt_jax import flops, metrics, parallel, record, runs, streams, thinking
+from ebt_jax import flops, metrics, parallel, record, remote, runs, streams, thinking
 from ebt_jax.checkpoint import CheckpointError, Checkpoints
 from ebt_jax.clock import Clock
 from ebt_jax.config import Config
@@ -38,30 +37,44 @@ class Interrupted(SystemExit):
   """A signal has asked the run to end and the state is saved; the exit code is the shell's for that signal."""
 
 
-def train(config: Config, workdir: str, tracker: str = "") -> dict[str, Any]:
+def train(config: Config, workdir: str, tracker: str = "", mirror: str = "") -> dict[str, Any]:
   """Trains until `train.steps`, resuming what `workdir` holds; returns what `final_result.json` holds.
 
   Args:
     tracker: of experiments, which gets the rows of `metrics.jsonl` too; see `trackers`.
+    mirror: address on an object store, which gets all checkpoints too, and which a run goes on from where `workdir`
+      holds none; see `remote`.
 
   Raises:
-    ConfigError: the config does not fit the data, the devices or the run that is in `workdir`.
+    ConfigError: the config does not fit the data, the devices, the mirror or the run that is in `workdir`.
+    RemoteError: the mirror cannot be read, or has not got the last checkpoint.
     TrainingStopped: too many non-finite steps in a row.
     CheckpointError: nothing intact to resume from, the folder takes no checkpoints, or the last save failed.
   """
   mesh = parallel.make_mesh(config.mesh)
   folder = pathlib.Path(workdir).expanduser()
+  copies = remote.Mirror(mirror, folder, config.checkpoint) if mirror else None
+  if copies:
+    runs.begin_mirror(copies, folder)
   before = record.kept(folder)
   if before and before.config.data != config.data and not runs.has_trained(folder):
     before = None  # nothing was trained on those data
   task = registry.make(config, parallel.shards_of(mesh), before)
-  saved = functools.partial(runs.note_saved, folder)
+
+  def saved(step):
+    runs.note_saved(folder, step)
+    if copies:
+      copies.send(step)
+
   checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, saved)  # refuses a path before it is made
   with runs.owned(folder):
     if done := runs.claim(folder, task.config):
       print(f"{folder}: this run is finished ({config.train.steps} steps); give another --workdir to train again")
-      return done
-    return _train(task, mesh, checkpoints, folder, workdir, before, tracker)
+    else:
+      done = _train(task, mesh, checkpoints, folder, workdir, before, tracker)
+    if copies and jax.process_index() == 0:
+      copies.finish()
+    return done
 
 
 def _train(

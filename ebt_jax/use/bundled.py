@@ -2,6 +2,7 @@
 
 import pathlib
 
+from ebt_jax import files
 from ebt_jax.config import ConfigError
 
 NAME, DEFAULT = "bundled", "ebt"
@@ -14,15 +15,23 @@ def names() -> list[str]:
   return [NAME, *(f"{NAME}/{name}" for name in found if name != DEFAULT)]
 
 
-def folder_of(model: str | pathlib.Path) -> pathlib.Path:
-  """The folder of a trained run: that of a model in the package, or `model` itself.
+def folder_of(model: str | pathlib.Path, step: int | None = None) -> pathlib.Path:
+  """The folder of a trained run: that of a model in the package, a copy of one on an object store, or `model` itself.
 
   A folder of one's own that is called so is `./bundled`.
 
+  Args:
+    step: of the checkpoint to copy; None: the newest.
+
   Raises:
     ConfigError: no such model comes with the package, or the folder holds no run.
+    RemoteError: the store holds no run, or cannot be reached.
   """
   text = str(model)
+  if files.is_remote(text):
+    from ebt_jax import remote  # not before it is asked for: it waits for JAX
+
+    return remote.folder_of(text, step)
   name = DEFAULT if text == NAME else text.removeprefix(f"{NAME}/")
   inside = text.startswith(NAME) and (text == NAME or text != name)
   folder = FOLDER / name if inside else pathlib.Path(model).expanduser()

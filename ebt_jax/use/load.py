@@ -23,8 +23,8 @@ def load(folder: str | pathlib.Path, step: int | None = None, settings: Mapping[
   """A trained run, ready to use on the first device.
 
   Args:
-    folder: of a run that `python -m ebt_jax.main` has trained, exported or imported; or "bundled" and
-      "bundled/transformer", which come with the package.
+    folder: of a run that `python -m ebt_jax.main` has trained, exported or imported, also on an object store, such as
+      "gs://bucket/run"; or "bundled" and "bundled/transformer", which come with the package.
     step: of the checkpoint; None: the newest that is intact.
     settings: config keys that differ from training, such as `{"eval.candidates": 8, "eval.steps": 4}`.
 
@@ -35,8 +35,9 @@ def load(folder: str | pathlib.Path, step: int | None = None, settings: Mapping[
   Raises:
     ConfigError: there is no run, a setting is wrong, or the task has no model of this kind.
     CheckpointError: there is no intact checkpoint.
+    RemoteError: the store holds no run, or cannot be reached.
   """
-  folder = bundled.folder_of(folder)
+  folder = bundled.folder_of(folder, step)
   config = config_lib.set_keys(runs.config_of(folder), [f"{k}={v}" for k, v in (settings or {}).items()])
   if config.task not in MODELS:
     raise ConfigError(
