@@ -1,12 +1,14 @@
 """What a person reads while a run trains."""
 
 import math
+import re
 from typing import Any
 
 import jax
 
 from ebt_jax import metrics, parallel, runs
 from ebt_jax.clock import Clock
+from ebt_jax.config import DataConfig
 from ebt_jax.evaluation import evaluator, samples
 from ebt_jax.evaluation.evaluator import pretty
 from ebt_jax.tasks.base import Data, Task, Thinks
@@ -22,6 +24,8 @@ def announce(task: Task, data: Data, abstract: TrainState, mesh: jax.sharding.Me
   print(f"model: {name}, {m.layers} layers, width {m.width}, {size}")
   for line in (*data.lines, *task.notes()):
     print(line)
+  for text in samples_of(task.config.data):
+    print(text)
   if text := repeats(task.config.train.steps * task.config.train.batch_size, len(data.train)):
     print(text)
   if abstract.replay:
@@ -40,6 +44,19 @@ def repeats(rows: int, examples: int) -> str:
   return f"data: this run sees each of its {examples:,} training examples {rows / examples:.1f} times"
 
 
+def samples_of(data: DataConfig) -> list[str]:
+  """Lines that say that a run does not learn a whole data set: by a limit of the config, or by the name of the set."""
+  lines = [
+    f"data: a sample: no more than the first {limit:,} {what} are read (data.{key}={limit})"
+    for key, what in (("max_documents", "documents"), ("max_tokens", "training tokens"))
+    if (limit := getattr(data, key))
+  ]
+  if _SAMPLE.search(data.source):
+    lines.append(f"data: {data.source} is named as a sample of a larger set; results on it are not those on the whole")
+  return lines
+
+
+_SAMPLE = re.compile(r"(?<![a-z])(sample|subset)(?![a-z])", re.IGNORECASE)  # sample-10BT, sample_350BT
 RISE = 0.01  # of a held-out loss above its least, twice in a row: more than its noise from one evaluation to the next
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import ebt_jax
-from ebt_jax import files, weights
-from ebt_jax.config import ConfigError
+from ebt_jax import files, runs, weights
+from ebt_jax.config import ConfigError, differences, resolve
+from ebt_jax.sweep import read_config
+from ebt_jax.tasks import registry
 from ebt_jax.use import bundled
-from tests.helpers import run
+from tests.helpers import REPOSITORY, run
 
 NAMES = ("bundled", "bundled/transformer")
 
@@ -36,6 +38,21 @@ def test_they_are_small_and_what_their_card_says():
     places = json.loads((folder / "data.json").read_text())
     assert (places["place"], places["absolute_place"]) == (".", ".")  # nothing of the machine that trained it
   assert sum(sizes.values()) < 3e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_were_trained_by_the_config_and_on_the_text_that_are_here(name):
+  folder = bundled.folder_of(name)
+  asked = read_config(f"{REPOSITORY}/configs/bundled.py:{name.partition('/')[2]}".rstrip(":"))
+  task = registry.make(resolve(asked))
+  assert differences(runs.config_of(folder), task.config) == []
+  assert runs.config_of(folder).data == task.config.data
+  result = files.read_json(folder / "final_result.json", "a result", "")
+  assert result["git"] == "" and result["steps"] == task.config.train.steps
+  if name == NAMES[0]:  # both have the same data
+    assert files.read_json(folder / "data.json", "data", "")["fingerprint"] == task.problem.data().fingerprint
+  other = files.read_json(bundled.folder_of(NAMES[0]) / "data.json", "data", "")
+  assert files.read_json(folder / "data.json", "data", "") == other
 
 
 def test_both_answer_and_the_energy_of_the_ebt_tells_words_from_noise(model):
