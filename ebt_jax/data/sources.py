@@ -94,7 +94,10 @@ class Source:
         self.fraction = max(self.fraction, n / self._limit)
       yield document
     if not n:
-      raise ConfigError(f"{KEY}: {self._name} holds no text; found {str(self.left_out) or 'no document'}")
+      raise ConfigError(
+        f"{KEY}: {self._name} holds no text; found {str(self.left_out) or 'no document'}; give files with some (of "
+        "prompts: answers; of chats: messages of the assistant), or set data.text_key"
+      )
 
   def _with_text(self, found: Iterator[Document]) -> Iterator[Document]:
     for document in found:

@@ -67,6 +67,9 @@ def test_chats_learn_what_the_assistant_says(tmp_path):
   assert shown == "user: hi\nassistant: yo\nuser: so\nassistant: ok\n"
   with pytest.raises(ConfigError, match="layout.*document"):
     text.whole(DataConfig(source=chat.source, text_key="messages"), BYTES)
+  written(tmp_path, rows[1:])
+  with pytest.raises(ConfigError, match="rows.jsonl holds no text; found rows without text: 1; .*of the assistant"):
+    text.whole(chat, BYTES)
 
 
 def test_both_splits_and_their_limits(tmp_path):

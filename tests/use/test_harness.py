@@ -54,6 +54,11 @@ def test_the_harness_gets_what_the_model_says(harness):
     (one,) = model.likelihood([pair])
     assert total == pytest.approx(one.total, rel=1e-5) and greedy == one.likeliest.all()
   assert found[2] == (0.0, True) and len(lm.kept) == 3
+  (rolled,) = lm.loglikelihood_rolling(asked(("Plain",)))
+  assert rolled == pytest.approx(model.score("Plain").log_likelihood.sum(), abs=1e-5)
+  thinker = model_of(CONFIG)
+  (rolled,) = harness.HarnessModel(model=thinker, steps=3).loglikelihood_rolling(asked(("Plain",)))
+  assert rolled == pytest.approx(thinker.score("Plain", steps=3).log_likelihood.sum(), abs=1e-5)
   text = "Plain bytes and more of them"
   assert lm.loglikelihood_rolling(asked((text,))) == [pytest.approx(model.likelihood([("", text)])[0].total, rel=1e-5)]
   whole = model.generate("Plain", 12, top_k=1).text

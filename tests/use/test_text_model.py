@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ebt_jax import parallel, runs, weights
+from ebt_jax.checkpoint import CheckpointError
 from ebt_jax.config import Config, ConfigError, DataConfig, MeshConfig, ModelConfig, ThinkingConfig
 from ebt_jax.tasks import registry
 from ebt_jax.use.text import TextModel
@@ -129,6 +130,24 @@ def test_parameters_of_an_ebt_are_written_and_read(model, half, tmp_path):
   kept = jax.tree.map(lambda a: a.astype(np.float16).astype(a.dtype) if half and a.ndim else a, params)
   jax.tree.map(np.testing.assert_array_equal, found, kept)
   assert step == 3 and found["thinking"]["step_size"].shape == ()
+
+
+def test_a_file_of_another_model_is_named(model, tmp_path):
+  mesh = parallel.make_mesh(MeshConfig(data=1), jax.devices()[:1])
+  abstract, params = runs.abstract_params(model._run.task, mesh), model._run.params
+  size = params["thinking"]["step_size"]
+
+  def said(thinking):
+    weights.write(tmp_path, {**params, "thinking": thinking}, 3)
+    with pytest.raises(CheckpointError, match="model.safetensors: is of another model than config.json") as found:
+      weights.read(tmp_path, abstract)
+    return str(found.value)
+
+  rest = {n: a for n, a in params["thinking"].items() if n != "step_size"}
+  assert "thinking.step_size: found int32[], expected float32[]" in said({**rest, "step_size": jnp.int32(size)})
+  assert "thinking.step_size: found float32[2], expected float32[]" in said({**rest, "step_size": jnp.ones(2)})
+  assert "thinking.step_size: missing, expected float32[]" in said(rest)
+  assert "thinking.more: found float32[], not in this model" in said({**params["thinking"], "more": jnp.ones(())})
 
 
 def test_what_does_not_fit_is_named(model, transformer):
