@@ -42,12 +42,15 @@ class Question(NamedTuple):
 
 
 def read(path: pathlib.Path, count: int, shots: int) -> list[Question]:
-  """The first questions of a file, each after `shots` solved ones from its end.
+  """The first questions of a file, each after `shots` solved ones: the shortest of those that are not asked.
+
+  Args:
+    path: `.jsonl`, or `.jsonl.xz`.
 
   Raises:
     ConfigError: a row lacks its context or continuation, or there are too few rows.
   """
-  with lzma.open(path, "rt", encoding="utf-8") as f:
+  with (lzma.open if path.suffix == ".xz" else open)(path, "rt", encoding="utf-8") as f:
     rows = [json.loads(line) for line in f]
   for n, row in enumerate(rows, 1):
     if not (isinstance(row.get("context"), str) and row.get("continuation")):
@@ -56,9 +59,10 @@ def read(path: pathlib.Path, count: int, shots: int) -> list[Question]:
       raise ConfigError(f"--data: {path}:{n}: the continuation {row['continuation']!r} is none of the choices")
   if len(rows) <= shots:
     raise ConfigError(f"--shots: {shots} solved questions before each, and {path} has {len(rows)}; give fewer")
-  before = "".join(f"{row['context']}{row['continuation']}\n\n" for row in rows[len(rows) - shots :])
-  out = []
-  for row in rows[: min(count, len(rows) - shots)]:
+  asked = min(count, len(rows) - shots)
+  solved = sorted((f"{row['context']}{row['continuation']}\n\n" for row in rows[asked:]), key=len)[:shots]
+  before, out = "".join(solved), []
+  for row in rows[:asked]:
     choices = row.get("choices") or [row["continuation"]]
     out.append(Question(before + row["context"], row["continuation"], choices, choices.index(row["continuation"])))
   return out

@@ -50,3 +50,13 @@ def test_its_command_is_ours(nodes, tmp_path):
   assert (config.data.source, config.train.batch_size) == ("/bucket/data", 64)
   two = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
   assert variables == (two if nodes == 2 else {})
+
+
+def test_skypilot_reads_the_task():
+  """Where SkyPilot is installed: the task as it would be sent, with what a user gives."""
+  sky = pytest.importorskip("sky")
+  asked = {"BUCKET": "some-bucket", "RUN": "small"}
+  task = sky.Task.from_yaml_config({**TASK, "envs": {**TASK["envs"], **asked}, "file_mounts": {}})
+  (resources,) = task.resources
+  assert task.num_nodes == 1 and task.run == TASK["run"] and resources.use_spot
+  assert resources.accelerators == {"H100": 8} and task.envs["RUN"] == "small"
