@@ -52,6 +52,8 @@ COMMANDS = {  # command: a mistake in its flags, and what is said of it
   "-m experiments.denoising.probe": ("--pictures=0", "--pictures: expected 1 or more, found 0"),
   "-m experiments.denoising.uncertainty": ("--workdir=nowhere", "nowhere/models/runs holds no finished run MODEL"),
   "-m experiments.downstream.study": ("--data=nowhere", "no set (*.jsonl.xz) in nowhere"),
+  "-m experiments.downstream.shots": ("--data=nowhere", "no set (*.jsonl.xz) in nowhere"),
+  "-m experiments.downstream.best_of": ("--questions=nowhere.jsonl", "--questions: no file nowhere.jsonl"),
   "-m experiments.video.train": ("--set=shaeps", "--set: no set 'shaeps'; did you mean shapes"),
   "-m experiments.video.study": ("--sets=shaeps --workdir=nowhere", "--sets: no set 'shaeps'; did you mean shapes"),
   "-m experiments.video.speed": ("--frames=0", "--frames: expected 1 or more, found 0"),
@@ -96,7 +98,7 @@ def test_every_program_is_here():
 def test_a_mistake_is_one_line_and_code_2(command, tmp_path, tmp_path_factory, monkeypatch, capsys):
   flags, words = COMMANDS[command]
   owning = command.startswith(("-m experiments.thinking", "-m experiments.video.study")) and "train" not in command
-  if owning or command.endswith((".downstream.study", ".frechet", ".probe", ".uncertainty")):
+  if owning or command.endswith((".downstream.study", ".downstream.shots", ".frechet", ".probe", ".uncertainty")):
     # it owns its results until this process ends
     flags += f" --out={tmp_path_factory.mktemp('results')}"
   monkeypatch.chdir(tmp_path)
