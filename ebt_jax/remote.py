@@ -26,7 +26,7 @@ from ebt_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, RUN = "checkpoints", "config.json"
+CHECKPOINTS, EVENTS, RUN = "checkpoints", "tensorboard", "config.json"
 _OF_THIS_MACHINE = re.compile(r"owner\.json|probe\..*|.*\.part")
 
 
@@ -61,8 +61,8 @@ class Mirror:
       if not steps:
         return ""
       if not (here / RUN).exists():
-        _pull_files(there, here)
         _pull_checkpoint(there, here, max(steps))
+        _pull_files(there, here)
         return f"fetched step {max(steps)} from {there}"
       theirs = config_lib.resolve(json.loads((there / RUN).read_text()))
       if differ := config_lib.differences(theirs, config_lib.load(here / RUN), places=False):
@@ -178,13 +178,14 @@ def _steps(there: Any) -> list[int]:
 
 
 def _small_files(folder: Any) -> list[str]:
-  """All files of a run but its checkpoints, by their paths within."""
+  """All files of a run but its checkpoints, by their paths within; the config, which makes it one, is the last."""
   out = []
   for path in folder.iterdir():
-    if _OF_THIS_MACHINE.fullmatch(path.name) or path.name == CHECKPOINTS:
-      continue
-    out += [f"{path.name}/{p.name}" for p in path.iterdir()] if path.is_dir() else [path.name]
-  return sorted(out)
+    if path.is_dir():
+      out += [f"{EVENTS}/{p.name}" for p in path.iterdir()] if path.name == EVENTS else []
+    elif not _OF_THIS_MACHINE.fullmatch(path.name):
+      out.append(path.name)
+  return sorted(out, key=lambda name: (name == RUN, name))
 
 
 def _push_files(here: pathlib.Path, there: Any) -> None:

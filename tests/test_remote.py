@@ -94,6 +94,8 @@ def test_another_machine_goes_on_and_ends_as_a_run_that_never_left(store, tmp_pa
 
 def test_the_newest_and_those_to_keep_stay_and_nothing_counts_before_its_seal(store, tmp_path, caplog, monkeypatch):
   folder = trained(tmp_path / "run", [1, 3, 4, 5, 6, 7])
+  (folder / "wandb/run").mkdir(parents=True)  # a tracker's own
+  (folder / "owner.json").write_text("{}")
   mirror = Mirror(ADDRESS, folder, KEEP)
   assert mirror.begin() == ""
   for n in (1, 3, 4, 5, 6):
@@ -118,6 +120,12 @@ def test_the_newest_and_those_to_keep_stay_and_nothing_counts_before_its_seal(st
   monkeypatch.undo()
   bucket.use(store)
   mirror.finish()
+  assert sorted(p.name for p in (store / "b/runs/a").iterdir()) == ["checkpoints", "config.json", "metrics.jsonl"]
+  part = (
+    tmp_path / "fresh/checkpoints/7" / next(iter(json.loads((folder / "checkpoints/7/checksums.json").read_text())))
+  )
+  part.parent.mkdir(parents=True)
+  part.touch()  # fetched in part, and killed
   fresh = Mirror(ADDRESS, tmp_path / "fresh", KEEP)
   assert fresh.begin() == f"fetched step 7 from {ADDRESS}"
   for name in ("metrics.jsonl", "checkpoints/7/checksums.json"):

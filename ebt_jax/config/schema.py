@@ -298,6 +298,11 @@ class DataConfig(Checks):
   max_bad: float = 0.05  # pictures: the largest share of files that cannot be used, which are left out
 
   @property
+  def limits(self) -> dict[str, int]:
+    """Keys that are set and leave out what the source holds beyond them."""
+    return {key: n for key in ("max_documents", "max_tokens") if (n := getattr(self, key))}
+
+  @property
   def more_held_out(self) -> dict[str, str]:
     """Name -> source of the further held-out sets."""
     pairs = [pair.partition("=") for pair in self.held_out_sources.split(";") if pair.strip()]

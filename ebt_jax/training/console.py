@@ -46,11 +46,7 @@ def repeats(rows: int, examples: int) -> str:
 
 def samples_of(data: DataConfig) -> list[str]:
   """Lines that say that a run does not learn a whole data set: by a limit of the config, or by the name of the set."""
-  lines = [
-    f"data: a sample: no more than the first {limit:,} {what} are read (data.{key}={limit})"
-    for key, what in (("max_documents", "documents"), ("max_tokens", "training tokens"))
-    if (limit := getattr(data, key))
-  ]
+  lines = [f"data: a sample: data.{key}={n} leaves out the rest of the source" for key, n in data.limits.items()]
   if _SAMPLE.search(data.source):
     lines.append(f"data: {data.source} is named as a sample of a larger set; results on it are not those on the whole")
   return lines

@@ -40,10 +40,8 @@ def test_how_often_each_example_is_seen():
 def test_a_data_set_that_is_a_sample_is_named():
   said = lambda **data: "\n".join(console.samples_of(config_lib.DataConfig(**data)))
   assert said() == said(source="samples.txt") == said(source="resampled/") == ""
-  assert "a sample: no more than the first 1,000 documents are read (data.max_documents=1000)" in said(
-    max_documents=1000
-  )
-  assert "first 500 training tokens" in said(max_tokens=500)
+  assert said(max_documents=1000) == "data: a sample: data.max_documents=1000 leaves out the rest of the source"
+  assert "data.max_tokens=500 leaves out" in said(max_tokens=500)
   for source in ("fineweb/sample-10BT", "tfds:c4_sample", "data/Subset.jsonl"):
     assert f"data: {source} is named as a sample of a larger set" in said(source=source)
 
