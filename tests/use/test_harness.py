@@ -80,7 +80,12 @@ def test_the_harness_runs_a_task_of_its_own(tmp_path):
     'doc_to_target: "{{gold}}"\nmetric_list: [{metric: acc}]\n'
   )
   run = [sys.executable, "-m", "ebt_jax.main", "--config=configs/quickstart.py", f"--workdir={tmp_path}/run"]
-  short = ["--config.train.steps=2", "--config.eval.max_windows=8", "--config.sample.tokens=0"]
+  short = [
+    "--config.train.steps=2",
+    "--config.train.warmup=1",
+    "--config.eval.max_windows=8",
+    "--config.sample.tokens=0",
+  ]
   subprocess.run([*run, *short], check=True, capture_output=True)
   command = ["run", "--model", "ebt_jax", "--model_args", f"run={tmp_path}/run,steps=2", "--tasks", "own_choice"]
   done = subprocess.run(
