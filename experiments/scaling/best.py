@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
   folder = parser.parse_args(argv).folder
   points.read_study(folder)
   rows = points.read(folder)
-  sizes = {(row["layers"], row["width"], row["batch_items"]) for row in rows}
+  sizes = {(row["layers"], row["width"], round(row["batch_items"])) for row in rows}  # a mean: some windows are short
   if len(sizes) != 1:
     raise ConfigError(f"{folder}: expected runs of one size, found {len(sizes)}; give a study of learning rates alone")
   ends = [row for row in rows if row["end"]]
