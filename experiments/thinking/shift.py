@@ -56,7 +56,7 @@ def show(args, rungs, loss: dict[str, np.ndarray]) -> None:
   rows.append(f"slope {common.over_seeds(slopes, '.3f')} percent for each unit of shift")
   rows.append(f"correlation {common.over_seeds(correlations, '.3f')}")
   fig, axes = common.figure(4.8, 3.4)
-  for i, r in enumerate(written):
+  for i, r in enumerate(sorted(written, key=lambda r: shift[r.name].mean())):  # names above and below in turn
     (mean, half), x = common.mean_interval(gain[r.name]), shift[r.name].mean()
     axes.errorbar(x, mean, half, fmt="o", ms=4, capsize=3, color=common.KINDS[args.kind].color)
     axes.annotate(r.name, (x, mean), xytext=(5, -9 if i % 2 else 4), textcoords="offset points", fontsize=7)
