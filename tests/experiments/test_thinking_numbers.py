@@ -226,17 +226,22 @@ def test_recipes(study, tmp_path):
 
 
 def test_shift(study, monkeypatch):
-  """exp(loss) after 2 and 3 steps: 4 to 3 on the first rung, 8 to 4 and 16 to 4 on the next; noise is a control."""
+  """exp(loss) after 2 and 3 steps: 4 to 3 on the first rung, 8 to 4 and 16 to 4 on the next; noise is a control.
+  Transformer++ has 6."""
   exp = {"prose": (9, 4, 3), "legal": (9, 8, 4), "code": (9, 16, 4), "noise": (9, 400, 399)}
   rungs = [SimpleNamespace(name=n, why="", fetched=n != "code", documents=[1]) for n in exp]
   monkeypatch.setattr(shift.ladder, "rungs", lambda *a, **k: rungs)
   monkeypatch.setattr(shift.ladder, "write_texts", lambda *a: {name: f"{name}.jsonl" for name in exp})
-  table, _ = study(shift, lambda model, examples, inference: with_exp(*exp[examples]), "--first=2", "--last=3")
+
+  def losses(model, examples, inference):
+    return with_exp(6) if model.kind == "transformer" else with_exp(*exp[examples])
+
+  table, _ = study(shift, losses, "--first=2", "--last=3")
   rows = [line.split() for line in table]
-  assert rows[2] == ["prose", "1.0986", "1.000", "25.00", "±", "0.00"]  # ln 3
-  assert rows[3] == ["legal", "1.3863", "2.000", "50.00", "±", "0.00"]
-  assert rows[4] == ["code", "1.3863", "4.000", "75.00", "±", "0.00", "(stand-in)"]
-  assert rows[5] == ["noise", "5.9890", "100.000", "0.25", "±", "0.00"]
+  assert rows[2] == ["prose", "1.0986", "1.000", "25.00", "±", "0.00", "-0.6931", "±", "0.0000"]  # ln 3, ln 3 - ln 6
+  assert rows[3] == ["legal", "1.3863", "2.000", "50.00", "±", "0.00", "-0.4055", "±", "0.0000"]
+  assert rows[4] == ["code", "1.3863", "4.000", "75.00", "±", "0.00", "-0.4055", "±", "0.0000", "(stand-in)"]
+  assert rows[5] == ["noise", "5.9890", "100.000", "0.25", "±", "0.00", "4.1972", "±", "0.0000"]
   # through (1, 25), (2, 50), (4, 75), without noise: 75 / (14 / 3), and 75 / sqrt(14 / 3 x 1250)
   assert rows[7][:4] == ["slope", "16.071", "±", "0.000"] and rows[8] == ["correlation", "0.982", "±", "0.000"]
 
