@@ -43,6 +43,11 @@ def read_config(flags: argparse.Namespace) -> Config:
   )
 
 
+def _step(flags: argparse.Namespace) -> int | None:
+  """Of the checkpoint that is asked for; None: the newest."""
+  return None if flags.checkpoint_step < 0 else flags.checkpoint_step
+
+
 def _folder(flags: argparse.Namespace) -> str:
   """The folder of the run that --workdir or --model names; empty where neither is given."""
   if not flags.model:
@@ -50,7 +55,7 @@ def _folder(flags: argparse.Namespace) -> str:
   from ebt_jax.use import bundled
 
   try:
-    return str(bundled.folder_of(flags.model, None if flags.checkpoint_step < 0 else flags.checkpoint_step))
+    return str(bundled.folder_of(flags.model, _step(flags)))
   except UserError as e:
     raise ConfigError(f"--model: {e}") from e
 
@@ -93,7 +98,7 @@ def start(config: Config, flags: argparse.Namespace) -> None:
     raise ConfigError(f"--workdir: mode {flags.mode} needs the folder of a run")
   if flags.distributed:
     parallel.initialize_distributed()
-  step = None if flags.checkpoint_step < 0 else flags.checkpoint_step
+  step = _step(flags)
   match flags.mode:
     case "train":
       loop.train(config, flags.workdir, flags.tracker, flags.mirror)

@@ -72,6 +72,17 @@ def run(arguments, hook: str = "", cwd: pathlib.Path = REPOSITORY, module: str =
   return Done(code, *((pathlib.Path(folder) / name).read_text(encoding="utf-8") for name in ("out", "err")))
 
 
+def with_data_sets(program: str, folder: pathlib.Path, *arguments: str) -> None:
+  """Runs a program that prepares and reads TFDS data sets in a folder, and asserts that it ends well.
+
+  A process of its own: the folder is read from the environment, and a builder's name is taken for ever.
+  """
+  env = os.environ | {"TFDS_DATA_DIR": str(folder), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+  command = [sys.executable, "-c", program, *arguments]
+  done = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=120)
+  assert done.returncode == 0, done.stdout + done.stderr
+
+
 def environment(folder) -> dict[str, str]:
   """Of a process that runs main: one CPU device, quick compilation, a cache of programs in `folder`."""
   return os.environ | {

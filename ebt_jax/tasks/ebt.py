@@ -138,7 +138,7 @@ class EBTTask:
     )  # fmt: skip
     if t.contrast:
       wrong = self.problem.wrong(streams.fold(key, streams.WRONG), batch, aux.candidate)
-      energies = [self._energy_of(model, params, context, answer) for answer in (target, wrong)]
+      energies = [self.energy_of(params, context, answer, model.energy) for answer in (target, wrong)]
       total = total + t.contrast * self._contrast_of(*energies, weights)
     finished, metrics = (), self._metrics(params, batch, weights, aux)
     if replayed:
@@ -173,9 +173,11 @@ class EBTTask:
 
     return space.reduce_loss(params["model"], x, weighted, arrays)[0]
 
-  def _energy_of(self, model, params, context, answer):
-    """Energy of an answer like the target, at the last landscape."""
-    return self.energy(params, context, self.space.embed_target(params["model"], answer), model.energy)
+  def energy_of(
+    self, params: Params, context: Any, answer: Any, energy: Callable[..., Array] | None = None
+  ) -> Float[Array, "*e"]:
+    """Energies at the last landscape of answers like the target; `energy` as in `energy`."""
+    return self.energy(params, context, self.space.embed_target(params["model"], answer), energy)
 
   def energy(
     self, params: Params, context: Any, y: Any, energy: Callable[..., Array] | None = None
@@ -195,7 +197,7 @@ class EBTTask:
 
   def _contrast(self, params, context, target, weights, energies):
     """Energy of the truth against that of the last prediction."""
-    true = self._energy_of(self.model, params, context, target)
+    true = self.energy_of(params, context, target)
     return losses.energy_contrast(true, energies, first_axes(weights, energies.ndim))
 
   def _metrics(self, params, batch, weights, aux) -> dict[str, Mean]:

@@ -159,6 +159,6 @@ def denoise(task: Task, params: Params, batch: Batch, keys: jax.Array) -> Denois
 
 def _energies(task: Task):
   def run(params, batch, x):
-    return task.energy(params, task.context(params, batch), task.space.embed_target(params["model"], x))
+    return task.energy_of(params, task.context(params, batch), x)
 
   return jax.jit(run)

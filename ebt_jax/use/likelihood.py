@@ -119,7 +119,6 @@ def _scoring(task: Task):
     keys = streams.each(streams.key_for(task.config.eval.seed, streams.EVALUATE), numbers)
     context = task.context(params, batch)
     found = task.think(params, context, *task.starts(params, context, keys, batch))
-    y = task.space.embed_target(params["model"], target)
-    return *judge(found.best(found.candidates)), task.energy(params, context, y)
+    return *judge(found.best(found.candidates)), task.energy_of(params, context, target)
 
   return run

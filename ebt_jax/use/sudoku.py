@@ -82,7 +82,7 @@ class SudokuModel(Model):
 
 def _energies(task: Task):
   def run(params, batch, target):
-    return task.energy(params, task.context(params, batch), task.space.embed_target(params["model"], target))
+    return task.energy_of(params, task.context(params, batch), target)
 
   return jax.jit(run)
 

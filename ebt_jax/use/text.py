@@ -376,10 +376,10 @@ def _energies(task: Task):
 
   def run(params, tokens, p):
     batch = {"tokens": tokens}
+    context = task.context(params, batch)
     if p is None:
-      y = task.space.embed_target(params["model"], task.problem.target(batch))
-    else:
-      y = task.space.embed(params["model"], jnp.broadcast_to(p, (*tokens[:, 1:].shape, *p.shape)))
-    return task.energy(params, task.context(params, batch), y)
+      return task.energy_of(params, context, task.problem.target(batch))
+    y = task.space.embed(params["model"], jnp.broadcast_to(p, (*tokens[:, 1:].shape, *p.shape)))
+    return task.energy(params, context, y)
 
   return jax.jit(run)

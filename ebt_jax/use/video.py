@@ -247,7 +247,6 @@ def _thinking(task: Task):
 def _energies(task: Task):
   def run(params, frames):
     batch = {"frames": frames}
-    y = task.space.embed_target(params["model"], task.problem.target(batch))
-    return task.energy(params, task.context(params, batch), y)
+    return task.energy_of(params, task.context(params, batch), task.problem.target(batch))
 
   return jax.jit(run)

@@ -59,8 +59,7 @@ def answer(model: common.Model, examples: Examples, count: int, **inference) -> 
 
     def observe(x):
       right, doubts = seen(x, batch)
-      y = task.space.embed_target(params["model"], jnp.argmax(x, -1))
-      return right, {**doubts, "decoded": task.energy(params, context, y, energies)}
+      return right, {**doubts, "decoded": task.energy_of(params, context, jnp.argmax(x, -1), energies)}
 
     start, keys = task.starts(params, context, streams.each(key, numbers), batch)
     found = task.think(params, context, start, keys, observe=observe)

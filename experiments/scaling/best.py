@@ -6,7 +6,7 @@ The last evaluations of runs that differ in their learning rate alone. Of the ra
 seeds, that of the lowest mean loss is taken. Intervals are Student's, 95%.
 
 Runs at a best rate that go on for longer are compared with the other series at equal FLOPs and at equal time: their
-loss is interpolated over the logarithm of items. The time of a series is that of its fastest run, since other programs
+loss is interpolated over the logarithm of steps. The time of a series is that of its fastest run, since other programs
 may have slowed the others.
 """
 
@@ -66,34 +66,40 @@ def at_equal_cost(rows: list[dict[str, Any]], found: dict[str, Best], cost: str)
 
   Args:
     rows: all points.
-    found: `best` of the runs of the least length.
+    found: `best` of the shortest runs.
     cost: "flops" or "device_seconds", the field of a point.
   """
-  least = min(row["items"] for row in rows if row["end"])
-  spent = {}
-  for row in rows:
-    if row["end"] and row["items"] == least:
-      spent[row["series"]] = min(row[cost], spent.get(row["series"], math.inf))
+  ends = shortest(rows)
+  steps, items = ends[0]["step"], ends[0]["items"]
+  spent: dict[str, float] = {}
+  for row in ends:
+    spent[row["series"]] = min(row[cost], spent.get(row["series"], math.inf))
   lines = []
-  for long in dict.fromkeys(row["series"] for row in rows if row["items"] > least):
+  for long in dict.fromkeys(row["series"] for row in rows if row["step"] > steps and row["series"] in found):
     curves = {}
     for row in rows:
       if row["series"] == long and row["learning_rate"] == found[long].rate:
-        curves.setdefault(row["seed"], {})[row["items"]] = row["loss"]
+        curves.setdefault(row["seed"], {})[row["step"]] = row["loss"]
     for series in (one for one in found if spent[one] > spent[long]):
-      items = least * spent[series] / spent[long]
-      shared = sorted(s for s in found[series].losses if max(curves.get(s, [0])) >= items)
+      times = spent[series] / spent[long]
+      shared = sorted(s for s in found[series].losses if max(curves.get(s, [0])) >= times * steps)
       if shared:
-        there = [_between(curves[s], items) for s in shared]
+        there = [_between(curves[s], times * steps) for s in shared]
         mean, half = mean_interval([found[series].losses[s] - loss for s, loss in zip(shared, there)])
-        after = f"{items / 1e6:.2f} M items, {sum(there) / len(there):.4f}"
+        after = f"{times * items / 1e6:.2f} M items, {sum(there) / len(there):.4f}"
         lines.append(f"{series} less {long} at equal {cost} ({after}): {mean:+.4f} ± {half:.4f} ({len(shared)} seeds)")
   return "\n".join(lines)
 
 
-def _between(curve: dict[float, float], items: float) -> float:
+def shortest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The last points of the runs with the fewest steps."""
+  ends = [row for row in rows if row["end"]]
+  return [row for row in ends if row["step"] == min(one["step"] for one in ends)]
+
+
+def _between(curve: dict[int, float], step: float) -> float:
   known = sorted(curve)
-  return float(np.interp(math.log(items), np.log(known), [curve[n] for n in known]))
+  return float(np.interp(math.log(step), np.log(known), [curve[n] for n in known]))
 
 
 def main(argv: list[str]) -> None:
@@ -105,8 +111,7 @@ def main(argv: list[str]) -> None:
   sizes = {(row["layers"], row["width"], round(row["batch_items"])) for row in rows}  # a mean: some windows are short
   if len(sizes) != 1:
     raise ConfigError(f"{folder}: expected runs of one size, found {len(sizes)}; give a study of learning rates alone")
-  ends = [row for row in rows if row["end"]]
-  found = best([row for row in ends if row["items"] == min(one["items"] for one in ends)])
+  found = best(shortest(rows))
   print(table(found))
   for cost in ("flops", "device_seconds"):
     if compared := at_equal_cost(rows, found, cost):

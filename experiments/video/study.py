@@ -74,12 +74,7 @@ def thought(task: Any, params: Any, batch: Any, keys: Any) -> dict[str, jax.Arra
   context = task.context(params, batch)
   found = task.think(params, context, *task.starts(params, context, keys, batch))
   loss = task.problem.error(found.best(found.candidates), target)
-  return {"loss": loss, "thought": found.best(found.final), "truth": energy_of(task, params, context, target)}
-
-
-def energy_of(task: Any, params: Any, context: Any, frames: jax.Array) -> jax.Array:
-  """Energies `[b, s]` of frames `[b, s, ...]` in the place of the next ones."""
-  return task.energy(params, context, task.space.embed_target(params["model"], frames))
+  return {"loss": loss, "thought": found.best(found.final), "truth": task.energy_of(params, context, target)}
 
 
 def surprise(model: common.Model, windows: int) -> dict[str, float]:
@@ -161,7 +156,7 @@ def fork(model: common.Model, count: int) -> dict[str, float]:
     @jax.jit
     def energies(params):
       context = task.context(params, batch)
-      return [energy_of(task, params, context, x) for x in (truth, other, mean)]
+      return [task.energy_of(params, context, x) for x in (truth, other, mean)]
 
     of_truth, of_other, of_mean = map(pick, energies(model.params))
     out["below"] = np.mean(np.maximum(of_truth, of_other) < of_mean)

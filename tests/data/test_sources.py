@@ -2,15 +2,13 @@ import bz2
 import gzip
 import json
 import lzma
-import os
-import subprocess
-import sys
 
 import pytest
 
 from ebt_jax.config import ConfigError
 from ebt_jax.data.answers import Fields
 from ebt_jax.data.sources import Source, documents
+from tests.helpers import with_data_sets
 
 
 def lines(*texts, key="text"):
@@ -300,8 +298,4 @@ assert "tensorflow" not in sys.modules
 
 
 def test_tfds(tmp_path):
-  env = os.environ | {"TFDS_DATA_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-  # a process of its own: the data folder is read from the environment, and a builder's name is taken for ever
-  command = [sys.executable, "-c", TFDS]
-  done = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=120)
-  assert done.returncode == 0, done.stdout + done.stderr
+  with_data_sets(TFDS, tmp_path)

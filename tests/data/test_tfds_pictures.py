@@ -1,8 +1,6 @@
 """Pictures of a prepared TFDS data set, as `configs/image_ebt.py:paper` takes them."""
 
-import os
-import subprocess
-import sys
+from tests.helpers import with_data_sets
 
 PROGRAM = """
 import dataclasses, io, pathlib, sys
@@ -88,8 +86,4 @@ assert "tensorflow" not in sys.modules
 
 
 def test_pictures_of_a_prepared_data_set(tmp_path):
-  env = os.environ | {"TFDS_DATA_DIR": str(tmp_path / "sets"), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-  # a process of its own: the data folder is read from the environment, and a builder's name is taken for ever
-  command = [sys.executable, "-c", PROGRAM, str(tmp_path / "decoded")]
-  done = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=120)
-  assert done.returncode == 0, done.stdout + done.stderr
+  with_data_sets(PROGRAM, tmp_path / "sets", str(tmp_path / "decoded"))

@@ -283,8 +283,8 @@ def test_series_are_compared_at_equal_cost_with_those_that_went_on():
 
   def points_of(series, seed, ends, cost, loss):
     return [
-      {"series": series, "learning_rate": 1.0, "seed": seed, "items": n, "end": n == ends[-1], "loss": loss(n),
-       "flops": cost * n, "device_seconds": 2 * cost * n * (1 + seed)}
+      {"series": series, "learning_rate": 1.0, "seed": seed, "step": n, "items": n, "end": n == ends[-1],
+       "loss": loss(n), "flops": cost * n, "device_seconds": 2 * cost * n * (1 + seed)}
       for n in ends
     ]  # fmt: skip
 
