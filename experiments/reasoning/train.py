@@ -30,12 +30,13 @@ def sudoku(size: str, steps: int, seeds: list[int], whole: bool) -> list[sweep.R
     cost = {k: registry.make(resolve(sweep.read_config(file))).flops().row["total"] for k, file in files.items()}
     for kind in ("looped", "feedforward", "recursive"):
       plan.append((f"{kind}_flops", kind, {"train.steps": round(steps * cost["ebt"] / cost[kind])}))
-    plan.append(("pair", "ebt", {"train.steps": steps, **PAIR}))
+  of_pairs = [("pair", "ebt", {"train.steps": steps, **PAIR})] if whole else []
   out = []
-  for seed in seeds:  # all models of one seed first
-    for series, kind, keys in plan:
-      base = {**keys, "train.log_every": 100, "eval.max_windows": 128}
-      out += sweep.runs(files[kind], [sweep.Variant({}, "")], base, series, [seed])
+  for part in (plan, of_pairs):
+    for seed in seeds:  # all models of one seed first
+      for series, kind, keys in part:
+        base = {**keys, "train.log_every": 100, "eval.max_windows": 128}
+        out += sweep.runs(files[kind], [sweep.Variant({}, "")], base, series, [seed])
   return out
 
 
