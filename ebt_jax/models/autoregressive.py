@@ -1,9 +1,11 @@
 """Autoregressive EBT of text: one energy for each (tokens so far, candidate for the next), see `causal`.
 
-With `config.residual` the energy is E(c, y) = g E_theta(c, y) - <h(c), y> / a0: h is the normed last state of the
-context's own stream, a0 the initial step size, g `config.energy_gain`. Where E_theta is 0, one step of descent gives
-p + h W.T, which are the logits of Transformer++ and the start's probabilities p. So this EBT contains its baseline, and
-E_theta learns what is left.
+With `config.residual` the energy is E(c, y) = g E_theta(c, y) + (log sum exp(W h(c)) - <h(c), y>) / a0: h is the
+normed last state of the context's own stream, W the table, a0 the initial step size, g `config.energy_gain`. Where
+E_theta is 0, one step of descent gives p + W h, which are the logits of Transformer++ and the start's probabilities p.
+So this EBT contains its baseline, and E_theta learns what is left. The first term, the level, is the same for all
+candidates of a context: with it a0 E of a token is the negative log of its probability under Transformer++, so that
+energies of different contexts compare. Thinking and training know slopes alone, and do not depend on it.
 """
 
 import dataclasses
@@ -58,3 +60,6 @@ class AutoregressiveEBT(CausalEBT):
 
   def residual_term(self, answer: Float[Array, "b s d"], y: Float[Array, "b s d"]) -> Float[Array, "b s"]:
     return jnp.einsum("bsd,bsd->bs", answer, y) / -self.step_size
+
+  def level(self, params: dict, answer: Float[Array, "b s d"]) -> Float[Array, "b s"]:
+    return jax.nn.logsumexp(answer @ self.table(params).T, axis=-1) / self.step_size

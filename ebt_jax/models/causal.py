@@ -32,6 +32,7 @@ class CausalEBT(Energy):
     first_order: energies are differentiated once only, so that fused attention can serve candidates too.
     unroll: unroll the layers of an energy; faster, more memory.
     step_size: a0, the initial step size of thinking, by which the residual term is divided.
+    levelled: contexts have the level of a residual energy. Slopes do not depend on it, so training leaves it out.
   """
 
   config: ModelConfig
@@ -39,6 +40,7 @@ class CausalEBT(Energy):
   first_order: bool = False
   unroll: bool = False
   step_size: float = 1.0
+  levelled: bool = True
 
   @abc.abstractmethod
   def entries(self, params: dict, inputs: Shaped[Array, "b s ..."]) -> Float[Array, "b e d"]:
@@ -54,7 +56,11 @@ class CausalEBT(Energy):
 
   @abc.abstractmethod
   def residual_term(self, answer: Float[Array, "b s ..."], y: Float[Array, "b s ..."]) -> Float[Array, "b s"]:
-    """What a residual energy adds to g E_theta."""
+    """What a residual energy adds to g E_theta, up to the context's level."""
+
+  def level(self, params: dict, answer: Float[Array, "b s ..."]) -> Float[Array, "b s"] | None:
+    """What a residual energy adds for every candidate alike. None: nothing, its zero is the same in all contexts."""
+    return None
 
   @property
   @abc.abstractmethod
@@ -81,7 +87,7 @@ class CausalEBT(Energy):
     return self.config.variant == "default" or self.landscapes == 1
 
   def for_training(self, save_memory: bool = False) -> "CausalEBT":
-    return dataclasses.replace(self, first_order=False, unroll=not save_memory)
+    return dataclasses.replace(self, first_order=False, unroll=not save_memory, levelled=False)
 
   def for_inference(self) -> "CausalEBT":
     return dataclasses.replace(self, first_order=True, unroll=False)
@@ -119,10 +125,13 @@ class CausalEBT(Energy):
     positions = jnp.arange(x_BxSxD.shape[1] // self.group)
     condition = self._condition(params, landscape)
     h_BxSxD, (keys, values) = trunk.context(self.config, params["layers"], x_BxSxD, positions, condition, self.group)
-    state = None
-    if self.config.residual:
-      state = self.answer(params, h_BxSxD[:, self.prefix * self.group :], inputs)
-    return Context(keys, values, positions[self.prefix :] + 1, state)
+    context = Context(keys, values, positions[self.prefix :] + 1)
+    if not self.config.residual:
+      return context
+    return self._with_answer(params, context, self.answer(params, h_BxSxD[:, self.prefix * self.group :], inputs))
+
+  def _with_answer(self, params, context, answer):
+    return context._replace(state=answer, level=self.level(params, answer) if self.levelled else None)
 
   def _time(self, params, landscape, rows):
     return jnp.broadcast_to(params["time"]["embedding"][landscape], (rows, self.group, self.config.width))
@@ -138,6 +147,8 @@ class CausalEBT(Energy):
     if not self.config.residual:
       return self._learnt_energy(params, context, y, landscape)
     energies = self.residual_term(context.state, y)
+    if context.level is not None:
+      energies = energies + context.level
     gain = self.config.energy_gain
     return energies + gain * self._learnt_energy(params, context, y, landscape) if gain else energies
 
@@ -160,8 +171,8 @@ class CausalEBT(Energy):
       return jax.lax.map(lambda one: self.energy(params, context, one, landscape), y)
     at = jnp.tile(jnp.broadcast_to(context.positions, (b, s)), (1, n))
     flat = y.swapaxes(0, 1).reshape(b, n * s, *rest)
-    state = None if context.state is None else jnp.tile(context.state, (1, n, *[1] * (context.state.ndim - 2)))
-    found = self.energy(params, context._replace(positions=at, state=state), flat, landscape)
+    state, level = jax.tree.map(lambda a: jnp.tile(a, (1, n, *[1] * (a.ndim - 2))), (context.state, context.level))
+    found = self.energy(params, context._replace(positions=at, state=state, level=level), flat, landscape)
     return found.reshape(b, n, s).swapaxes(0, 1)
 
   def unstacked(self, params: dict) -> dict:
@@ -173,7 +184,7 @@ class CausalEBT(Energy):
     dtype = params["head"]["kernel"].dtype
     context = cache.empty(self.config, rows, (capacity + self.prefix) * self.group, dtype)
     if self.config.residual:
-      context = context._replace(state=self.empty_answer(rows, dtype))
+      context = self._with_answer(params, context, self.empty_answer(rows, dtype))
     if not self.prefix:
       return context
     time = self._time(params, landscape, rows)
@@ -198,11 +209,13 @@ class CausalEBT(Energy):
     x_BxSxD, (keys, values) = trunk.cached(
       self.config, params["layers"], x_BxSxD, positions, context, condition, self.group
     )
-    state = None
-    if self.config.residual:
-      last = self.answer(params, *self._at_last(x_BxSxD, inputs, lengths))
-      state = jnp.where(lengths.reshape(-1, *[1] * (last.ndim - 1)) > 0, last, context.state)
-    return Context(keys, values, context.positions + lengths[:, None], state)
+    longer = Context(keys, values, context.positions + lengths[:, None])
+    if not self.config.residual:
+      return longer
+    last = self.answer(params, *self._at_last(x_BxSxD, inputs, lengths))
+    return self._with_answer(
+      params, longer, jnp.where(lengths.reshape(-1, *[1] * (last.ndim - 1)) > 0, last, context.state)
+    )
 
   def _at_last(self, x_BxSxD, inputs, lengths):
     """Stream and input at the last of `lengths` positions."""

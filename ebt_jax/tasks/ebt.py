@@ -64,12 +64,13 @@ class EBTTask:
     inner = {"step_size": jnp.float32(t.step_size), "noise": jnp.float32(t.noise)}
     return {"model": self.model.init(key), "thinking": inner}
 
-  def context(self, params: Params, batch: Batch) -> Any:
-    """What the energy knows of a batch, for all landscapes."""
-    model, inputs = vocabulary.gather_tables(params["model"]), self.problem.inputs(batch)
+  def context(self, params: Params, batch: Batch, model: Energy | None = None) -> Any:
+    """What the energy knows of a batch, for all landscapes; `model`: another form of it, such as that of training."""
+    encode = (model or self.model).encode
+    tables, inputs = vocabulary.gather_tables(params["model"]), self.problem.inputs(batch)
     if self.model.shared_context:
-      return self.model.encode(model, inputs, 0)
-    each = [self.model.encode(model, inputs, k) for k in jnp.arange(self.config.thinking.landscapes)]
+      return encode(tables, inputs, 0)
+    each = [encode(tables, inputs, k) for k in jnp.arange(self.config.thinking.landscapes)]
     return thinking.PerLandscape(jax.tree.map(lambda *a: jnp.stack(a), *each))
 
   @property
@@ -108,7 +109,9 @@ class EBTTask:
     batch, rows = fresh, len(jax.tree.leaves(fresh)[0])
     if replayed:
       batch = {name: _joined(a, replayed[name]) for name, a in fresh.items()}
-    context = self.context(params, batch)
+    rule = rule or thinking.second_order(self.save_memory)
+    model = self.model.for_training(save_memory=rule is not thinking.double_reverse)
+    context = self.context(params, batch, model)
     if start is None and training and self.config.thinking.explore > 1:
       start = self._explored(space, params, context, start_key, fresh)
     elif start is None:
@@ -118,8 +121,6 @@ class EBTTask:
     if replayed:
       start = _joined(start, replayed["start"])
     start = jax.tree.map(parallel.shard_rows, start)
-    rule = rule or thinking.second_order(self.save_memory)
-    model = self.model.for_training(save_memory=rule is not thinking.double_reverse)
     target, weights = self.problem.target(batch), self.problem.weights(batch)
     t = self.config.thinking
 

@@ -98,9 +98,10 @@ def test_a_candidate_is_the_next_entry_of_an_ordinary_causal_pass(case):
       shift, scale = jnp.split(jax.nn.silu(condition) @ head["kernel"] + head["bias"], 2)
       x = x * (1 + scale) + shift
     energies = (x @ params["head"]["kernel"])[:, 0]
-    if model.config.residual:  # less the product with the entry before the candidate
+    if model.config.residual:  # less the product with the entry before the candidate, and the level of its logits
       before = normed(stream[jnp.arange(S), at - 1], params["context_norm"]["scale"])
-      energies = energies - jnp.sum(before * candidates, -1) / A0
+      level = jnp.log(jnp.sum(jnp.exp(before @ model.table(params).T), -1))
+      energies = energies + (level - jnp.sum(before * candidates, -1)) / A0
     return energies
 
   for row in range(B):

@@ -101,6 +101,15 @@ def test_the_first_candidate_starts_at_what_the_context_predicts_and_others_arou
   assert noise.std() == pytest.approx(1.0, abs=0.1) and not np.allclose(noise[0], noise[1])
 
 
+def test_without_a_learnt_energy_that_of_a_token_is_the_negative_log_of_its_probability(pair):
+  control, baseline, params, plain = pair
+  batch = batch_of(0)
+  logits = baseline.model.predict(plain["model"], batch["tokens"][:, :-1])
+  energies = control.energy_of(params, control.context(params, batch), batch["tokens"][:, 1:])
+  expected = losses.token_losses(logits, batch["tokens"][:, 1:])
+  np.testing.assert_allclose(5.0 * energies, expected, rtol=1e-4, atol=1e-5)  # times the step size
+
+
 @pytest.mark.parametrize("start", ["noise", "context"])
 def test_a_thought_does_not_see_the_token_that_it_predicts(start):
   task = registry.make(with_energy(start=start, steps=2))
