@@ -25,9 +25,7 @@ class Context(NamedTuple):
   values: Float[Array, "l b h t k"] | Layers
   positions: Int[Array, "*b s"]  # of the candidates, `[s]` or `[b, s]`; each sees the entries before its own position
   state: Float[Array, "b s d"] | None = None  # of residual energies: the normed stream at the entry before a candidate
-  level: Float[Array, "b s"] | None = (
-    None  # of residual energies of text: makes those of different contexts compare
-  )
+  level: Float[Array, "b s"] | None = None  # of residual energies of text: makes those of different contexts compare
 
   @property
   def is_cache(self) -> bool:

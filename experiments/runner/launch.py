@@ -6,7 +6,6 @@ run twice.
 """
 
 from collections.abc import Mapping, Sequence
-import ctypes
 import dataclasses
 import fcntl
 import functools
@@ -23,6 +22,7 @@ from ebt_jax import files
 from ebt_jax.config import ConfigError
 from ebt_jax.owner import Owner
 from ebt_jax.sweep import Run
+from experiments.runner import confined
 
 
 def own(folder: pathlib.Path) -> Owner:
@@ -142,32 +142,24 @@ class Task:
   def start(self, slot: Slot, lock: IO) -> subprocess.Popen:
     """Starts the run and hands the lock to it. When this process dies, the run gets SIGTERM: it saves and ends."""
     self.log.parent.mkdir(parents=True, exist_ok=True)
+    confinement = [sys.executable, "-I", confined.__file__, str(os.getpid()), ",".join(map(str, slot.cores))]
     with lock, open(self.log, "a", encoding="utf-8") as log:
       log.write(f"$ {self.shown(slot)}\n")
       log.flush()
       return subprocess.Popen(
-        self.command(),
+        [*confinement, *self.command()],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         env={**self._programs, **os.environ, **slot.environment},
         pass_fds=[lock.fileno()],
         start_new_session=True,  # Ctrl-C reaches the sweep alone, which then asks its runs to end
-        preexec_fn=functools.partial(_confine, slot),
       )
 
   def last_words(self) -> str:
     """The last line of the log that is not empty."""
     lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-
-
-def _confine(slot: Slot) -> None:
-  """Runs in the new process before the program: sets its cores, and asks for SIGTERM when the sweep dies (Linux)."""
-  if slot.cores:
-    os.sched_setaffinity(0, slot.cores)
-  if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 class SlurmTask:
