@@ -9,7 +9,7 @@ import pytest
 
 from ebt_jax.config import ConfigError
 from ebt_jax.sweep import Run
-from experiments.runner import launch
+from experiments.runner import confined, launch
 from experiments.runner.launch import Task
 from experiments.scaling import studies
 from tests.helpers import REPOSITORY
@@ -97,6 +97,32 @@ def test_a_slurm_array_is_submitted(tmp_path, monkeypatch):
     assert f"#SBATCH {line}\n" in script
   with pytest.raises(ConfigError, match="--slurm: .*partitoin"):
     launch.slurm(tasks, tmp_path / "study", 2, {"slurm_partitoin": "gpu"})
+
+
+CHILD = "import os, time; print(os.getpid(), os.sched_getaffinity(0), flush=True); time.sleep(20); print('outlived')"
+PARENT = f"""
+import os, subprocess, sys, time
+run = [sys.executable, "-c", {CHILD!r}]
+subprocess.Popen([sys.executable, {confined.__file__!r}, str(os.getpid()), sys.argv[1], *run], start_new_session=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for a signal")
+def test_a_run_stays_on_its_cores_and_ends_with_its_sweep():
+  core = min(os.sched_getaffinity(0))
+  parent = subprocess.Popen([sys.executable, "-c", PARENT, str(core)], stdout=subprocess.PIPE, text=True)
+  pid, cores = parent.stdout.readline().split(maxsplit=1)
+  assert cores == f"{{{core}}}\n"
+  parent.kill()
+  assert parent.stdout.read() == ""  # returns when the run has ended too, and closed what it wrote to
+  parent.wait()
+  gone = subprocess.run([sys.executable, confined.__file__, pid, "", "true"])  # this process is not its parent
+  unknown = subprocess.run(
+    [sys.executable, confined.__file__, str(os.getpid()), "", "no_such_program"], capture_output=True, text=True
+  )
+  assert (gone.returncode, unknown.returncode) == (143, 1)
+  assert unknown.stderr == "no_such_program: No such file or directory\n"
 
 
 def test_slurm_that_is_not_there(tmp_path, monkeypatch):
