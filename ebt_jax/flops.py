@@ -33,6 +33,7 @@ class EnergyCost(NamedTuple):
   embedding: int = 0  # of a candidate: p -> y
   modulation: tuple[int, int] = (0, 0)  # by the landscape, of a context and of an energy: shared by all rows
   mutual: int = 0  # of the candidate's pass: products of two factors that both depend on the candidate
+  answer: int = 0  # logits of what the context predicts: for a start there, and for the level of a residual energy
 
 
 class PredictorCost(NamedTuple):
@@ -96,7 +97,7 @@ def training_by_thinking(
     # forward, inner gradient, and the second order's reverse of both
     "candidate": (6 * learnt + 2 * free + 3 * (contrast + pair)) * candidate + (3 * learnt + free) * mutual,
     # embedding and its transpose; reverse of both for the weights, and of the transpose for the slope
-    "embedding": (5 * learnt + 2 * free + started) * cost.embedding,
+    "embedding": (5 * learnt + 2 * free + started) * cost.embedding + (t.start == "context") * cost.answer,
   }
   recomputation = contexts * cost.context.again + (free + pair) * again
   if saves_activations:
@@ -125,7 +126,7 @@ def one_thought(
   energies = steps * (1 + (inference.accept != "all")) + 1  # of each step, of what it may reject, of the end
   passes = candidates * (energies + steps)  # each step has a gradient too
   out = {
-    "context": contexts * cost.context.forward,
+    "context": contexts * (cost.context.forward + cost.answer) + (thinking.start == "context") * cost.answer,
     "candidate": passes * cost.candidate.forward + candidates * steps * cost.mutual,
     "embedding": passes * cost.embedding,
   }

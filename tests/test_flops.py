@@ -59,6 +59,9 @@ def counted(config, save_memory=False):
     dict(thinking=dict(steps=3, authors=AuthorsConfig(contrastive=0.1))),
     dict(remat=True, thinking=dict(steps=2, authors=AuthorsConfig(contrastive=0.1))),
     dict(embedder="tied", variant="time_embed", thinking=dict(steps=2, landscapes=2)),
+    dict(residual=True, thinking=dict(steps=2)),
+    dict(residual=True, remat=True, thinking=dict(steps=1, start="context")),
+    dict(residual=True, variant="adaln", thinking=dict(steps=2)),
     dict(variant="adaln", thinking=dict(steps=3, landscapes=2)),
     dict(variant="adaln", remat=True, thinking=dict(steps=2, landscapes=2, authors=AuthorsConfig(contrastive=0.1))),
     dict(
@@ -144,6 +147,7 @@ def test_what_a_model_says_is_what_a_trace_of_it_counts():
     dict(kind="rnn"),
     dict(kind="rnn", cell="lstm"),
     dict(),
+    dict(residual=True, thinking=dict(steps=1, start="context")),
     dict(variant="time_embed", thinking=dict(steps=3, landscapes=2)),
     dict(variant="adaln", thinking=dict(landscapes=2), evaluation=dict(steps=5)),
     dict(evaluation=dict(candidates=4, accept="lower")),

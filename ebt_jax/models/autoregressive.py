@@ -45,6 +45,9 @@ class AutoregressiveEBT(CausalEBT):
   def projected(self) -> int:
     return self.config.vocab_size
 
+  def logits(self, positions: int) -> int:
+    return 2 * positions * self.config.width * self.config.vocab_size if self.config.residual else 0
+
   def entries(self, params: dict, inputs: Int[Array, "b s"]) -> Float[Array, "b s d"]:
     return params["embed"]["embedding"][inputs]
 

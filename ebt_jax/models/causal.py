@@ -67,6 +67,10 @@ class CausalEBT(Energy):
   def projected(self) -> int:
     """Numbers of a candidate's entry before it is projected to the width of the stream; 0: it is not."""
 
+  def logits(self, positions: int) -> int:
+    """FLOPs of products of the context's answers with a table, of residual energies that need them."""
+    return 0
+
   @property
   def group(self) -> int:
     """Entries of a position."""
@@ -81,6 +85,12 @@ class CausalEBT(Energy):
   def modulated(self) -> bool:
     """Whether the landscape modulates every block (adaLN)."""
     return self.config.variant.startswith("adaln")
+
+  @property
+  def late(self) -> bool:
+    """Whether the backward pass computes the context's last block again. The paper's energy has no use for that block's
+    output, so that a residual energy would need more memory; where layers run in a loop, there are many others."""
+    return self.config.residual and not self.modulated and 1 < self.config.layers <= trunk.MAX_UNROLLED
 
   @property
   def shared_context(self) -> bool:
@@ -124,7 +134,9 @@ class CausalEBT(Energy):
       x_BxSxD = jnp.concatenate([self._time(params, landscape, len(x_BxSxD)), x_BxSxD], axis=1)
     positions = jnp.arange(x_BxSxD.shape[1] // self.group)
     condition = self._condition(params, landscape)
-    h_BxSxD, (keys, values) = trunk.context(self.config, params["layers"], x_BxSxD, positions, condition, self.group)
+    h_BxSxD, (keys, values) = trunk.context(
+      self.config, params["layers"], x_BxSxD, positions, condition, self.group, self.late
+    )
     context = Context(keys, values, positions[self.prefix :] + 1)
     if not self.config.residual:
       return context
@@ -230,7 +242,7 @@ class CausalEBT(Energy):
   def flops(self, inputs: jax.ShapeDtypeStruct, single: bool = False) -> EnergyCost:
     c, length = self.config, inputs.shape[1]
     entries, positions = (length + self.prefix) * self.group, (1 if single else length) * self.group
-    context = trunk.pass_cost(c, positions if single else entries, entries)
+    context = trunk.pass_cost(c, positions if single else entries, entries, self.late)
     if single and self.prefix:  # landscapes in front do not change what the first layer projects of a new input
       shared = 6 * c.width**2 * (self.landscapes - 1) * self.group
       context = context._replace(forward=context.forward - shared // self.landscapes)
@@ -241,7 +253,9 @@ class CausalEBT(Energy):
       candidate = flops.Pass(2 * positions * c.width)
     part = 2 * c.width**2 if c.variant.startswith("adaln") else 0
     modulation = 6 * c.layers * part, (6 * c.layers + 2) * part
-    return EnergyCost(context, candidate, 2 * positions * c.width * self.projected, modulation)
+    return EnergyCost(
+      context, candidate, 2 * positions * c.width * self.projected, modulation, answer=self.logits(positions)
+    )
 
   def normed_state(self, params: dict, h_BxSxD: Float[Array, "b e d"]) -> Float[Array, "b e d"]:
     """The context's stream through a norm of its own."""

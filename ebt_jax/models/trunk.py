@@ -117,7 +117,7 @@ def init(config: ModelConfig, key: jax.Array, modulated: bool = False) -> dict:
   return jax.vmap(one)(jax.random.split(key, config.layers))["params"]
 
 
-def context(config: ModelConfig, params, x_BxSxD, positions, condition=None, group: int = 1):
+def context(config: ModelConfig, params, x_BxSxD, positions, condition=None, group: int = 1, late: bool = False):
   """Causal pass over a whole sequence.
 
   Args:
@@ -125,12 +125,36 @@ def context(config: ModelConfig, params, x_BxSxD, positions, condition=None, gro
     positions: `[s]`, or `[s / group]`.
     condition: `[d]`, of the adaLN variants.
     group: entries of each position.
+    late: the backward pass computes the last block again, when it gets there; needs two layers, and no condition.
 
   Returns:
     The stream `[b, s, d]`, and keys and values `[l, b, h, s, k]`.
   """
   apply = _layer(config, "context", x_BxSxD, positions, condition, group)
-  return scan(config, apply, x_BxSxD, (params,), unroll=True)
+  if not late:
+    return scan(config, apply, x_BxSxD, (params,), unroll=True)
+  first, last = jax.tree.map(lambda a: a[:-1], params), jax.tree.map(lambda a: a[-1], params)
+  x_BxSxD, above = scan(config, apply, x_BxSxD, (first,), unroll=True)
+  x_BxSxD, of_last = recomputed(apply)(x_BxSxD, (last,))
+  return x_BxSxD, jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), above, of_last)
+
+
+def recomputed(f):
+  """`f(x, layer)`, whose backward pass computes f again, and not before its cotangents are known."""
+  again = jax.custom_vjp(f)
+
+  def forward(x, layer):
+    return f(x, layer), (x, layer)
+
+  def backward(args, cotangents):
+    x, layer = args
+    of_stream = cotangents[0]
+    known = jnp.isfinite(of_stream[(0,) * of_stream.ndim])
+    x = jnp.where(known, x, jnp.nan)  # a dependency: else the compiler computes f again at once, and keeps all of it
+    return jax.vjp(f, x, layer)[1](cotangents)
+
+  again.defvjp(forward, backward)
+  return again
 
 
 def cached(config: ModelConfig, params, x_BxSxD, positions_BxS, old: Context, condition=None, group: int = 1):
@@ -216,12 +240,17 @@ def _loop(apply, x, unstacked):
   return x, extras
 
 
-def pass_cost(config: ModelConfig, tokens: int, entries: int) -> Pass:
-  """FLOPs of one stream of `tokens` through all blocks, attention over `entries` counted over the full square."""
+def pass_cost(config: ModelConfig, tokens: int, entries: int, late: bool = False) -> Pass:
+  """FLOPs of one stream of `tokens` through all blocks, attention over `entries` counted over the full square.
+
+  Args:
+    late: as in `context`.
+  """
   m = config
   last, attention = m.width * m.hidden, 2 * m.width * entries
   rest = 4 * m.width**2 + 2 * m.width * m.hidden
   # a layer saves the outputs of its projections, with remat nothing; that of its last product is not needed again
   again = rest + attention if m.remat else attention
   per_layer = (rest + last + attention, again, last)
-  return Pass(*(2 * tokens * m.layers * n for n in per_layer))
+  cost = Pass(*(2 * tokens * m.layers * n for n in per_layer))
+  return cost._replace(again=cost.again + 2 * tokens * (rest + last + attention - again)) if late else cost
