@@ -1,6 +1,7 @@
 """Denoising by thinking and by diffusion (paper Table 4, Fig. 12): quality against the number of passes.
 
-  python -m experiments.denoising.study --workdir=runs/denoising --out=experiments/denoising/results/laptop
+  python -m experiments.denoising.study --workdir=runs/denoising --sets=models,equal_flops \
+      --out=experiments/denoising/results/laptop
   python -m experiments.denoising.page experiments/denoising/results/laptop
 
 A pass of EBT is a thinking step, the energy and its gradient; one of DiT and flow is a forward pass. All models answer
@@ -206,6 +207,7 @@ def panel(models: list[Model], level: float, count: int = 6) -> bytes:
 def main(argv: list[str]) -> None:
   parser = cli.Parser(prog="experiments.denoising.study", description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=cli.path, default=pathlib.Path("runs/denoising"))
+  parser.add_argument("--sets", default="models", help="of train.py")
   parser.add_argument("--levels", default="0.1,0.2,0.3", help="noise levels; the first is that of training")
   parser.add_argument("--pictures", type=cli.at_least(1), default=64, help="held-out pictures, spread over all")
   parser.add_argument("--out", type=cli.path, required=True, help="folder of the results")
@@ -213,9 +215,8 @@ def main(argv: list[str]) -> None:
   levels = [float(level) for level in args.levels.split(",")]
   common.share_programs(args.workdir)
   with Owner(args.out, "--out"):
-    models, rows, trivials = find(args.workdir), [], []
-    if (args.workdir / "equal_flops").exists():
-      models += find(args.workdir, "equal_flops")
+    models = [model for name in args.sets.split(",") for model in find(args.workdir, name)]
+    rows, trivials = [], []
     for level in levels:
       first = models[0]
       found = means(first.program(trivial), first.run.params, at_level(first, level), args.pictures)
