@@ -22,6 +22,7 @@ LABELS = {
   "dit_authors": "DiT, the authors' levels",
   "flow": "flow matching",
 }
+EBTS = ("ebt", "ebt_1_step", "residual")
 MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM", "mse": "squared error, 0 to 255"}
 COLORS = dict(zip(LABELS, ("#1b6ca8", "#5aa9dd", "#2a9d5c", "#444444", "#8a6d3b", "#999999", "#d1495b")))
 
@@ -93,6 +94,27 @@ def best_of(study: dict[str, Any], level: float) -> list[list[str]]:
   return lines
 
 
+def differences(study: dict[str, Any], level: float) -> list[list[str]]:
+  """PSNR of each EBT less each rival, paired by seed: after as many passes, and after those that are best for each."""
+  lines = []
+  for series in [s for s in study["trained"] if s in EBTS]:
+    ours = plain(study["rows"], series, level)
+    for rival in [s for s in study["trained"] if s not in EBTS]:
+      theirs = plain(study["rows"], rival, level)
+      for passes in (1, 2, 10):
+        if passes in ours and passes in theirs:
+          lines.append([label_of(series), label_of(rival), str(passes), less(ours[passes], theirs[passes])])
+      a, b = (max(found, key=lambda n: sum(r["psnr"] for r in found[n]) / len(found[n])) for found in (ours, theirs))
+      lines.append([label_of(series), label_of(rival), f"{a} and {b}, each its best", less(ours[a], theirs[b])])
+  return lines
+
+
+def less(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+  """Mean and interval of the differences in PSNR, of the seeds that both have."""
+  of_seed = {row["seed"]: row["psnr"] for row in theirs}
+  return over_seeds([{"psnr": row["psnr"] - of_seed[row["seed"]]} for row in ours if row["seed"] in of_seed], "psnr")
+
+
 def page(folder: pathlib.Path) -> str:
   """The page of a study's folder."""
   study = files.read_json(folder / "study.json", "a denoising study", "run experiments.denoising.study")
@@ -113,6 +135,9 @@ def page(folder: pathlib.Path) -> str:
     where = "the level that EBT is trained at" if level == levels[0] else "EBT has never seen this level"
     parts.append(f"<h2>Noise level {level:g}: {where}</h2><figure>{figure(study, level)}</figure>")
     parts.append(table(["answer", "passes", *MEASURES.values()], of_level(study, level)))
+    if lines := differences(study, level):
+      parts.append("<p>EBT less a rival, paired by seed:</p>")
+      parts.append(table(["EBT", "less", "passes", "PSNR, dB"], lines))
     if lines := best_of(study, level):
       parts.append("<p>The best of N candidates by energy:</p>")
       parts.append(table(["model", "passes", *MEASURES.values()], lines))
