@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from ebt_jax import parallel
 from ebt_jax.config import ModelConfig
@@ -50,6 +50,12 @@ def write(old: Float[Array, "b h t k"], new: Float[Array, "b h s k"], at: Int[Ar
   """
   one = jax.vmap(jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)))
   return one(old, new, jnp.broadcast_to(at[:, None], old.shape[:2]))
+
+
+def at_last(x: Shaped[Array, "b e ..."], lengths: Int[Array, " b"], group: int = 1) -> Shaped[Array, "b g ..."]:
+  """The entries of the last of `lengths` positions of each row, of which each has `group` entries."""
+  entries = (lengths[:, None] - 1) * group + jnp.arange(group)
+  return jnp.take_along_axis(x, entries.reshape(*entries.shape, *[1] * (x.ndim - 2)), axis=1)
 
 
 def unstack(layers: Any) -> tuple[Any, ...]:

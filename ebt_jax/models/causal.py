@@ -218,26 +218,16 @@ class CausalEBT(Energy):
     """Appends the first `lengths` inputs of each row; the padding behind them is overwritten by the next call."""
     positions = context.positions[:, :1] + jnp.arange(inputs.shape[1])
     x_BxSxD, condition = self.entries(params, inputs), self._condition(params, landscape)
-    x_BxSxD, (keys, values) = trunk.cached(
-      self.config, params["layers"], x_BxSxD, positions, context, condition, self.group
+    last_BxGxD, (keys, values) = trunk.cached(
+      self.config, params["layers"], x_BxSxD, positions, context, condition, self.group, lengths
     )
     longer = Context(keys, values, context.positions + lengths[:, None])
     if not self.config.residual:
       return longer
-    last = self.answer(params, *self._at_last(x_BxSxD, inputs, lengths))
+    last = self.answer(params, last_BxGxD, cache.at_last(inputs, lengths))
     return self._with_answer(
       params, longer, jnp.where(lengths.reshape(-1, *[1] * (last.ndim - 1)) > 0, last, context.state)
     )
-
-  def _at_last(self, x_BxSxD, inputs, lengths):
-    """Stream and input at the last of `lengths` positions."""
-    b, s = inputs.shape[:2]
-    x_BxSxGxD = x_BxSxD.reshape(b, s, self.group, -1)
-
-    def last(a):
-      return jnp.take_along_axis(a, (lengths - 1).reshape(-1, *[1] * (a.ndim - 1)), axis=1)
-
-    return last(x_BxSxGxD)[:, 0], last(inputs)
 
   def flops(self, inputs: jax.ShapeDtypeStruct, single: bool = False) -> EnergyCost:
     c, length = self.config, inputs.shape[1]

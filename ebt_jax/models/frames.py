@@ -15,7 +15,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ebt_jax.config import ModelConfig, VideoConfig
 from ebt_jax.flops import EnergyCost
@@ -168,12 +168,9 @@ class NextFrame(NextEntry):
     """The frame after each of `inputs`."""
     return answer(self.video, params, self.normed(params, self.stream(params, inputs)), inputs)
 
-  def read_last(
-    self, params: dict, x: Float[Array, "b e d"], inputs: Frames, lengths: Int[Array, " b"]
-  ) -> Float[Array, "b ..."]:
-    """The frame after the first `lengths` of each row."""
-    answers = answer(self.video, params, self.normed(params, x), inputs)
-    return jnp.take_along_axis(answers, (lengths - 1).reshape(-1, *[1] * (answers.ndim - 1)), axis=1)[:, 0]
+  def read_last(self, params: dict, x: Float[Array, "b g d"], inputs: Frames) -> Float[Array, "b ..."]:
+    """The frame after one frame of each row."""
+    return answer(self.video, params, self.normed(params, x), inputs)[:, 0]
 
   def output_flops(self, positions: int) -> int:
     return positions * self.group * output_flops(self.config, self.video)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from ebt_jax.config import ModelConfig
 from ebt_jax.models import layers
@@ -37,9 +37,9 @@ class NextEntry(Predictor):
 
   @abc.abstractmethod
   def read_last(
-    self, params: dict, x: Float[Array, "b e d"], inputs: Shaped[Array, "b s ..."], lengths: Int[Array, " b"]
+    self, params: dict, x: Float[Array, "b g d"], inputs: Shaped[Array, "b 1 ..."]
   ) -> Float[Array, "b ..."]:
-    """The answer after the first `lengths` positions of each row of the stream x."""
+    """The answer after the one position that the stream x and the inputs are of."""
 
   @abc.abstractmethod
   def dtype(self, params: dict) -> Any:

@@ -4,7 +4,6 @@ import dataclasses
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ebt_jax import vocabulary
@@ -51,12 +50,9 @@ class NextToken(NextEntry):
     logits = layers.wide(layers.einsum("bsd,dv->bsv", hidden, head, layers.compute_dtype(self.config)))
     return vocabulary.mask_padding(logits, self.config.vocab_size)
 
-  def read_last(
-    self, params: dict, x: Float[Array, "b s d"], inputs: Int[Array, "b s"], lengths: Int[Array, " b"]
-  ) -> Float[Array, "b v"]:
-    """Logits after the first `lengths` entries of each row of the stream."""
-    last_Bx1xD = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
-    return self.read(params["output"]["kernel"], self.normed(params, last_Bx1xD))[:, 0]
+  def read_last(self, params: dict, x: Float[Array, "b 1 d"], inputs: Int[Array, "b 1"]) -> Float[Array, "b v"]:
+    """Logits after one entry of each row."""
+    return self.read(params["output"]["kernel"], self.normed(params, x))[:, 0]
 
   def output_flops(self, positions: int) -> int:
     return 2 * positions * self.config.width * self.config.vocab_size

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from ebt_jax import parallel
 from ebt_jax.config import ModelConfig
 from ebt_jax.flops import Pass, PredictorCost
-from ebt_jax.models import layers, trunk
+from ebt_jax.models import cache, layers, trunk
 from ebt_jax.models.next_entry import NextEntry
 from ebt_jax.models.next_token import NextToken
 from ebt_jax.models.recurrence import CELLS
@@ -82,7 +82,8 @@ class RecurrentBlocks(NextEntry):
     for layer, before in zip(self.unstacked(params)["layers"], context, strict=True):
       x_BxSxD, after = self._apply(layer, x_BxSxD, before, lengths)
       states.append(after)
-    return tuple(states), self.read_last(params, x_BxSxD, inputs, lengths)
+    last_BxGxD = cache.at_last(x_BxSxD, lengths, self.group)
+    return tuple(states), self.read_last(params, last_BxGxD, cache.at_last(inputs, lengths))
 
   def flops(self, inputs: jax.ShapeDtypeStruct, single: bool = False) -> PredictorCost:
     c, positions = self.config, 1 if single else inputs.shape[1]

@@ -40,10 +40,10 @@ class TransformerBlocks(NextEntry):
   ) -> tuple[Context, Float[Array, "b ..."]]:
     """Appends the first `lengths` inputs of each row; returns the answer after the last of them too."""
     positions = context.positions[:, :1] + jnp.arange(inputs.shape[1])
-    x_BxSxD, (keys, values) = trunk.cached(
-      self._deep, self._layers(params), self.entries(params, inputs), positions, context, group=self.group
+    last_BxGxD, (keys, values) = trunk.cached(
+      self._deep, self._layers(params), self.entries(params, inputs), positions, context, None, self.group, lengths
     )
-    answer = self.read_last(params, x_BxSxD, inputs, lengths)
+    answer = self.read_last(params, last_BxGxD, cache.at_last(inputs, lengths))
     return Context(keys, values, context.positions + lengths[:, None]), answer
 
   def flops(self, inputs: jax.ShapeDtypeStruct, single: bool = False) -> PredictorCost:

@@ -7,6 +7,8 @@ A position may have several entries (`group`), such as the patches of a frame, w
 Shape suffixes: B rows, S positions, D width of the stream.
 """
 
+import functools
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,10 @@ from ebt_jax.models import attention, cache, fused, layers
 from ebt_jax.models.cache import Context
 
 MAX_UNROLLED = 12  # unroll up to this many layers; a scan would stack and slice every layer's saved activations
+
+
+def _whole(x: jax.Array) -> jax.Array:
+  return x
 
 
 class Block(nn.Module):
@@ -35,15 +41,19 @@ class Block(nn.Module):
     if self.modulated:
       self.modulation = layers.modulation(c, 6)
 
-  def _around(self, x, condition, attend):
-    """The block around `attend(normed x) -> (attention output before projection, extra)`."""
+  def _around(self, x, condition, attend, of=_whole):
+    """The block around `attend(normed x) -> (attention output before projection, extra)`.
+
+    Args:
+      of: x -> the part of x that `attend` answers for.
+    """
     if not self.modulated:
       y, extra = attend(self.attention_norm(x))
-      x = x + self.attention.merge(y)
+      x = of(x) + self.attention.merge(y)
       return x + self.ffn(self.ffn_norm(x)), extra
     shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = jnp.split(self.modulation(nn.silu(condition)), 6, -1)
     y, extra = attend(self.attention_norm(x) * (1 + scale_a) + shift_a)
-    x = x + gate_a * self.attention.merge(y)
+    x = of(x) + gate_a * self.attention.merge(y)
     return x + gate_f * self.ffn(self.ffn_norm(x) * (1 + scale_f) + shift_f), extra
 
   def context(self, x, angles, positions, condition):
@@ -65,17 +75,21 @@ class Block(nn.Module):
       return positions
     return jnp.repeat(jnp.atleast_2d(positions) * self.group + self.group - 1, self.group, -1)
 
-  def cached(self, x, angles, positions, condition, keys, values):
-    """Extra: the cache's keys and values with those of x written in."""
+  def cached(self, x, angles, positions, condition, keys, values, lengths=None):
+    """Extra: the cache's keys and values with those of x written in. `lengths`: see `cached` below."""
+
+    def of_last(x):
+      return x if lengths is None else cache.at_last(x, lengths, self.group)
 
     def attend(x):
       c = self.config
       q, k, v = self.attention.heads(x, angles)
       at, dtype = positions[:, 0] * self.group, layers.compute_dtype(c)
       k, v = cache.write(keys, k, at), cache.write(values, v, at)
-      return attention.context_attention(q, k, v, self._last(positions), dtype, c.attention_block), (k, v)
+      q, last = of_last(q.swapaxes(1, 2)).swapaxes(1, 2), of_last(self._last(positions))
+      return attention.context_attention(q, k, v, last, dtype, c.attention_block), (k, v)
 
-    return self._around(x, condition, attend)
+    return self._around(x, condition, attend, of_last)
 
   def candidates(self, x, angles, positions, condition, keys, values):
     """No extra."""
@@ -157,20 +171,26 @@ def recomputed(f):
   return again
 
 
-def cached(config: ModelConfig, params, x_BxSxD, positions_BxS, old: Context, condition=None, group: int = 1):
+def cached(
+  config: ModelConfig, params, x_BxSxD, positions_BxS, old: Context, condition=None, group: int = 1, lengths=None
+):
   """Causal pass over new entries; row i of them is written to the cache from position `positions_BxS[i, 0]` on.
 
   Args:
     params: of all layers, stacked or unstacked.
     old: a cache.
     group: entries of each position, as in `context`.
+    lengths: `[b]`; the stream is wanted after so many of the new positions of each row, where the last block computes
+      it alone. None: of all.
 
   Returns:
-    The stream `[b, s, d]`, and keys and values of the cache with the new entries.
+    The stream `[b, s, d]` or, with lengths, `[b, group, d]`; keys and values of the cache with the new entries.
   """
   apply = _layer(config, "cached", x_BxSxD, positions_BxS, condition, group)
-  x, entries = _loop(apply, x_BxSxD, (cache.unstack(params), old.keys, old.values))
-  return x, tuple(zip(*entries))
+  below, above = zip(*[(a[:-1], a[-1:]) for a in (cache.unstack(params), old.keys, old.values)])
+  x, entries = _loop(apply, x_BxSxD, below)
+  x, of_last = _loop(functools.partial(apply, lengths=lengths), x, above)
+  return x, tuple(zip(*entries, *of_last))
 
 
 def candidates(
@@ -212,10 +232,10 @@ def _layer(config, method, x, positions, condition, group=1):
   angles = None if positions is None else layers.rope(turned, config.head_dim, dtype)
   where = () if method == "whole" else (positions,)
 
-  def apply(x, layer):
+  def apply(x, layer, **more):
     params, *rest = layer
     x = parallel.shard_rows(x)  # without this, XLA shards the activations along their width on large meshes
-    return block.apply({"params": params}, x, angles, *where, condition, *rest, method=method)
+    return block.apply({"params": params}, x, angles, *where, condition, *rest, method=method, **more)
 
   return apply
 
