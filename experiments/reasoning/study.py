@@ -189,12 +189,14 @@ def draw(results):
   right.set(xlabel="givens", ylabel="boards solved, %")
   middle.set_title(LABELS[thinker], fontsize=8)
   below.set(xlabel="thinking steps or passes", ylabel="AUROC, solved against unsolved", xscale="log")
-  below.set_ylim(bottom=below.get_ylim()[0] - 0.15)  # room for the legend
+  for axes, top in ((left, 100), (middle, 100), (right, 100), (below, 1)):  # shares: what is beyond is no share
+    axes.set_ylim(bottom=max(0, axes.get_ylim()[0]), top=1.02 * top)
+  below.set_ylim(bottom=max(0, below.get_ylim()[0] - 0.15))  # room for the legend
   for axes, ticks in ((left, DOUBLINGS), (middle, CANDIDATES), (below, DOUBLINGS[:5])):
     axes.set_xticks(ticks, ticks)
     axes.minorticks_off()
-  for axes in (left, middle, below):
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
+  for axes, place in ((left, "lower left"), (middle, "lower right"), (below, "lower right")):
+    axes.legend(frameon=False, fontsize=7, loc=place)
   return fig
 
 
