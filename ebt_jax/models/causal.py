@@ -87,7 +87,7 @@ class CausalEBT(Energy):
     return self.config.variant.startswith("adaln")
 
   @property
-  def late(self) -> bool:
+  def recomputes_last(self) -> bool:
     """Whether the backward pass computes the context's last block again. The paper's energy has no use for that block's
     output, so that a residual energy would need more memory; where layers run in a loop, there are many others."""
     return self.config.residual and not self.modulated and 1 < self.config.layers <= trunk.MAX_UNROLLED
@@ -135,7 +135,7 @@ class CausalEBT(Energy):
     positions = jnp.arange(x_BxSxD.shape[1] // self.group)
     condition = self._condition(params, landscape)
     h_BxSxD, (keys, values) = trunk.context(
-      self.config, params["layers"], x_BxSxD, positions, condition, self.group, self.late
+      self.config, params["layers"], x_BxSxD, positions, condition, self.group, self.recomputes_last
     )
     context = Context(keys, values, positions[self.prefix :] + 1)
     if not self.config.residual:
@@ -232,7 +232,7 @@ class CausalEBT(Energy):
   def flops(self, inputs: jax.ShapeDtypeStruct, single: bool = False) -> EnergyCost:
     c, length = self.config, inputs.shape[1]
     entries, positions = (length + self.prefix) * self.group, (1 if single else length) * self.group
-    context = trunk.pass_cost(c, positions if single else entries, entries, self.late)
+    context = trunk.pass_cost(c, positions if single else entries, entries, self.recomputes_last)
     if single and self.prefix:  # landscapes in front do not change what the first layer projects of a new input
       shared = 6 * c.width**2 * (self.landscapes - 1) * self.group
       context = context._replace(forward=context.forward - shared // self.landscapes)

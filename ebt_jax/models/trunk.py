@@ -131,7 +131,9 @@ def init(config: ModelConfig, key: jax.Array, modulated: bool = False) -> dict:
   return jax.vmap(one)(jax.random.split(key, config.layers))["params"]
 
 
-def context(config: ModelConfig, params, x_BxSxD, positions, condition=None, group: int = 1, late: bool = False):
+def context(
+  config: ModelConfig, params, x_BxSxD, positions, condition=None, group: int = 1, recompute_last: bool = False
+):
   """Causal pass over a whole sequence.
 
   Args:
@@ -139,13 +141,13 @@ def context(config: ModelConfig, params, x_BxSxD, positions, condition=None, gro
     positions: `[s]`, or `[s / group]`.
     condition: `[d]`, of the adaLN variants.
     group: entries of each position.
-    late: the backward pass computes the last block again, when it gets there; needs two layers, and no condition.
+    recompute_last: the backward pass computes the last block again; needs two layers, and no condition.
 
   Returns:
     The stream `[b, s, d]`, and keys and values `[l, b, h, s, k]`.
   """
   apply = _layer(config, "context", x_BxSxD, positions, condition, group)
-  if not late:
+  if not recompute_last:
     return scan(config, apply, x_BxSxD, (params,), unroll=True)
   first, last = jax.tree.map(lambda a: a[:-1], params), jax.tree.map(lambda a: a[-1], params)
   x_BxSxD, above = scan(config, apply, x_BxSxD, (first,), unroll=True)
@@ -260,11 +262,11 @@ def _loop(apply, x, unstacked):
   return x, extras
 
 
-def pass_cost(config: ModelConfig, tokens: int, entries: int, late: bool = False) -> Pass:
+def pass_cost(config: ModelConfig, tokens: int, entries: int, recompute_last: bool = False) -> Pass:
   """FLOPs of one stream of `tokens` through all blocks, attention over `entries` counted over the full square.
 
   Args:
-    late: as in `context`.
+    recompute_last: as in `context`.
   """
   m = config
   last, attention = m.width * m.hidden, 2 * m.width * entries
@@ -273,4 +275,4 @@ def pass_cost(config: ModelConfig, tokens: int, entries: int, late: bool = False
   again = rest + attention if m.remat else attention
   per_layer = (rest + last + attention, again, last)
   cost = Pass(*(2 * tokens * m.layers * n for n in per_layer))
-  return cost._replace(again=cost.again + 2 * tokens * (rest + last + attention - again)) if late else cost
+  return cost._replace(again=cost.again + 2 * tokens * (rest + last + attention - again)) if recompute_last else cost
