@@ -46,9 +46,10 @@ def get_config(arg=""):
     config.eval.steps = 16
   else:
     config.model.update(layers=4, heads=4, width=128)
-    config.train.update(steps=10_000, batch_size=64, learning_rate=1e-3, warmup=200, log_every=100, health_every=0)
-    config.eval.steps = 16
-    config.thinking.steps = 4
+    config.train.update(steps=5000, batch_size=16, learning_rate=2e-3, warmup=200, log_every=100, health_every=0)
+    config.eval.update(steps=16, batch_size=64)
+    config.thinking.steps = 2
+    config.sudoku.units = True
   if kind == "recursive":
     config.model.latent_updates = 2
   if kind == "judge":

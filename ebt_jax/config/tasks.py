@@ -134,6 +134,7 @@ class SudokuConfig(Checks):
   harder_max: int = 30
   boards: int = 2000  # minimal puzzles, whose variants are trained on
   held_out: int = 512  # puzzles of each held-out set that is made
+  units: bool = False  # embeddings of cells in one row, column or block start with a part in common
   folder: str = ""  # where puzzles that are made are kept; empty: ~/.cache/ebt_jax/sudoku
 
   def check(self) -> None:

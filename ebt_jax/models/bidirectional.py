@@ -107,10 +107,12 @@ class _Tokens:
 
   Attributes:
     places: learned embeddings of this many places; 0: places are told apart by rotary positions.
+    alike: ways to group the places, each the group of every place; the embeddings of a group start with a part in common.
   """
 
   config: ModelConfig
   places: int = 0
+  alike: tuple[tuple[int, ...], ...] = ()
   tables = ("embed", "to_embed", "output", "place", "blank")
 
   def _init_tokens(self, key: jax.Array) -> dict:
@@ -121,8 +123,16 @@ class _Tokens:
       "blank": {"embedding": unit(keys[1], (1, c.width))},
     }
     if self.places:
-      params["place"] = {"embedding": unit(keys[2], (self.places, c.width))}
+      params["place"] = {"embedding": self._init_places(keys[2])}
     return params
+
+  def _init_places(self, key: jax.Array) -> Float[Array, "s d"]:
+    """Normal numbers: of each place, or the sum of those of its groups."""
+    unit, width = nn.initializers.normal(1.0), self.config.width
+    if not self.alike:
+      return unit(key, (self.places, width))
+    parts = [unit(k, (max(groups) + 1, width))[jnp.array(groups)] for k, groups in zip(jax.random.split(key, len(self.alike)), self.alike)]
+    return sum(parts) / len(parts) ** 0.5
 
   def _stream(self, params: dict, inputs: Masked) -> Float[Array, "b s d"]:
     given = params["embed"]["embedding"][inputs.tokens]

@@ -41,7 +41,7 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
   if config.model.kind == "transformer":
     model = Unmasking(MaskedTransformer(config.model), config.mask.unmasking == "ancestral")
     return UnmaskingTask(config, problem, model)
-  model = MaskedEBT(config.model, 0, config.thinking.landscapes, config.mask.by_place)
+  model = MaskedEBT(config.model, landscapes=config.thinking.landscapes, by_place=config.mask.by_place)
   return EBTTask(config, problem, model, text.whole_space(config, model), shards=shards)
 
 

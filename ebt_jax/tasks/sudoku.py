@@ -39,11 +39,12 @@ def make(config: Config, shards: int = 1, kept: Kept | None = None) -> EBTTask |
     raise ConfigError("config.model.residual: Sudoku has no residual energy; set it to False, and thinking.start=noise")
   config = dataclasses.replace(config, model=dataclasses.replace(m, vocab_size=size))
   problem, cells = SudokuProblem(config, kept), size * size
+  alike = tuple(zip(*sudoku_rules.places(size))) if config.sudoku.units else ()
   if m.kind == "ebt":
-    model = MaskedEBT(config.model, cells, t.landscapes)
+    model = MaskedEBT(config.model, cells, alike, t.landscapes)
     return EBTTask(config, problem, model, text.whole_space(config, model), shards=shards)
   direct = LoopedTransformer if m.kind == "looped" else MaskedTransformer
-  return DirectTask(config, problem, direct(config.model, cells))
+  return DirectTask(config, problem, direct(config.model, cells, alike))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ebt_jax import cli, files
 from ebt_jax.config import ConfigError
 from ebt_jax.metrics import si
 from experiments.reasoning import study
-from experiments.reasoning.study import CHOICES, FIRST, LABELS, LAST, over
+from experiments.reasoning.study import CHOICES, LABELS, LAST, over, trained
 from experiments.runner import page
 
 JUDGES = {
@@ -47,13 +47,13 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, list[dict]]]:
 def costs(results: dict[str, list[dict]]) -> str:
   """Equal parameters, data and FLOPs: what each model has had, and what it solves with that."""
   head = ["model", "seeds", "parameters in blocks", "training steps", "training FLOPs",
-          f"FLOPs of an answer after {LAST}", f"boards after {FIRST}, %", f"after {LAST}, %", "at its best, %",
+          f"FLOPs of an answer after {LAST}", "boards as trained, %", f"after {LAST}, %", "at its best, %",
           "after"]  # fmt: skip
   rows = []
   for kind, found in results.items():
     one = found[0]
     most = max(one["out"]["boards"])
-    first, last = min(FIRST, most), min(LAST, most)
+    first, last = trained(one), min(LAST, most)
     best = max(one["out"]["boards"], key=lambda k: sum(f["out"]["boards"][k] for f in found))
     boards = [over(found, "out", "boards", k) for k in (first, last, best)]
     rows.append(

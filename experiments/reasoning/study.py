@@ -34,9 +34,10 @@ LABELS = {
   "recursive": "recursive, equal steps",
   "recursive_flops": "recursive, equal FLOPs",
 }
+THINKERS = ("ebt", "judge")
 SETS = {"in": "held_out", "out": HARDER}
 DOUBLINGS = (1, 2, 4, 8, 16, 32, 64)  # thinking steps or passes
-FIRST, LAST = 4, 16  # steps that are compared; candidates think for the latter
+LAST = 16  # steps of what is compared; candidates think for as many
 CANDIDATES = DOUBLINGS[:6]
 CHOICES = ("energy", "entropy")  # what candidates are chosen by
 TOLERANCE = 0.01
@@ -132,18 +133,25 @@ def table(results: dict[str, list[dict]]) -> list[str]:
   return rows
 
 
+def trained(found: dict) -> int:
+  """The first number of steps or passes that was looked at and is no less than in training."""
+  return next(k for k in found["out"]["boards"] if k >= found["trained_steps"])
+
+
 def gains(results) -> list[str]:
   """What is claimed, paired by seed: later steps, and EBT against each rival at its best number of passes."""
   rows = []
-  ebt = [f["out"]["boards"] for f in results["ebt"]]
-  more = said([100 * (b[LAST] - b[FIRST]) for b in ebt], "+.1f")
-  rows.append(f"EBT, out: {FIRST} -> {LAST} steps {more} points")
-  for kind, found in results.items():
-    if kind != "ebt":
-      most = [max(f["out"]["boards"].values()) for f in found]  # at the number of passes that is best for the rival
-      difference = [100 * (b[LAST] - m) for b, m in zip(ebt, most)]
-      ahead = said(difference, "+.1f")
-      rows.append(f"EBT after {LAST} steps against {LABELS[kind]} at its best, out: {ahead} points")
+  for thinker in THINKERS:
+    if thinker not in results:
+      continue
+    mine, first = [f["out"]["boards"] for f in results[thinker]], trained(results[thinker][0])
+    more = said([100 * (b[4 * first] - b[first]) for b in mine], "+.1f")
+    rows.append(f"{LABELS[thinker]}, out: {first} -> {4 * first} steps {more} points")
+    for kind, found in results.items():
+      if kind != thinker:
+        most = [max(f["out"]["boards"].values()) for f in found]  # at the number of passes that is best for the rival
+        ahead = said([100 * (b[LAST] - m) for b, m in zip(mine, most)], "+.1f")
+        rows.append(f"{LABELS[thinker]} after {LAST} steps against {LABELS[kind]} at its best, out: {ahead} points")
   return rows
 
 

@@ -5,6 +5,7 @@
 Each run is one of `python -m ebt_jax.main`, in `WORKDIR/SET/runs/NAME`. If it is killed, the same command continues it.
 """
 
+from collections.abc import Sequence
 import sys
 
 from ebt_jax import cli, sweep
@@ -16,38 +17,43 @@ SEEDS = [0, 1, 2]
 
 
 PAIR = {"thinking.contrast": 1.0, "thinking.contrast_of": "pair"}  # what the judge has, but for its zero
+ALIKE = ("ebt", "judge", "feedforward", "looped", "recursive")  # with equal numbers of training steps
+FLOPS = "_flops"  # ends the name of a series that has the training FLOPs of EBT
 
 
-def sudoku(size: str, steps: int, seeds: list[int], whole: bool) -> list[sweep.Run]:
-  """EBT, its judge, one pass and several passes, with the same number of training steps.
+def sudoku(size: str, steps: int, series: Sequence[str], seeds: list[int] = SEEDS) -> list[sweep.Run]:
+  """The runs of some series, all of one seed first.
 
   Args:
-    whole: the rivals also with the training FLOPs of EBT, and the judge with a contrast of pairs.
+    steps: of training; series of equal FLOPs have as many as cost what those of EBT do.
+    series: kinds of `configs/sudoku.py`; `pair`: the judge with a contrast of pairs.
   """
-  files = {kind: f"configs/sudoku.py:{size},{kind}" for kind in ("ebt", "judge", "feedforward", "looped", "recursive")}
-  plan = [(kind, kind, {"train.steps": steps}) for kind in files]
-  if whole:
-    cost = {k: registry.make(resolve(sweep.read_config(file))).flops().row["total"] for k, file in files.items()}
-    for kind in ("looped", "feedforward", "recursive"):
-      plan.append((f"{kind}_flops", kind, {"train.steps": round(steps * cost["ebt"] / cost[kind])}))
-  of_pairs = [("pair", "ebt", {"train.steps": steps, **PAIR})] if whole else []
+  files = {name: f"configs/sudoku.py:{size},{_kind(name)}" for name in ("ebt", *series)}
+  cost = {n: registry.make(resolve(sweep.read_config(f))).flops().row["total"] for n, f in files.items()}
   out = []
-  for part in (plan, of_pairs):
-    for seed in seeds:  # all models of one seed first
-      for series, kind, keys in part:
-        base = {**keys, "train.log_every": 100, "eval.max_windows": 128}
-        out += sweep.runs(files[kind], [sweep.Variant({}, "")], base, series, [seed])
+  for seed in seeds:
+    for name in series:
+      share = cost["ebt"] / cost[name] if name.endswith(FLOPS) else 1
+      keys = {"train.steps": round(steps * share), "train.log_every": 100, "eval.max_windows": 128}
+      keys |= PAIR if name == "pair" else {}
+      out += sweep.runs(files[name], [sweep.Variant({}, "")], keys, name, [seed])
   return out
+
+
+def _kind(series: str) -> str:
+  return "ebt" if series == "pair" else series.removesuffix(FLOPS)
 
 
 def four(steps: int = 800) -> list[sweep.Run]:
   """4x4, three seeds."""
-  return sudoku("4x4", steps, SEEDS, whole=True)
+  rivals = [kind + FLOPS for kind in ("looped", "feedforward", "recursive")]
+  return sudoku("4x4", steps, [*ALIKE, *rivals]) + sudoku("4x4", steps, ["pair"])
 
 
-def nine(steps: int = 2000) -> list[sweep.Run]:
-  """9x9, one seed: a hint."""
-  return sudoku("9x9", steps, SEEDS[:1], whole=False)
+def nine(steps: int = 5000) -> list[sweep.Run]:
+  """9x9, three seeds; what takes longest and is needed least comes last."""
+  parts = (["judge", "looped", "feedforward"], ["ebt"], ["looped_flops", "feedforward_flops"])
+  return [run for part in parts for run in sudoku("9x9", steps, part)]
 
 
 SETS = {"4x4": four, "9x9": nine}

@@ -11,7 +11,7 @@ import pytest
 
 from ebt_jax import parallel, runs, sweep, thinking
 from ebt_jax.config import ConfigError, MeshConfig, resolve, set_keys
-from ebt_jax.data import sudoku
+from ebt_jax.data import sudoku, sudoku_rules
 from ebt_jax.evaluation import puzzles
 from ebt_jax.evaluation.evaluator import Evaluator
 from ebt_jax.models import traced
@@ -63,6 +63,22 @@ def test_wrong_answers_differ_at_blanks_and_nowhere_else():
   found = problem.wrong(jax.random.key(0), batch, own)
   np.testing.assert_array_equal(found[::2], wrong[::2])
   np.testing.assert_array_equal(found[1::2], ((batch["target"] + batch["asked"].astype(int)) % 4)[1::2])
+
+
+@pytest.mark.parametrize("kind", ["ebt", "looped"])
+def test_cells_of_one_unit_start_alike(kind):
+  place_SxD = [
+    task_of(f"4x4,{kind}", f"sudoku.units={units}", "model.width=4096").init(jax.random.key(0))["model"]["place"][
+      "embedding"
+    ]
+    for units in (True, False)
+  ]
+  alike, alone = (np.corrcoef(a) for a in place_SxD)
+  for cell, places in enumerate(sudoku_rules.places(4)):
+    shared = [sum(a == b for a, b in zip(places, others)) / 3 for others in sudoku_rules.places(4)]
+    np.testing.assert_allclose(alike[cell], shared, atol=0.08)
+  np.testing.assert_allclose(alone, np.eye(16), atol=0.08)
+  np.testing.assert_allclose([a.std() for a in place_SxD], 1, atol=0.03)
 
 
 @pytest.mark.parametrize("of", ["pair", "each"])
