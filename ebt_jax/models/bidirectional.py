@@ -107,7 +107,7 @@ class _Tokens:
 
   Attributes:
     places: learned embeddings of this many places; 0: places are told apart by rotary positions.
-    alike: ways to group the places, each the group of every place; the embeddings of a group start with a part in common.
+    alike: ways to group the places, each the group of every place; embeddings of one group start with a part in common.
   """
 
   config: ModelConfig
@@ -131,7 +131,8 @@ class _Tokens:
     unit, width = nn.initializers.normal(1.0), self.config.width
     if not self.alike:
       return unit(key, (self.places, width))
-    parts = [unit(k, (max(groups) + 1, width))[jnp.array(groups)] for k, groups in zip(jax.random.split(key, len(self.alike)), self.alike)]
+    keys = jax.random.split(key, len(self.alike))
+    parts = [unit(k, (max(group) + 1, width))[jnp.array(group)] for k, group in zip(keys, self.alike)]
     return sum(parts) / len(parts) ** 0.5
 
   def _stream(self, params: dict, inputs: Masked) -> Float[Array, "b s d"]:
