@@ -23,27 +23,35 @@ class Ran(Program):
 
 
 def test_rows_ratios_and_what_loading_costs(monkeypatch, capsys):
-  """EBT's step takes 6 seconds, DiT's 2 and PyTorch's EBT 9; 20 batches load in 4."""
-  seconds = {"DiT": [2.0], "EBT, each 1": [6.0], "PyTorch, EBT, each 1": [9.0], "load": [4.0]}
+  """EBT's step takes 6 seconds, DiT's 2 and PyTorch's EBT 9; 20 batches load in 4; products take 4 or 1."""
+  seconds = {"DiT": [2.0], "EBT, each 1": [6.0], "PyTorch, EBT, each 1": [9.0], "load": [4.0],
+             "matrix products": [5.0, 4.0], "PyTorch, matrix products": [1.0]}  # fmt: skip
   monkeypatch.setattr(pictures, "SHAPES", {"tiny": (TINY, (1,), ())})
   monkeypatch.setattr(pictures.timing, "interleaved", lambda calls, *_: {name: seconds[name] for name in calls})
   monkeypatch.setattr(pictures.timing, "compiled", lambda step, *_: (Ran(), 1.5))
-  monkeypatch.setattr(pictures, "pytorch_calls", lambda steps: {"PyTorch, EBT, each 1": None})
+  theirs = dict.fromkeys(["PyTorch, matrix products", "PyTorch, EBT, each 1"])
+  monkeypatch.setattr(pictures, "pytorch_calls", lambda *_: theirs)
   ARGS.torch = "python"
   rows = {row["name"]: row for row in pictures.image(ARGS)["tiny"]["rows"]}
-  assert list(rows) == ["DiT", "EBT, each 1", "PyTorch, EBT, each 1"]
+  assert list(rows) == ["DiT", "EBT, each 1", "matrix products", "PyTorch, matrix products", "PyTorch, EBT, each 1"]
   assert rows["EBT, each 1"]["ratio"] == 3 and rows["PyTorch, EBT, each 1"]["ratio"] == 4.5
   assert 1.5 < rows["EBT, each 1"]["flops_ratio"] < 2  # 12 N against 6 N, and DiT's wider head and time layers
   assert rows["EBT, each 1"]["temp_mb"] == 4e3 and "flops" not in rows["PyTorch, EBT, each 1"]
   out = capsys.readouterr().out
-  assert "PyTorch, EBT, each 1: 1.50 times the seconds of EBT, each 1" in out
+  share = rows["EBT, each 1"]["progress_flops"] / 6 / (2 * 2 * 64 * 8**2 * pictures.REPEATED)  # of what takes 1 second
+  assert rows["EBT, each 1"]["utilisation"] == pytest.approx(share)
+  assert rows["PyTorch, EBT, each 1"]["utilisation"] == pytest.approx(share * 6 / 9)
+  assert (
+    "PyTorch, EBT, each 1: 1.50 times the seconds of EBT, each 1; twice as fast as that would be "
+    f"{2 * share * 6 / 9:.0%} of the peak" in out
+  )
   assert "loading a batch: 200.0 ms, 10.0% of the fastest step" in out
 
 
 def test_without_pytorch(monkeypatch):
   monkeypatch.setitem(__import__("sys").modules, "torch", None)
   with pytest.raises(ConfigError, match="--torch: suite image takes turns with PyTorch in one process"):
-    pictures.pytorch_calls(SimpleNamespace(rivals=[]))
+    pictures.pytorch_calls(SimpleNamespace(rivals=[]), None, None)
 
 
 @pytest.fixture
