@@ -46,6 +46,7 @@ WITHOUT_JAX = (
   "flags.py",
   "cli.py",
   "errors.py",
+  "allocator.py",
   "torch_file.py",
   "data/",
   "interop/",

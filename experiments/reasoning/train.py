@@ -52,7 +52,7 @@ def four(steps: int = 800) -> list[sweep.Run]:
 
 def nine(steps: int = 5000) -> list[sweep.Run]:
   """9x9, three seeds; what takes longest and is needed least comes last."""
-  parts = (["judge", "looped", "feedforward"], ["ebt"], ["looped_flops", "feedforward_flops"])
+  parts = (["judge"], ["feedforward"], ["looped"], ["ebt"], ["looped_flops", "feedforward_flops"])
   return [run for part in parts for run in sudoku("9x9", steps, part)]
 
 
