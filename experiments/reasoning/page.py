@@ -14,7 +14,7 @@ from ebt_jax import cli, files
 from ebt_jax.config import ConfigError
 from ebt_jax.metrics import si
 from experiments.reasoning import study
-from experiments.reasoning.study import CHOICES, LABELS, LAST, over, trained
+from experiments.reasoning.study import CHOICES, LABELS, LAST, THINKERS, over, trained
 from experiments.runner import page
 
 JUDGES = {
@@ -39,7 +39,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, list[dict]]]:
       return [restored(v) for v in tree]
     return float(tree) if tree in ("nan", "inf", "-inf") else tree
 
-  if "answer_flops" not in found.get("ebt", [{}])[0]:
+  if "answer_flops" not in next((found[kind] for kind in THINKERS if kind in found), [{}])[0]:
     raise ConfigError(f"{path}: no results of this program's study of reasoning; run experiments.reasoning.study again")
   return found["settings"], {kind: restored(found[kind]) for kind in LABELS if kind in found}
 
@@ -133,7 +133,7 @@ def verdicts(results: dict[str, list[dict]]) -> list[str]:
 def write(path: pathlib.Path) -> pathlib.Path:
   """Writes the page of results, and says where. Raises UserError where they are none of this study."""
   settings, results = read(path)
-  seeds = len(results["ebt"])
+  seeds = min(map(len, results.values()))
   claim = "± is half a 95% interval over seeds" if seeds > 1 else "one seed, so a hint and no claim"
   sections = [
     f"<h1>Thinking that pays: Sudoku {html.escape(settings['among'])}</h1>",

@@ -216,7 +216,7 @@ def main():
     if folders := sorted(p.parent for p in (args.workdir / args.among / "runs").glob(f"{kind},*/final_result.json")):
       results[kind] = [evaluate(folder, args) for folder in folders]
       print(f"{LABELS[kind]}: {len(folders)} runs", flush=True)
-  if "ebt" not in results:
+  if not any(kind in results for kind in THINKERS):
     raise ConfigError(
       f"--workdir: {args.workdir / args.among} holds no finished run of EBT; train first: "
       f"python -m experiments.reasoning.train --set={args.among} --workdir={args.workdir}"
