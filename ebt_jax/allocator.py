@@ -1,7 +1,8 @@
 """Memory that is freed stays with the process, for the next step to use.
 
 A step on CPUs asks the C library for the same large block each time. glibc returns such blocks to the system, which
-clears each of their pages before it hands them out again: up to a quarter of the processor time of a small step.
+clears each of their pages before it hands them out again: up to a quarter of the processor time of a small step. The
+price is that threads share one heap, which makes compiling with several of them slower (tools/RESULTS.md).
 """
 
 import ctypes

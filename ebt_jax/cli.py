@@ -9,7 +9,7 @@ import sys
 import traceback
 import typing
 
-from ebt_jax import allocator, files, terminal
+from ebt_jax import files, terminal
 from ebt_jax.config import ConfigError, near
 from ebt_jax.errors import UserError
 
@@ -84,7 +84,6 @@ def door(command: Callable[..., int | None], *arguments, kept: str = "") -> int:
     kept: what the user need not worry about, added to errors that can strike at any moment.
   """
   terminal.accept_any_text()
-  allocator.keep_freed()
   kept = f"; {kept}" if kept else ""
   try:
     code = command(*arguments) or 0

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import traceback
 
-from ebt_jax import cli, sweep
+from ebt_jax import allocator, cli, sweep
 from ebt_jax import config as config_lib
 from ebt_jax import flags as flags_lib
 from ebt_jax.config import Config, ConfigError, MeshConfig
@@ -101,6 +101,7 @@ def start(config: Config, flags: argparse.Namespace) -> None:
   step = _step(flags)
   match flags.mode:
     case "train":
+      allocator.keep_freed()
       loop.train(config, flags.workdir, flags.tracker, flags.mirror)
     case "eval":
       commands.evaluate(folder, config, step, flags.source, flags.out, keep=not flags.model)

@@ -68,7 +68,7 @@ def test_wrong_answers_differ_at_blanks_and_nowhere_else():
 @pytest.mark.parametrize("kind", ["ebt", "looped"])
 def test_cells_of_one_unit_start_alike(kind):
   place_SxD = [
-    task_of(f"4x4,{kind}", f"sudoku.units={units}", "model.width=4096").init(jax.random.key(0))["model"]["place"][
+    task_of(f"4x4,{kind}", f"sudoku.units={units}", "model.width=1024").init(jax.random.key(0))["model"]["place"][
       "embedding"
     ]
     for units in (True, False)
@@ -76,9 +76,9 @@ def test_cells_of_one_unit_start_alike(kind):
   alike, alone = (np.corrcoef(a) for a in place_SxD)
   for cell, places in enumerate(sudoku_rules.places(4)):
     shared = [sum(a == b for a, b in zip(places, others)) / 3 for others in sudoku_rules.places(4)]
-    np.testing.assert_allclose(alike[cell], shared, atol=0.08)
-  np.testing.assert_allclose(alone, np.eye(16), atol=0.08)
-  np.testing.assert_allclose([a.std() for a in place_SxD], 1, atol=0.03)
+    np.testing.assert_allclose(alike[cell], shared, atol=0.15)
+  np.testing.assert_allclose(alone, np.eye(16), atol=0.15)
+  np.testing.assert_allclose([a.std() for a in place_SxD], 1, atol=0.05)
 
 
 @pytest.mark.parametrize("of", ["pair", "each"])

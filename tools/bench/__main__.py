@@ -13,7 +13,7 @@ import sys
 
 import jax
 
-from ebt_jax import cli, files
+from ebt_jax import allocator, cli, files
 from ebt_jax.config import SIZES, near
 from tools.bench import timing
 from tools.bench.rivals import SHAPE
@@ -108,4 +108,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+  allocator.keep_freed()  # as in training
   sys.exit(cli.door(main, sys.argv[1:]))

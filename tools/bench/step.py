@@ -8,7 +8,7 @@ the compiled program. Compile time is without tracing.
 
 import sys
 
-from ebt_jax import cli, files
+from ebt_jax import allocator, cli, files
 from tools.bench import rivals, timing
 
 
@@ -34,4 +34,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+  allocator.keep_freed()  # as in training
   sys.exit(cli.door(main, sys.argv[1:]))
