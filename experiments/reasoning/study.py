@@ -203,7 +203,7 @@ def draw(results):
   for axes, ticks in ((left, DOUBLINGS), (middle, CANDIDATES), (below, DOUBLINGS[:5])):
     axes.set_xticks(ticks, ticks)
     axes.minorticks_off()
-  for axes, place in ((left, "lower left"), (middle, "lower right"), (below, "lower right")):
+  for axes, place in ((left, "best"), (middle, "lower right"), (below, "lower right")):
     axes.legend(frameon=False, fontsize=7, loc=place)
   return fig
 
