@@ -195,6 +195,7 @@ def draw(results):
   left.set(xlabel="thinking steps or passes", ylabel="boards solved, out of distribution, %", xscale="log")
   middle.set(xlabel="candidates, least energy kept; dotted: least entropy", xscale="log")
   right.set(xlabel="givens", ylabel="boards solved, %")
+  right.locator_params(axis="x", integer=True)
   middle.set_title(LABELS[thinker], fontsize=8)
   below.set(xlabel="thinking steps or passes", ylabel="AUROC, solved against unsolved", xscale="log")
   for axes, top in ((left, 100), (middle, 100), (right, 100), (below, 1)):  # shares: what is beyond is no share
