@@ -133,8 +133,7 @@ def verdicts(results: dict[str, list[dict]]) -> list[str]:
 def write(path: pathlib.Path) -> pathlib.Path:
   """Writes the page of results, and says where. Raises UserError where they are none of this study."""
   settings, results = read(path)
-  seeds = min(map(len, results.values()))
-  claim = "± is half a 95% interval over seeds" if seeds > 1 else "one seed, so a hint and no claim"
+  claim = "± is half a 95% interval over seeds; a number without it is of one seed, so a hint and no claim"
   sections = [
     f"<h1>Thinking that pays: Sudoku {html.escape(settings['among'])}</h1>",
     f"<p>{settings['windows']} held-out puzzles with {html.escape(SETS['out'])}, and as many with as many givens; "

@@ -21,27 +21,31 @@ ALIKE = ("ebt", "judge", "feedforward", "looped", "recursive")  # with equal num
 FLOPS = "_flops"  # ends the name of a series that has the training FLOPs of EBT
 
 
-def sudoku(size: str, steps: int, series: Sequence[str], seeds: list[int] = SEEDS) -> list[sweep.Run]:
+def sudoku(size: str, steps: int, series: Sequence[str]) -> list[sweep.Run]:
   """The runs of some series, all of one seed first.
 
   Args:
     steps: of training; series of equal FLOPs have as many as cost what those of EBT do.
     series: kinds of `configs/sudoku.py`; `pair`: the judge with a contrast of pairs.
   """
-  files = {name: f"configs/sudoku.py:{size},{_kind(name)}" for name in ("ebt", *series)}
-  cost = {n: registry.make(resolve(sweep.read_config(f))).flops().row["total"] for n, f in files.items()}
-  out = []
-  for seed in seeds:
-    for name in series:
-      share = cost["ebt"] / cost[name] if name.endswith(FLOPS) else 1
-      keys = {"train.steps": round(steps * share), "train.log_every": 100, "eval.max_windows": 128}
-      keys |= PAIR if name == "pair" else {}
-      out += sweep.runs(files[name], [sweep.Variant({}, "")], keys, name, [seed])
-  return out
+  plan = []
+  for name in series:
+    file, length = f"configs/sudoku.py:{size},{'ebt' if name == 'pair' else name.removesuffix(FLOPS)}", steps
+    if name.endswith(FLOPS):
+      length = round(steps * _cost(f"configs/sudoku.py:{size},ebt") / _cost(file))
+    keys = {"train.steps": length, "train.log_every": 100, "eval.max_windows": 128}
+    plan.append((file, keys | (PAIR if name == "pair" else {}), name))
+  return [
+    run
+    for seed in SEEDS
+    for f, keys, name in plan
+    for run in sweep.runs(f, [sweep.Variant({}, "")], keys, name, [seed])
+  ]
 
 
-def _kind(series: str) -> str:
-  return "ebt" if series == "pair" else series.removesuffix(FLOPS)
+def _cost(file: str) -> float:
+  """FLOPs of a row in training."""
+  return registry.make(resolve(sweep.read_config(file))).flops().row["total"]
 
 
 def four(steps: int = 800) -> list[sweep.Run]:
